@@ -1,0 +1,36 @@
+"""Runs the migrations over the async engine; `pdf-ingest migrate` hands in the URL."""
+
+import asyncio
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.storage.models import Base
+
+
+def is_ours(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+    """Tables of vectors are made at start-up, one per embedding space, and belong to no migration."""
+    return not (kind == "table" and (name or "").startswith("embeddings_"))
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Base.metadata, include_object=is_ours)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_async(url: str) -> None:
+    engine = create_async_engine(url, poolclass=pool.NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+if (given := context.config.attributes.get("connection")) is not None:
+    migrate(given)
+else:
+    from app.config import get_settings
+
+    asyncio.run(migrate_async(get_settings().database_url))

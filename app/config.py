@@ -1,0 +1,66 @@
+"""Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Every option of the service; only the edge (main, worker, cli, resources, embedded) reads it."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    database_url: str = Field(
+        "postgresql+asyncpg://postgres:postgres@postgres:5432/pdf_ingest",
+        description="Postgres 15-18 with pgvector.",
+    )
+    database_pool_size: int = Field(10, ge=1, description="Connections each process may open.")
+    database_pgbouncer: bool = Field(
+        False, description="Set when the database is reached through PgBouncer in transaction mode."
+    )
+    celery_broker_url: str = Field("redis://redis:6379/0", description="Redis, or RabbitMQ by amqp:// URL.")
+    celery_result_backend: str = Field("redis://redis:6379/0", description="Where Celery keeps results.")
+    storage_url: str = Field("file:///data/files", description="Where uploads are kept: file:///… or s3://…")
+    ingest_folders: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (Path("/data"),),
+        description="Folders (comma-separated) from which a task may name a file by its path.",
+    )
+    secret_key: SecretStr | None = Field(
+        None, description="Fernet key that encrypts PDF passwords; without one a password is refused."
+    )
+    embedding_provider: Literal["local", "openai"] = Field(
+        "local", description="local (built in, no network) or openai (any OpenAI-compatible server)."
+    )
+    embedding_base_url: str = Field("https://api.openai.com/v1", description="Base URL for provider openai.")
+    embedding_api_key: SecretStr | None = Field(None, description="Bearer token for provider openai.")
+    embedding_model: str | None = Field(
+        None, description="Default: text-embedding-3-small (openai), l2_supercat (local)."
+    )
+    embedding_dimensions: int | None = Field(
+        None, ge=1, le=4000, description="Default: 1536 (openai), 256 (local). At most 4,000, HNSW's limit."
+    )
+    embedding_tokenizer: Path | None = Field(
+        None, description="A tokenizer.json to count the model's tokens with; default: the built-in one."
+    )
+    embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
+    embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
+    embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
+    chunk_tokens: int = Field(256, ge=16, description="Tokens in a chunk, at most.")
+    max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
+    max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
+    max_queued: int = Field(10_000, ge=1, description="With more documents waiting, uploads get 429.")
+
+    @field_validator("ingest_folders", mode="before")
+    @classmethod
+    def split_folders(cls, value: object) -> object:
+        return (
+            [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
+
+
+@lru_cache
+def get_settings() -> Settings:
+    return Settings()

@@ -1,0 +1,286 @@
+"""Every error a caller can meet, with its code, its HTTP status and whether trying again can help.
+
+    PDFIngestError
+    ├── UploadRefused            nothing was stored
+    │   ├── EmptyFile · UploadNotAPDF · UploadTooLarge · PasswordNeedsKey · InvalidMetadata
+    ├── Unreadable               the file's own fault: final, never retried
+    │   ├── NotAPDF · Encrypted · UnsupportedEncryption · Corrupted · NoPages · TooManyPages
+    │   └── TooMuchText · ReadingTimedOut · OutOfMemory · ParserCrashed · NoText
+    ├── PathRefused              a task named a path it may not or cannot read
+    │   ├── PathNotAllowed · FileNotFound
+    ├── Temporary                somebody else's fault, retried with back-off
+    │   ├── EmbeddingFailed · StorageFailed
+    ├── Stopped                  ended by a person, by a newer request or by a limit
+    │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
+    ├── RequestRefused           the request does not fit the state of things
+    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound) · NotReadyYet · AlreadyInWork
+    │   └── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
+    ├── EmbeddingSpaceMismatch   refused at start-up
+    └── InternalError            ours
+
+Two questions choose the class: whose fault is it, and does trying again help. Each takes exactly one
+message, so that it survives pickling.
+"""
+
+from typing import ClassVar
+
+
+class PDFIngestError(Exception):
+    """Base of all errors that have a meaning for a caller."""
+
+    code: ClassVar[str] = "internal_error"
+    status_code: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+    default_message: ClassVar[str] = "Something went wrong on our side. The log has the details."
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.default_message)
+
+    @property
+    def message(self) -> str:
+        return str(self.args[0])
+
+
+class InternalError(PDFIngestError):
+    retryable = True
+
+
+class UploadRefused(PDFIngestError):
+    status_code = 422
+    code = "invalid_request"
+
+
+class EmptyFile(UploadRefused):
+    code = "empty_file"
+    status_code = 400
+    default_message = "The file is empty."
+
+
+class UploadNotAPDF(UploadRefused):
+    code = "not_a_pdf"
+    status_code = 415
+    default_message = "This is not a PDF: its first 1,024 bytes do not contain %PDF."
+
+
+class UploadTooLarge(UploadRefused):
+    code = "too_large"
+    status_code = 413
+    default_message = "The file is larger than this server accepts (MAX_UPLOAD_BYTES)."
+
+
+class PasswordNeedsKey(UploadRefused):
+    code = "password_needs_secret_key"
+    default_message = "A PDF password can only be kept safe with a SECRET_KEY; this server has none."
+
+
+class InvalidMetadata(UploadRefused):
+    code = "invalid_metadata"
+    default_message = "metadata must be a JSON object."
+
+
+class Unreadable(PDFIngestError):
+    status_code = 422
+
+
+class NotAPDF(Unreadable):
+    code = "not_a_pdf"
+    default_message = "This is not a PDF: its first 1,024 bytes do not contain %PDF."
+
+
+class Encrypted(Unreadable):
+    code = "encrypted"
+    default_message = (
+        "The PDF is encrypted and no password given opens it (or its encryption is damaged). "
+        "Retry with the right password."
+    )
+
+
+class UnsupportedEncryption(Unreadable):
+    code = "unsupported_encryption"
+    default_message = "The PDF is encrypted in a way that no engine here can open."
+
+
+class Corrupted(Unreadable):
+    code = "corrupted"
+    default_message = "The PDF is damaged and no engine here can read any of its pages."
+
+
+class NoPages(Unreadable):
+    code = "no_pages"
+    default_message = "The PDF has no pages."
+
+
+class TooManyPages(Unreadable):
+    code = "too_many_pages"
+    default_message = "The PDF has more pages than this server accepts (MAX_PAGES)."
+
+
+class TooMuchText(Unreadable):
+    code = "too_much_text"
+    default_message = "The PDF holds more text than this server accepts."
+
+
+class ReadingTimedOut(Unreadable):
+    code = "timed_out"
+    default_message = "Reading the PDF took too long and was stopped."
+
+
+class OutOfMemory(Unreadable):
+    code = "out_of_memory"
+    default_message = "Reading the PDF needed more memory than allowed and was stopped."
+
+
+class ParserCrashed(Unreadable):
+    code = "parser_crashed"
+    default_message = "The PDF made the parser crash."
+
+
+class NoText(Unreadable):
+    code = "no_text"
+    default_message = "The PDF has no text that could be read."
+
+
+class PathRefused(PDFIngestError):
+    status_code = 422
+
+
+class PathNotAllowed(PathRefused):
+    code = "path_not_allowed"
+    default_message = "The path lies outside the folders this server may read (INGEST_FOLDERS)."
+
+
+class FileNotFound(PathRefused):
+    code = "file_not_found"
+    default_message = "There is no file at this path."
+
+
+class Temporary(PDFIngestError):
+    status_code = 503
+    retryable = True
+
+
+class EmbeddingFailed(Temporary):
+    code = "embedding_failed"
+    default_message = "The embedding service could not embed the text."
+
+
+class EmbeddingRefused(EmbeddingFailed):
+    """The embedding service said no (bad key, unknown model): asking again at once changes nothing."""
+
+    retryable = False
+
+
+class StorageFailed(Temporary):
+    code = "storage_failed"
+    status_code = 507
+    default_message = "The file could not be stored."
+
+
+class Stopped(PDFIngestError):
+    status_code = 409
+
+
+class Cancelled(Stopped):
+    code = "cancelled"
+    retryable = True
+    default_message = "The ingestion was cancelled."
+
+
+class Superseded(Stopped):
+    code = "superseded"
+    default_message = "A newer request for the same document took the place of this one."
+
+
+class WorkerLost(Stopped):
+    code = "worker_lost"
+    default_message = "The worker was lost each time it tried to ingest this PDF."
+
+
+class TaskTimedOut(Stopped):
+    code = "timed_out"
+    retryable = True
+    default_message = "The ingestion took longer than its time limit and was stopped."
+
+
+class RequestRefused(PDFIngestError):
+    status_code = 409
+
+
+class NotFound(RequestRefused):
+    code = "not_found"
+    status_code = 404
+
+
+class DocumentNotFound(NotFound):
+    code = "document_not_found"
+    default_message = "There is no document with this id."
+
+
+class TaskNotFound(NotFound):
+    code = "task_not_found"
+    default_message = "There is no task with this id."
+
+
+class PageNotFound(NotFound):
+    code = "page_not_found"
+    default_message = "The document has no such page."
+
+
+class AlreadyInWork(RequestRefused):
+    code = "already_in_work"
+    default_message = "The document is being ingested right now."
+
+
+class IdempotencyKeyReused(RequestRefused):
+    code = "idempotency_key_reused"
+    status_code = 422
+    default_message = "This Idempotency-Key was used before with other content."
+
+
+class IdempotencyKeyInWork(RequestRefused):
+    code = "idempotency_key_in_work"
+    default_message = "The first request with this Idempotency-Key is still in work."
+
+
+class QueueFull(RequestRefused):
+    code = "queue_full"
+    status_code = 429
+    retryable = True
+    default_message = "Too many documents are waiting already (MAX_QUEUED). Try again later."
+
+
+class InvalidQuery(RequestRefused):
+    code = "invalid_request"
+    status_code = 422
+
+
+class EmbeddingSpaceMismatch(PDFIngestError):
+    code = "embedding_space_mismatch"
+    status_code = 503
+
+
+class LeaseLost(Exception):  # a fact, not an error: somebody else owns the work now
+    """The fenced lease is not ours any more; nothing we write will be accepted."""
+
+
+class WorkHeld(Exception):  # a fact, not an error
+    """Another delivery of the same task holds the work, or it is not due yet."""
+
+
+def error_for_code(code: str, message: str | None = None) -> PDFIngestError:
+    """The error of a stored verdict, for example "encrypted" → Encrypted.
+
+    A reading verdict wins over the upload's error of the same code; an unknown code is an InternalError.
+    """
+    return _VERDICTS.get(code, InternalError)(message)
+
+
+def _subclasses(parent: type[PDFIngestError]) -> list[type[PDFIngestError]]:
+    return [parent, *(leaf for child in parent.__subclasses__() for leaf in _subclasses(child))]
+
+
+_VERDICTS: dict[str, type[PDFIngestError]] = {
+    error.code: error
+    for family in (Stopped, Temporary, PathRefused, Unreadable)
+    for error in reversed(_subclasses(family))
+}

@@ -1,0 +1,1 @@
+"""Reading PDFs: hostile bytes in, clean pages out, never parsed inside the worker or the API."""

@@ -1,0 +1,75 @@
+"""The connection pool. Every statement of the service runs in a short transaction opened here."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+
+class Database:
+    """An engine with pooled connections. It belongs to the event loop that first uses it."""
+
+    def __init__(self, url: str, *, pool_size: int = 10, is_pgbouncer: bool = False) -> None:
+        self._engine = create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args=_pgbouncer_arguments() if is_pgbouncer else {"timeout": 10},
+        )
+        event.listen(self._engine.sync_engine, "connect", _register_halfvec)
+
+    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back on an exception."""
+        return self._engine.begin()
+
+    @property
+    def connections_in_use(self) -> int:
+        return self._engine.pool.checkedout()  # type: ignore[attr-defined,no-any-return]
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def halfvecs(vectors: NDArray[np.float32]) -> list[bytes]:
+    """The rows of an `(n, dimensions)` array in pgvector's binary format, for a halfvec[] parameter.
+
+    Format (pgvector, halfvec_send): int16 dimensions, int16 zero, then big-endian float16 values.
+    """
+    count, dimensions = vectors.shape
+    rows = np.empty((count, dimensions + 2), dtype=">u2")
+    rows[:, 0] = dimensions
+    rows[:, 1] = 0
+    rows[:, 2:] = vectors.astype(">f2").view(">u2")
+    return [row.tobytes() for row in rows]
+
+
+def _pgbouncer_arguments() -> dict[str, Any]:
+    """A pooled server connection changes between transactions: nothing prepared may outlive one."""
+    return {
+        "timeout": 10,
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: f"__{uuid4()}__",
+    }
+
+
+def _register_halfvec(dbapi_connection: Any, _record: Any) -> None:
+    """Send vectors as binary: the text form makes inserts 6 to 17 times slower."""
+    dbapi_connection.run_async(_set_halfvec_codec)
+
+
+async def _set_halfvec_codec(connection: asyncpg.Connection) -> None:
+    schema = await connection.fetchval(
+        "SELECT typnamespace::regnamespace::text FROM pg_type WHERE typname = 'halfvec'"
+    )
+    if schema is not None:  # before the first migration there is no such type
+        await connection.set_type_codec(
+            "halfvec", schema=schema, encoder=lambda row: row, decoder=lambda row: row, format="binary"
+        )

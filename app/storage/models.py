@@ -1,0 +1,160 @@
+"""The tables. What belongs to a version of a document belongs to its ingestion.
+
+The tables of vectors, `embeddings_<space id>`, are made at start-up (see spaces.py), not here.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, Text, func
+from sqlalchemy import text as sql
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSVECTOR
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Timestamp = TIMESTAMP(timezone=True)
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {str: Text, datetime: Timestamp, dict[str, Any]: JSONB}  # noqa: RUF012
+
+
+class Document(Base):
+    """What a client uploaded and searches: a name for the newest published ingestion."""
+
+    __tablename__ = "documents"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    collection: Mapped[str]
+    document_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
+    live_ingestion_id: Mapped[UUID | None] = mapped_column(ForeignKey("ingestions.id"), unique=True)
+    latest_ingestion_id: Mapped[UUID] = mapped_column(ForeignKey("ingestions.id"), unique=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        Index(None, "collection", "id"),
+        Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
+    )
+
+
+class Ingestion(Base):
+    """One run asked for; its id is the Celery task's id. Outlives a deleted document, for pollers."""
+
+    __tablename__ = "ingestions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    document_id: Mapped[UUID] = mapped_column(index=True)
+    filename: Mapped[str]
+    title: Mapped[str | None]
+    sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)
+    byte_size: Mapped[int] = mapped_column(BigInteger)
+    storage_key: Mapped[str | None]
+    password: Mapped[bytes | None] = mapped_column(LargeBinary)
+    status: Mapped[str] = mapped_column(server_default="queued")
+    stage: Mapped[str] = mapped_column(server_default="queued")
+    pages_done: Mapped[int] = mapped_column(server_default="0")
+    pages_total: Mapped[int | None]
+    pages_failed: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    pages_without_text: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
+    engine: Mapped[str | None]
+    chunks: Mapped[int] = mapped_column(server_default="0")
+    recipe: Mapped[str | None]
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
+    lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    lease_expires_at: Mapped[datetime | None]
+    worker: Mapped[str | None]
+    next_attempt_at: Mapped[datetime | None]
+    rung_at: Mapped[datetime | None]
+    rings: Mapped[int] = mapped_column(server_default="0")
+    error_code: Mapped[str | None]
+    error_message: Mapped[str | None]
+    stage_seconds: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    revision: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('queued', 'processing', 'retrying', 'success', 'error', 'cancelled')", name="status"
+        ),
+        Index(
+            "ix_ingestions_open",
+            "created_at",
+            postgresql_where=sql("status IN ('queued', 'processing', 'retrying')"),
+        ),
+    )
+
+
+class Chunk(Base):
+    """A piece of text that fits the embedder, with its pages and the boxes of its lines."""
+
+    __tablename__ = "chunks"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    ingestion_id: Mapped[UUID] = mapped_column(ForeignKey("ingestions.id"))
+    ordinal: Mapped[int]
+    page_start: Mapped[int]
+    page_end: Mapped[int]
+    boxes: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'[]'::jsonb"))
+    heading: Mapped[str | None]
+    text: Mapped[str]
+    tokens: Mapped[int]
+    hidden_text: Mapped[bool] = mapped_column(server_default=sql("false"))
+    tsv: Mapped[Any] = mapped_column(TSVECTOR)
+
+    __table_args__ = (
+        Index("uq_chunks_ingestion_id_ordinal", "ingestion_id", "ordinal", unique=True),
+        Index(None, "tsv", postgresql_using="gin"),
+    )
+
+
+class EmbeddingSpace(Base):
+    """A (provider, model, dimensions) whose vectors are comparable; its vectors are in `embeddings_<id>`."""
+
+    __tablename__ = "embedding_spaces"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    provider: Mapped[str]
+    model: Mapped[str]
+    dimensions: Mapped[int]
+    is_live: Mapped[bool] = mapped_column(server_default=sql("false"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        Index("uq_embedding_spaces_identity", "provider", "model", "dimensions", unique=True),
+        Index("uq_embedding_spaces_is_live", "is_live", unique=True, postgresql_where=sql("is_live")),
+    )
+
+
+class IdempotencyKey(Base):
+    """The first answer to a request with an `Idempotency-Key`, replayed for 24 hours."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[int | None]
+    body: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class FileToDelete(Base):
+    """A stored file whose row is gone; the sweeper deletes it (an object store is in no transaction)."""
+
+    __tablename__ = "files_to_delete"
+
+    storage_key: Mapped[str] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
