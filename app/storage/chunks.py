@@ -1,0 +1,100 @@
+"""Chunks: what the splitter makes, and the statements that list and delete them.
+
+They are inserted by the fenced statement in ingestions.py and found by search.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Uuid, column, delete, select, table
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.pdf.pages import Box
+from app.storage import models
+
+TEXT_SEARCH_CONFIG = "english"
+"""The dictionary of every tsvector and tsquery: both sides must agree."""
+
+TSV = (
+    f"(setweight(to_tsvector('{TEXT_SEARCH_CONFIG}', coalesce(heading, '')), 'C')"
+    f" || to_tsvector('{TEXT_SEARCH_CONFIG}', text))"
+)
+"""SQL for `chunks.tsv`, over columns `heading` and `text`: a word of the heading counts double."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a document's text. Pages count from 1; `boxes` are (page number, box) of its lines."""
+
+    ordinal: int
+    page_start: int
+    page_end: int
+    text: str
+    tokens: int
+    heading: str | None = None
+    boxes: tuple[tuple[int, Box], ...] = ()
+    hidden_text: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredChunk(Chunk):
+    """A chunk with the id it has in the database."""
+
+    chunk_id: UUID
+
+
+async def list_chunks(
+    connection: AsyncConnection, ingestion_id: UUID, after_ordinal: int, limit: int
+) -> list[StoredChunk]:
+    """The next `limit` chunks after `after_ordinal` (-1: from the first), in order."""
+    chunk = models.Chunk
+    rows = await connection.execute(
+        select(
+            chunk.id,
+            chunk.ordinal,
+            chunk.page_start,
+            chunk.page_end,
+            chunk.text,
+            chunk.tokens,
+            chunk.heading,
+            chunk.boxes,
+            chunk.hidden_text,
+        )
+        .where(chunk.ingestion_id == ingestion_id, chunk.ordinal > after_ordinal)
+        .order_by(chunk.ordinal)
+        .limit(limit)
+    )
+    return [
+        StoredChunk(
+            chunk_id=row.id,
+            ordinal=row.ordinal,
+            page_start=row.page_start,
+            page_end=row.page_end,
+            text=row.text,
+            tokens=row.tokens,
+            heading=row.heading,
+            boxes=boxes_from_json(row.boxes),
+            hidden_text=row.hidden_text,
+        )
+        for row in rows
+    ]
+
+
+async def delete_chunks(connection: AsyncConnection, space_id: int, ingestion_ids: Sequence[UUID]) -> None:
+    """Delete the chunks of these ingestions and their vectors, in one statement."""
+    vectors = table(embeddings_table(space_id), column("ingestion_id", Uuid()))
+    their_chunks = delete(models.Chunk).where(models.Chunk.ingestion_id.in_(ingestion_ids))
+    await connection.execute(
+        delete(vectors).where(vectors.c.ingestion_id.in_(ingestion_ids)).add_cte(their_chunks.cte())
+    )
+
+
+def embeddings_table(space_id: int) -> str:
+    """The name of the table of a space's vectors; the id is a number of ours, never text from outside."""
+    return f"embeddings_{int(space_id)}"
+
+
+def boxes_from_json(rows: Sequence[Sequence[float]]) -> tuple[tuple[int, Box], ...]:
+    """`[[page, left, top, right, bottom], ...]` as kept in the database → (page number, box) pairs."""
+    return tuple((int(page), (left, top, right, bottom)) for page, left, top, right, bottom in rows)
