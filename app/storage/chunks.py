@@ -16,7 +16,7 @@ from app.storage import models
 TEXT_SEARCH_CONFIG = "english"
 """The dictionary of every tsvector and tsquery: both sides must agree."""
 
-TSV = (
+TEXT_SEARCH_VECTOR = (
     f"(setweight(to_tsvector('{TEXT_SEARCH_CONFIG}', coalesce(heading, '')), 'C')"
     f" || to_tsvector('{TEXT_SEARCH_CONFIG}', text))"
 )
