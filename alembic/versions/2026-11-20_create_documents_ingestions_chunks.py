@@ -77,6 +77,7 @@ def upgrade() -> None:
         sa.Column("recipe", sa.Text(), nullable=True),
         sa.Column("attempt", sa.Integer(), server_default="0", nullable=False),
         sa.Column("fruitless_attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("retries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("lease_epoch", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("lease_expires_at", postgresql.TIMESTAMP(timezone=True), nullable=True),
         sa.Column("worker", sa.Text(), nullable=True),
@@ -112,6 +113,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("status IN ('queued', 'processing', 'retrying')"),
     )
     op.create_index(op.f("ix_ingestions_sha256"), "ingestions", ["sha256"], unique=False)
+    op.create_index(op.f("ix_ingestions_storage_key"), "ingestions", ["storage_key"], unique=False)
     op.create_table(
         "chunks",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -190,6 +192,7 @@ def downgrade() -> None:
     op.drop_index("uq_chunks_ingestion_id_ordinal", table_name="chunks")
     op.drop_index(op.f("ix_chunks_tsv"), table_name="chunks", postgresql_using="gin")
     op.drop_table("chunks")
+    op.drop_index(op.f("ix_ingestions_storage_key"), table_name="ingestions")
     op.drop_index(op.f("ix_ingestions_sha256"), table_name="ingestions")
     op.drop_index(
         "ix_ingestions_open",

@@ -1,6 +1,7 @@
 """The connection pool. Every statement of the service runs in a short transaction opened here."""
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,12 @@ class Database:
     def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """A transaction: committed at the end of the block, rolled back on an exception."""
         return self._engine.begin()
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+        """Each statement is a transaction of its own, so no pause of this process can hold a lock."""
+        async with self._engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def connections_in_use(self) -> int:

@@ -58,7 +58,7 @@ class Ingestion(Base):
     title: Mapped[str | None]
     sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)
     byte_size: Mapped[int] = mapped_column(BigInteger)
-    storage_key: Mapped[str | None]
+    storage_key: Mapped[str | None] = mapped_column(index=True)
     password: Mapped[bytes | None] = mapped_column(LargeBinary)
     status: Mapped[str] = mapped_column(server_default="queued")
     stage: Mapped[str] = mapped_column(server_default="queued")
@@ -71,6 +71,7 @@ class Ingestion(Base):
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
     fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
+    retries: Mapped[int] = mapped_column(server_default="0")
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]

@@ -1,0 +1,299 @@
+"""The fenced lease: who may work on an ingestion, proven again inside every statement that writes.
+
+Each function below is one statement, run outside a transaction block, so that a process that is
+stopped at any moment holds no lock. A write carries the lease's epoch; when no row comes back the
+lease belongs to somebody else (or nobody) and nothing was written: LeaseLost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from uuid_utils.compat import uuid7
+
+from app.errors import LeaseLost, PDFIngestError
+from app.pdf.pages import DocumentFacts
+from app.storage.chunks import TSV, Chunk, embeddings_table
+from app.storage.database import halfvecs
+
+LEASE_SECONDS = 3.0
+MAX_FRUITLESS_ATTEMPTS = 3
+"""A PDF whose worker was lost this often, with nothing new stored, is given up as worker_lost."""
+
+IS_OURS = "id = :id AND lease_epoch = :epoch AND status = 'processing'"
+NEW_LEASE = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
+# For a while after Postgres' own start no lease is lost: its holders could not have renewed it.
+IS_EXPIRED = (
+    "lease_expires_at < clock_timestamp() "
+    f"AND clock_timestamp() > pg_postmaster_start_time() + interval '{LEASE_SECONDS} seconds'"
+)
+
+
+def without_chunks(of: str, space_id: int) -> str:
+    """Two CTEs that delete the chunks and vectors of the ingestions in the CTE `of`."""
+    return f"""
+        gone_chunks AS (DELETE FROM chunks USING {of} WHERE chunks.ingestion_id = {of}.id),
+        gone_vectors AS (
+            DELETE FROM {embeddings_table(space_id)} e USING {of} WHERE e.ingestion_id = {of}.id
+        )
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write for an ingestion until the epoch changes."""
+
+    ingestion_id: UUID
+    epoch: int
+    storage_key: str
+    password: bytes | None
+    retries: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run has come; written with each heartbeat."""
+
+    stage: str = "reading"
+    pages_done: int = 0
+
+
+async def claim(
+    connection: AsyncConnection, ingestion_id: UUID, worker: str, *, dead_epoch: int | None = None
+) -> Lease | None:
+    """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
+
+    `dead_epoch` names a lease whose holder is known to be dead, so that it need not run out first.
+    """
+    statement = text(f"""
+        UPDATE ingestions SET
+            status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
+            fruitless_attempts = fruitless_attempts + 1, next_attempt_at = NULL,
+            lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
+            started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
+        WHERE id = :id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS} AND (
+            status = 'queued' AND coalesce(next_attempt_at <= clock_timestamp(), true)
+            OR status = 'retrying' AND next_attempt_at <= clock_timestamp()
+            OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
+        )
+        RETURNING lease_epoch, storage_key, password, retries
+    """)
+    found = await connection.execute(
+        statement,
+        {"id": ingestion_id, "worker": worker, "dead_epoch": dead_epoch if dead_epoch is not None else -1},
+    )
+    row = found.one_or_none()
+    return row and Lease(ingestion_id, row.lease_epoch, row.storage_key or "", row.password, row.retries)
+
+
+async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:
+    """The heartbeat: prove and extend the lease, and show how far the work is."""
+    await _write(
+        connection,
+        lease,
+        f"UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,"
+        f" revision = revision + 1 WHERE {IS_OURS} RETURNING id",
+        stage=progress.stage,
+        pages_done=progress.pages_done,
+    )
+
+
+async def begin(
+    connection: AsyncConnection, lease: Lease, space_id: int, facts: DocumentFacts, recipe: str
+) -> int:
+    """Note what the reader found; the number of chunks stored by an earlier attempt.
+
+    Chunks cut by another recipe (reader, splitter or embedding space) cannot be continued: they go.
+    """
+    return await _write(
+        connection,
+        lease,
+        f"""
+        WITH lease AS (
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
+                pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
+                chunks = CASE WHEN recipe = :recipe THEN chunks ELSE 0 END
+            WHERE {IS_OURS} RETURNING id, chunks
+        ), unusable AS (SELECT id FROM lease WHERE chunks = 0),
+        {without_chunks("unusable", space_id)}
+        SELECT chunks FROM lease
+        """,
+        engine=facts.engine,
+        title=facts.title,
+        pages_total=facts.pages_total,
+        recipe=recipe,
+    )
+
+
+async def store(
+    connection: AsyncConnection,
+    lease: Lease,
+    space_id: int,
+    chunks: Sequence[Chunk],
+    vectors: NDArray[np.float32],
+    progress: Progress,
+) -> None:
+    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        WITH lease AS (
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,
+                chunks = :stored, fruitless_attempts = 0, retries = 0, revision = revision + 1
+            WHERE {IS_OURS} RETURNING id
+        ), batch AS (
+            SELECT lease.id AS ingestion_id, chunk.* FROM lease, unnest(
+                CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:page_starts AS int[]),
+                CAST(:page_ends AS int[]), CAST(:boxes AS text[]), CAST(:headings AS text[]),
+                CAST(:texts AS text[]), CAST(:tokens AS int[]), CAST(:hidden AS bool[]),
+                CAST(:vectors AS halfvec[])
+            ) AS chunk(id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, embedding)
+        ), new_chunks AS (
+            INSERT INTO chunks
+                (id, ingestion_id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, tsv)
+            SELECT id, ingestion_id, ordinal, page_start, page_end, CAST(boxes AS jsonb), heading, text,
+                tokens, hidden_text, {TSV}
+            FROM batch
+        ), new_vectors AS (
+            INSERT INTO {embeddings_table(space_id)} (chunk_id, ingestion_id, embedding)
+            SELECT id, ingestion_id, embedding FROM batch
+        )
+        SELECT id FROM lease
+        """,
+        stage=progress.stage,
+        pages_done=progress.pages_done,
+        stored=chunks[-1].ordinal + 1,
+        ids=[uuid7() for _ in chunks],
+        ordinals=[chunk.ordinal for chunk in chunks],
+        page_starts=[chunk.page_start for chunk in chunks],
+        page_ends=[chunk.page_end for chunk in chunks],
+        boxes=[orjson.dumps([(page, *box) for page, box in chunk.boxes]).decode() for chunk in chunks],
+        headings=[chunk.heading for chunk in chunks],
+        texts=[chunk.text for chunk in chunks],
+        tokens=[chunk.tokens for chunk in chunks],
+        hidden=[chunk.hidden_text for chunk in chunks],
+        vectors=halfvecs(vectors),
+    )
+
+
+async def publish(
+    connection: AsyncConnection,
+    lease: Lease,
+    space_id: int,
+    *,
+    pages_failed: Sequence[int],
+    pages_without_text: Sequence[int],
+    stage_seconds: dict[str, float],
+) -> int:
+    """Make the ingestion the document's live one and remove the one it replaces, all at once.
+
+    The document's row is locked first, here and wherever both tables are written. Returns the chunks.
+    """
+    return await _write(
+        connection,
+        lease,
+        f"""
+        WITH document AS (
+            SELECT id, live_ingestion_id FROM documents WHERE latest_ingestion_id = :id FOR UPDATE
+        ), published AS (
+            UPDATE ingestions SET status = 'success', stage = 'publishing', finished_at = clock_timestamp(),
+                password = NULL, lease_expires_at = NULL, pages_done = pages_total, revision = revision + 1,
+                pages_failed = CAST(:pages_failed AS bigint[]), stage_seconds = CAST(:stage_seconds AS jsonb),
+                pages_without_text = CAST(:pages_without_text AS bigint[])
+            FROM document WHERE ingestions.{IS_OURS} RETURNING ingestions.id, chunks
+        ), pointer AS (
+            UPDATE documents SET live_ingestion_id = published.id, updated_at = clock_timestamp()
+            FROM published WHERE latest_ingestion_id = published.id
+        ), replaced AS (
+            SELECT ingestions.id, storage_key FROM published, document
+            JOIN ingestions ON ingestions.id = document.live_ingestion_id WHERE ingestions.id <> :id
+        ), {without_chunks("replaced", space_id)},
+        keyless AS (UPDATE ingestions SET storage_key = NULL FROM replaced WHERE ingestions.id = replaced.id),
+        unneeded AS (
+            INSERT INTO files_to_delete (storage_key)
+            SELECT storage_key FROM replaced WHERE storage_key IS NOT NULL ON CONFLICT DO NOTHING
+        )
+        SELECT chunks FROM published
+        """,
+        pages_failed=list(pages_failed),
+        pages_without_text=list(pages_without_text),
+        stage_seconds=orjson.dumps(stage_seconds).decode(),
+    )
+
+
+async def fail(connection: AsyncConnection, lease: Lease, space_id: int, error: PDFIngestError) -> None:
+    """The final verdict of a run that cannot succeed; its partial chunks and its password go."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        WITH ended AS (
+            UPDATE ingestions SET status = 'error', error_code = :code, error_message = :message, chunks = 0,
+                finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, revision = revision + 1
+            WHERE {IS_OURS} RETURNING id
+        ), {without_chunks("ended", space_id)}
+        SELECT id FROM ended
+        """,
+        code=error.code,
+        message=error.message,
+    )
+
+
+async def retry_later(
+    connection: AsyncConnection, lease: Lease, error: PDFIngestError, delay_seconds: float
+) -> None:
+    """Give the lease back after a temporary failure; what is stored stays and is continued."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        UPDATE ingestions SET status = 'retrying', stage = 'queued', lease_expires_at = NULL, worker = NULL,
+            error_code = :code, error_message = :message, retries = retries + 1, fruitless_attempts = 0,
+            next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds), rung_at = NULL,
+            rings = 0, revision = revision + 1
+        WHERE {IS_OURS} RETURNING id
+        """,
+        code=error.code,
+        message=error.message,
+        delay_seconds=delay_seconds,
+    )
+
+
+async def hand_over(connection: AsyncConnection, lease: Lease) -> None:
+    """Give the lease back unharmed, for example on shutdown; anybody may go on at once."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
+            fruitless_attempts = 0, rung_at = NULL, rings = 0, revision = revision + 1
+        WHERE {IS_OURS} RETURNING id
+        """,
+    )
+
+
+async def _write(connection: AsyncConnection, lease: Lease, statement: str, **parameters: Any) -> Any:
+    """Run a fenced statement; the first column of its row. Raises LeaseLost when no row came back."""
+    found = await connection.execute(
+        text(statement), {"id": lease.ingestion_id, "epoch": lease.epoch, **parameters}
+    )
+    row = found.one_or_none()
+    if row is None:
+        raise LeaseLost
+    return row[0]
+
+
+async def holder(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
+    """(worker, lease_epoch) of the run in work, or None when nobody holds it."""
+    found = await connection.execute(
+        text("SELECT worker, lease_epoch FROM ingestions WHERE id = :id AND status = 'processing'"),
+        {"id": ingestion_id},
+    )
+    return found.one_or_none()

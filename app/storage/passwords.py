@@ -1,0 +1,24 @@
+"""PDF passwords at rest: encrypted in the ingestion's row, erased with its verdict."""
+
+from cryptography.fernet import Fernet, InvalidToken
+from pydantic import SecretStr
+
+
+class PasswordCipher:
+    """Fernet with the service's SECRET_KEY (32 bytes, URL-safe base64).
+
+    Raises ValueError when the key is not a Fernet key.
+    """
+
+    def __init__(self, key: SecretStr) -> None:
+        self._fernet = Fernet(key.get_secret_value())
+
+    def encrypt(self, password: str) -> bytes:
+        return self._fernet.encrypt(password.encode())
+
+    def decrypt(self, token: bytes) -> str | None:
+        """None when the token was made with another key: the password is as good as not given."""
+        try:
+            return self._fernet.decrypt(token).decode()
+        except InvalidToken:
+            return None
