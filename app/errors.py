@@ -252,6 +252,7 @@ class QueueFull(RequestRefused):
 class InvalidQuery(RequestRefused):
     code = "invalid_request"
     status_code = 422
+    default_message = "The request is not valid."
 
 
 class EmbeddingSpaceMismatch(PDFIngestError):
@@ -283,4 +284,5 @@ _VERDICTS: dict[str, type[PDFIngestError]] = {
     error.code: error
     for family in (Stopped, Temporary, PathRefused, Unreadable)
     for error in reversed(_subclasses(family))
+    if "code" in vars(error)  # a family without a code of its own must not stand for internal_error
 }
