@@ -1,0 +1,216 @@
+"""The file store: the original PDFs, in a folder or in an object store, by URL."""
+
+import asyncio
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, ObjectStore, from_url
+
+from app.errors import FileNotFound, PDFIngestError, StorageFailed
+
+if TYPE_CHECKING:
+    from obstore import AsyncWritableFile, GetOptions  # names of its type stubs only
+
+logger = logging.getLogger(__name__)
+
+_UPLOAD_PART_BYTES = 5 * 1024 * 1024  # the smallest part S3 takes; a smaller file is one plain PUT
+_UPLOADS_AT_ONCE = 2  # parts in flight: a 200 MB upload then needs 10 MB of memory
+_READ_BYTES = 256 * 1024
+
+
+class FileStore:
+    """Files by key. A key is made by us (`<ingestion id>.pdf`), never from the name of a file.
+
+    Every method raises StorageFailed when the store does not do its work (disk full, no permission,
+    not reachable), and FileNotFound when there is no file of this key.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._folder = _folder_of(url)
+        self._remote = None if self._folder else from_url(url)
+
+    async def write(self, key: str, parts: AsyncIterator[bytes]) -> None:
+        """Store the parts as one file, all or nothing: when `parts` or the store fails, nothing stays behind.
+
+        The file is on the disk when this returns, so a row that names it may be committed.
+        """
+        _check(key)
+        with _storage_errors():
+            writer = obstore.open_writer_async(
+                self._open(is_writing=True),
+                key,
+                buffer_size=_UPLOAD_PART_BYTES,
+                max_concurrency=_UPLOADS_AT_ONCE,
+            )
+        try:
+            async for part in parts:  # an error of theirs is not the store's: it leaves as it is
+                with _storage_errors():
+                    await writer.write(part)
+        except BaseException as error:
+            await _take_back(writer, error)
+            raise
+        with _storage_errors():
+            await writer.close()
+            if self._folder is not None:
+                await asyncio.to_thread(_flush_to_disk, self._folder / key)
+
+    async def copy_in(self, path: Path, key: str) -> None:
+        """Store a file of this machine. Raises FileNotFound when it is not there or is not a file."""
+        async with aclosing(_parts_of(path)) as parts:
+            await self.write(key, parts)
+
+    async def size(self, key: str) -> int:
+        """Bytes of the file."""
+        _check(key)
+        with _storage_errors(missing=FileNotFound):
+            return (await obstore.head_async(self._open(), key))["size"]
+
+    async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` up to, not including, `end` (both within the size), in pieces."""
+        _check(key)
+        if end is not None and end <= start:
+            return
+        with _storage_errors(missing=FileNotFound):
+            reading = await obstore.get_async(self._open(), key, options=_range(start, end))
+            pieces = aiter(reading.stream(min_chunk_size=_READ_BYTES))
+        while True:
+            with _storage_errors():
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield bytes(piece)
+
+    @asynccontextmanager
+    async def local_file(self, key: str) -> AsyncIterator[Path]:
+        """A path to read the file from: the stored file itself, or a copy that ends with the block."""
+        if self._folder is not None:
+            await self.size(key)
+            yield self._folder / key
+            return
+        with tempfile.TemporaryDirectory(prefix="pdf-ingest-") as folder:
+            path = Path(folder) / key
+            await self._copy_out(key, path)
+            yield path
+
+    async def delete(self, key: str) -> None:
+        """Remove the file; one that is not there is fine."""
+        _check(key)
+        with _storage_errors():
+            if self._folder is not None:
+                await asyncio.to_thread((self._folder / key).unlink, missing_ok=True)
+                return
+            try:
+                await obstore.delete_async(self._open(), key)
+            except FileNotFoundError:
+                logger.debug("file %s was already gone", key)
+
+    async def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
+        """Keys not written to for this long, and in a folder what a killed process left of an upload.
+
+        An object store forgets unfinished uploads itself, by a lifecycle rule of the bucket.
+        """
+        newest = datetime.now(UTC) - timedelta(seconds=seconds)
+        if self._folder is not None:
+            with _storage_errors():
+                keys = await asyncio.to_thread(_keys_in, self._folder, newest.timestamp())
+            for key in keys:
+                yield key
+            return
+        listing = aiter(obstore.list(self._open()))
+        while True:
+            with _storage_errors():
+                found = await anext(listing, None)
+            if found is None:
+                return
+            for entry in found:
+                if entry["last_modified"] < newest:
+                    yield entry["path"]
+
+    def _open(self, *, is_writing: bool = False) -> ObjectStore:
+        """The store. A folder is made by the first write only; a missing one is an error for the others."""
+        return self._remote or LocalStore(self._folder, mkdir=is_writing)
+
+    async def _copy_out(self, key: str, path: Path) -> None:
+        with _storage_errors(), await asyncio.to_thread(path.open, "wb") as target:
+            async for piece in self.read(key):
+                await asyncio.to_thread(target.write, piece)
+
+
+async def _take_back(writer: "AsyncWritableFile", error: BaseException) -> None:
+    """Leaving the writer's block with an error is how obstore drops the parts already sent."""
+    try:
+        await writer.__aexit__(type(error), error, error.__traceback__)
+    except (BaseError, OSError):
+        logger.warning("could not take back an unfinished upload", exc_info=True)
+
+
+@contextmanager
+def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[None]:
+    """Errors of the disk or of the network as ours; `missing` is the one for "there is no such file"."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        logger.error("the file store failed: %s", error)
+        if isinstance(error, FileNotFoundError) and missing is FileNotFound:
+            raise FileNotFound("The file is not in the file store any more.") from error
+        if any(f"os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            raise StorageFailed("The disk of the file store is full.") from error
+        raise StorageFailed("The file store did not do its work. The log has the details.") from error
+
+
+async def _parts_of(path: Path) -> AsyncGenerator[bytes]:
+    try:
+        source = await asyncio.to_thread(path.open, "rb")
+    except OSError as error:
+        raise FileNotFound from error
+    with source:
+        while part := await asyncio.to_thread(source.read, _READ_BYTES):
+            yield part
+
+
+def _folder_of(url: str) -> Path | None:
+    """The folder of a `file://` URL; None for any other."""
+    address = urlsplit(url)
+    if address.scheme != "file":
+        return None
+    if address.netloc or not address.path.startswith("/"):
+        raise ValueError(f"STORAGE_URL of a folder is file:///absolute/path, with three slashes, not {url}")
+    return Path(unquote(address.path))
+
+
+def _check(key: str) -> None:
+    if key in {"", ".."} or Path(key).name != key:
+        raise ValueError(f"not a key of the file store: {key!r}")
+
+
+def _range(start: int, end: int | None) -> "GetOptions":
+    if end is not None:
+        return {"range": (start, end)}
+    return {"range": {"offset": start}} if start else {}
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Neither the bytes nor the name survive a power cut before fsync; obstore leaves that to us."""
+    for name in (path, path.parent):
+        descriptor = os.open(name, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _keys_in(folder: Path, newest: float) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if entry.is_file() and entry.stat().st_mtime < newest]
