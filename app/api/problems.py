@@ -86,9 +86,7 @@ def problem_responses(*error_classes: type[PDFIngestError]) -> dict[int | str, d
             problem.status,
             {
                 "description": "",
-                "content": {
-                    MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
-                },
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
             },
         )
         examples = response["content"][MEDIA_TYPE]["examples"]
@@ -96,16 +94,26 @@ def problem_responses(*error_classes: type[PDFIngestError]) -> dict[int | str, d
         response["description"] = f"{problem.title}: " + ", ".join(f"`{code}`" for code in examples)
         if problem.retryable and problem.status in _RETRY_AFTER_SECONDS:
             response["headers"] = {
-                "Retry-After": {"description": "Seconds to wait before trying again.", "schema": {"type": "integer"}}
+                "Retry-After": {
+                    "description": "Seconds to wait before trying again.",
+                    "schema": {"type": "integer"},
+                }
             }
     return responses
 
 
 def _problem(
-    status: int, detail: str, code: str, *, is_retryable: bool = False, errors: list[InvalidPart] | None = None
+    status: int,
+    detail: str,
+    code: str,
+    *,
+    is_retryable: bool = False,
+    errors: list[InvalidPart] | None = None,
 ) -> Problem:
     title = HTTPStatus(status).phrase
-    return Problem(title=title, status=status, detail=detail, code=code, retryable=is_retryable, errors=errors)
+    return Problem(
+        title=title, status=status, detail=detail, code=code, retryable=is_retryable, errors=errors
+    )
 
 
 def _invalid_request(errors: Sequence[Any]) -> Problem:

@@ -1,0 +1,155 @@
+"""Following tasks: one query for everybody who waits, however many they are."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from uuid import UUID, uuid5
+
+import structlog
+
+from app.errors import TaskNotFound
+from app.storage.database import Database
+from app.storage.tasks import TaskStatus, list_task_statuses
+
+_FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
+_QUERY_TIMEOUT_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+def ingestion_id_of(task_id: str) -> UUID:
+    """The ingestion of a Celery task: the same id; for one that is not a UUID, the uuid5 of its text."""
+    try:
+        return UUID(task_id)
+    except ValueError:
+        return uuid5(_FOREIGN_TASK_IDS, task_id)
+
+
+class ProgressWatcher:
+    """Answers where a task stands, at once, after a wait, or change by change.
+
+    While anybody waits, one query every `poll_seconds` reads the rows of all who wait; otherwise none.
+    """
+
+    def __init__(self, database: Database, *, poll_seconds: float = 0.25) -> None:
+        self._database = database
+        self._poll_seconds = poll_seconds
+        self._followed: dict[UUID, _Followed] = {}
+        self._poller: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        self._is_failing = False
+
+    async def status(self, task_id: UUID) -> TaskStatus:
+        """Raises TaskNotFound."""
+        async with self._database.transaction() as connection:
+            statuses = await list_task_statuses(connection, [task_id])
+        if not statuses:
+            raise TaskNotFound
+        return statuses[0]
+
+    async def wait(self, task_id: UUID, seconds: float) -> TaskStatus:
+        """The status once it is final, or as it is after `seconds`. Raises TaskNotFound."""
+        status = await self.status(task_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), aclosing(self._changes_after(status)) as changes:
+                async for status in changes:  # noqa: B007 - the last one is the answer
+                    pass
+        return status
+
+    async def events(self, task_id: UUID) -> AsyncIterator[TaskStatus]:
+        """The status now and after each change, to the final one. Raises TaskNotFound before the first."""
+        status = await self.status(task_id)
+        yield status
+        async with aclosing(self._changes_after(status)) as changes:
+            async for status in changes:
+                yield status
+
+    def stop(self) -> None:
+        """Ends all waits and streams where they stand, for good: the server is going down."""
+        self._is_stopped = True
+        if self._poller is not None:
+            self._poller.cancel()
+        for followed in self._followed.values():
+            followed.end()
+
+    async def close(self) -> None:
+        self.stop()
+        if self._poller is not None:
+            await asyncio.wait([self._poller])
+
+    async def _changes_after(self, status: TaskStatus) -> AsyncGenerator[TaskStatus]:
+        """Only the newest: who reads slowly skips what is past."""
+        with self._following(status.task_id) as followed:
+            while not status.is_final and (change := await followed.change_after(status)):
+                yield (status := change)
+
+    @contextmanager
+    def _following(self, task_id: UUID) -> Iterator["_Followed"]:
+        followed = self._followed.setdefault(task_id, _Followed())
+        followed.followers += 1
+        if self._is_stopped:
+            followed.end()
+        elif self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll())
+        try:
+            yield followed
+        finally:
+            followed.followers -= 1
+            if not followed.followers:
+                self._followed.pop(task_id, None)
+
+    async def _poll(self) -> None:
+        while self._followed:
+            await asyncio.sleep(self._poll_seconds)
+            try:
+                await self._read_followed()
+            except Exception as error:  # noqa: BLE001 - a database that hiccups must not end the waits of all
+                if not self._is_failing:
+                    log.warning("progress_unreadable", error=repr(error))
+                self._is_failing = True
+            else:
+                self._is_failing = False
+
+    async def _read_followed(self) -> None:
+        asked = dict(self._followed)
+        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.transaction() as connection:
+            statuses = {status.task_id: status for status in await list_task_statuses(connection, asked)}
+        for task_id, followed in asked.items():
+            if status := statuses.get(task_id):
+                followed.show(status)
+            else:
+                followed.end()
+
+
+class _Followed:
+    """A task that somebody follows, as last read."""
+
+    def __init__(self) -> None:
+        self.followers = 0
+        self._status: TaskStatus | None = None
+        self._changed = asyncio.Event()
+        self._is_ended = False
+
+    def show(self, status: TaskStatus) -> None:
+        if status != self._status:
+            self._status = status
+            self._wake()
+
+    def end(self) -> None:
+        """No more changes will be seen."""
+        self._is_ended = True
+        self._wake()
+
+    async def change_after(self, known: TaskStatus) -> TaskStatus | None:
+        """The first status that is newer than `known`; None if none will come."""
+        while not self._is_ended:
+            status = self._status
+            # One who came later may know more than the last query saw.
+            if status is not None and status != known and status.revision >= known.revision:
+                return status
+            await self._changed.wait()
+        return None
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,107 @@
+"""Where a task stands, read from its ingestion's row."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import Cancelled, InternalError, error_for_code
+
+FINAL_STATUSES = frozenset({"success", "error", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """`queue_position` counts from 1 and is None once started; `result` is None until the status is final."""
+
+    task_id: UUID
+    document_id: UUID
+    status: str
+    stage: str
+    pages_done: int
+    pages_total: int | None
+    chunks: int
+    queue_position: int | None
+    attempt: int
+    next_attempt_at: datetime | None
+    result: dict[str, Any] | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    revision: int
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+
+def result_of(row: Any) -> dict[str, Any]:
+    """The structured result of an ingestion whose status is final: what a task returns and a poller reads.
+
+    `row` has the columns of `ingestions` as attributes. Ids are strings: the result is JSON.
+    """
+    if row.status == "success":
+        return {
+            "status": "success",
+            "chunks": row.chunks,
+            "document_id": str(row.document_id),
+            "pages": row.pages_total,
+            "pages_failed": list(row.pages_failed),
+            "pages_without_text": list(row.pages_without_text),
+            "engine": row.engine,
+        }
+    code = Cancelled.code if row.status == "cancelled" else row.error_code or InternalError.code
+    error = error_for_code(code, row.error_message)
+    return {"status": "error", "message": error.message, "code": code, "retryable": error.retryable}
+
+
+async def list_task_statuses(
+    connection: AsyncConnection, ingestion_ids: Collection[UUID]
+) -> list[TaskStatus]:
+    """The tasks of these ids that exist, in no order."""
+    rows = await connection.execute(_TASK_STATUSES, {"ids": list(ingestion_ids)})
+    return [_task_status(row) for row in rows]
+
+
+# Positions come from one pass over the queue, and none when nobody asks about a queued task: counting
+# for each waiter would read the whole queue (MAX_QUEUED rows) as often as there are waiters.
+_TASK_STATUSES = text("""
+    WITH asked AS (
+        SELECT id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
+               engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
+               created_at, started_at, finished_at
+        FROM ingestions WHERE id = ANY(:ids)
+    ),
+    queue AS (
+        SELECT id, row_number() OVER (ORDER BY created_at, id) AS position
+        FROM ingestions
+        WHERE status = 'queued'
+          AND created_at <= (SELECT max(created_at) FROM asked WHERE status = 'queued')
+    )
+    SELECT asked.*, queue.position AS queue_position
+    FROM asked LEFT JOIN queue USING (id)
+""")
+
+
+def _task_status(row: Any) -> TaskStatus:
+    return TaskStatus(
+        task_id=row.id,
+        document_id=row.document_id,
+        status=row.status,
+        stage=row.stage,
+        pages_done=row.pages_done,
+        pages_total=row.pages_total,
+        chunks=row.chunks,
+        queue_position=row.queue_position,
+        attempt=row.attempt,
+        next_attempt_at=row.next_attempt_at,
+        result=result_of(row) if row.status in FINAL_STATUSES else None,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        revision=row.revision,
+    )
