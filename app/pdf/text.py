@@ -1,0 +1,68 @@
+"""The one border for text from outside: pages, headings, titles, metadata and file names.
+
+Whatever goes in, Postgres accepts what comes out; cleaning twice changes nothing.
+"""
+
+import re
+import unicodedata
+
+LONGEST_RUN = 500
+"""Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme."""
+
+_LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
+_NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+# Zero width spaces, soft hyphen, byte order mark, and the marks that reorder text to disguise it.
+_INVISIBLE = frozenset(
+    "\u00ad\u180e\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+_KEPT_TAGS = ("<super>", "<sub>", "<fraction>")
+
+
+class _Folding(dict[int, str]):
+    """What each character becomes, worked out when it is first met (for str.translate)."""
+
+    def __missing__(self, codepoint: int) -> str:
+        folded = self[codepoint] = _fold(codepoint)
+        return folded
+
+
+def _fold(codepoint: int) -> str:
+    character = chr(codepoint)
+    category = unicodedata.category(character)
+    if character in "\t\n":
+        return character
+    if category in ("Cc", "Cs") or _is_noncharacter(codepoint) or character in _INVISIBLE:
+        return ""
+    if category == "Zs":
+        return " "
+    decomposition = unicodedata.decomposition(character)
+    is_presentation_form = decomposition.startswith("<") and not decomposition.startswith(_KEPT_TAGS)
+    if is_presentation_form and " 0020 " not in f" {decomposition} ":
+        return unicodedata.normalize("NFKC", character)
+    return unicodedata.normalize("NFC", character)
+
+
+def _is_noncharacter(codepoint: int) -> bool:
+    return codepoint & 0xFFFE == 0xFFFE or 0xFDD0 <= codepoint <= 0xFDEF
+
+
+_folding = _Folding()
+
+
+def _split_run(run: re.Match[str]) -> str:
+    return " ".join(run[0][start : start + LONGEST_RUN] for start in range(0, len(run[0]), LONGEST_RUN))
+
+
+def clean(text: str) -> str:
+    """Text without controls, lone surrogates and noncharacters; ligatures spelled out; NFC; `\\n` line ends.
+
+    Superscripts and fractions stay (x² is not x2). Runs without white space are split at LONGEST_RUN.
+    """
+    text = _NEWLINE.sub("\n", text)
+    if not text.isascii():
+        paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
+        text = paired.translate(_folding)
+    elif not text.isprintable():
+        text = text.translate(_folding)
+    text = _LONG_RUN.sub(_split_run, text)
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
