@@ -1,0 +1,48 @@
+# Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
+.POSIX:
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test test-all lint lock
+
+PYTHON := .venv/bin/python
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/installed ## Make .venv with everything in it; the program is .venv/bin/pdf-ingest
+
+demo: install ## Ingest sample PDFs on a stack of its own, search them, stop everything
+	@exec $(PYTHON) -m app.cli demo
+
+up: install ## Run the whole service at http://127.0.0.1:8000 until Ctrl-C (options: ARGS="--port 8001")
+	@exec $(PYTHON) -m app.cli up $(ARGS)
+
+test: lint ## Check the code and run the tests
+	$(PYTHON) -m pytest -m "not heavy"
+
+test-all: lint ## Run the heavy tests too
+	$(PYTHON) -m pytest
+
+lint: install ## Check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+lock: ## Pin the newest versions of all dependencies in requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
+		--upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
+
+# setuptools comes from the lock as well, so nothing is ever installed that the lock does not name.
+.venv/installed: requirements.lock pyproject.toml
+	@python=; for name in python3 python3.13 python3.12 python3.11 python; do \
+		if $$name -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+		then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "Python 3.11 or newer with its venv module is needed, and none was found on the PATH." >&2; \
+		exit 1; \
+	fi; \
+	echo "Installing into .venv with $$($$python --version), this takes a minute ..."; \
+	$$python -m venv .venv
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch .venv/installed
