@@ -9,12 +9,13 @@
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault, retried with back-off
-    │   ├── EmbeddingFailed · StorageFailed
+    │   ├── EmbeddingFailed (EmbeddingRefused) · StorageFailed · DatabaseUnavailable
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound) · NotReadyYet · AlreadyInWork
     │   └── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
+    ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch   refused at start-up
     └── InternalError            ours
 
@@ -39,6 +40,15 @@ class PDFIngestError(Exception):
     @property
     def message(self) -> str:
         return str(self.args[0])
+
+    def as_result(self) -> dict[str, str | bool]:
+        """The structured result of a task that ends with this error."""
+        return {
+            "status": "error",
+            "message": self.message,
+            "code": self.code,
+            "retryable": self.retryable,
+        }
 
 
 class InternalError(PDFIngestError):
@@ -176,6 +186,11 @@ class StorageFailed(Temporary):
     default_message = "The file could not be stored."
 
 
+class DatabaseUnavailable(Temporary):
+    code = "storage_failed"
+    default_message = "The database did not answer."
+
+
 class Stopped(PDFIngestError):
     status_code = 409
 
@@ -253,6 +268,13 @@ class InvalidQuery(RequestRefused):
     code = "invalid_request"
     status_code = 422
     default_message = "The request is not valid."
+
+
+class ServiceNotReady(PDFIngestError):
+    code = "not_ready"
+    status_code = 503
+    retryable = True
+    default_message = "The service cannot do its work right now."
 
 
 class EmbeddingSpaceMismatch(PDFIngestError):

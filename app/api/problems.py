@@ -1,6 +1,6 @@
 """Errors on the wire: RFC 9457 `application/problem+json`, the same shape for every refusal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,13 +16,15 @@ MEDIA_TYPE = "application/problem+json"
 
 # Seconds. A queue drains and a database comes back in seconds; a full disk needs somebody's hand.
 _RETRY_AFTER_SECONDS = {429: 5, 503: 5, 507: 60}
+_MAX_FAULTS = 20
+_MAX_WHERE_CHARACTERS = 200
 _CODES = {400: "invalid_request", 413: "too_large", 422: "invalid_request", 500: "internal_error"}
 
 
-class InvalidPart(BaseModel):
-    """One part of a request that is not as it should be."""
+class Fault(BaseModel):
+    """One thing that is not as it should be."""
 
-    where: str = Field(description="Where it is, from `body`, `query`, `path` or `header` on.")
+    where: str = Field(description="The part of the request, for example `body.limit`, or of the service.")
     detail: str = Field(description="What is wrong with it.")
 
 
@@ -35,8 +37,8 @@ class Problem(BaseModel):
     detail: str = Field(description="What happened, in a sentence for people.")
     code: str = Field(description="Stable name of the error, for programs.")
     retryable: bool = Field(description="Whether the same request may succeed later.")
-    errors: list[InvalidPart] | None = Field(
-        None, description="The parts of the request that are not valid; only with code `invalid_request`."
+    errors: list[Fault] | None = Field(
+        None, description="What is wrong where; with the codes `invalid_request` and `not_ready`."
     )
 
 
@@ -54,19 +56,20 @@ def problem_of(error: Exception) -> Problem:
             return problem_of(InternalError())
 
 
-def problem_response(error: Exception) -> JSONResponse:
-    problem = problem_of(error)
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
-    if problem.retryable and problem.status in _RETRY_AFTER_SECONDS:
-        headers["Retry-After"] = str(_RETRY_AFTER_SECONDS[problem.status])
+def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    retry_after = _retry_after_seconds(problem)
     return JSONResponse(
-        problem.model_dump(exclude_none=True), problem.status, headers=headers, media_type=MEDIA_TYPE
+        problem.model_dump(exclude_none=True),
+        problem.status,
+        {**(headers or {}), **({"Retry-After": str(retry_after)} if retry_after else {})},
+        MEDIA_TYPE,
     )
 
 
 async def answer_error(_request: Request, error: Exception) -> JSONResponse:
     """The one error handler. Starlette raises an unexpected error again, so the server logs its traceback."""
-    return problem_response(error)
+    headers = error.headers if isinstance(error, HTTPException) else None
+    return problem_response(problem_of(error), headers)
 
 
 def answer_errors_with_problems(app: FastAPI) -> None:
@@ -75,31 +78,53 @@ def answer_errors_with_problems(app: FastAPI) -> None:
 
 
 def problem_responses(*error_classes: type[PDFIngestError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses=` of an operation that may raise these errors, an example for each code."""
+    """The `responses=` of an operation that may raise these errors, with an example for each code."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error_class in error_classes:
-        problem = problem_of(error_class())
-        if issubclass(error_class, InvalidQuery):
-            problem = _invalid_request([{"loc": ("query", "limit"), "msg": "Input should be greater than 0"}])
-        example = {"summary": problem.code, "value": problem.model_dump(exclude_none=True)}
-        response = responses.setdefault(
-            problem.status,
-            {
-                "description": "",
-                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
-            },
-        )
+        problem = _example(error_class)
+        response = responses.setdefault(problem.status, _response(problem))
         examples = response["content"][MEDIA_TYPE]["examples"]
-        examples[problem.code] = example
+        examples[problem.code] = {"summary": problem.detail, "value": problem.model_dump(exclude_none=True)}
         response["description"] = f"{problem.title}: " + ", ".join(f"`{code}`" for code in examples)
-        if problem.retryable and problem.status in _RETRY_AFTER_SECONDS:
-            response["headers"] = {
-                "Retry-After": {
-                    "description": "Seconds to wait before trying again.",
-                    "schema": {"type": "integer"},
-                }
-            }
     return responses
+
+
+def add_problem_schema(openapi: dict[str, Any]) -> None:
+    """Describe Problem in an OpenAPI document, also where FastAPI put its own shape of a 422."""
+    schemas = openapi.setdefault("components", {}).setdefault("schemas", {})
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    schemas |= problem.pop("$defs") | {"Problem": problem}
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    invalid = problem_responses(InvalidQuery)[422]
+    for path in openapi["paths"].values():
+        for operation in path.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"]["422"] = invalid
+
+
+def _example(error_class: type[PDFIngestError]) -> Problem:
+    if issubclass(error_class, InvalidQuery):
+        return _invalid_request([{"loc": ("query", "limit"), "msg": "Input should be greater than 0"}])
+    return problem_of(error_class())
+
+
+def _response(problem: Problem) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}}
+    }
+    if _retry_after_seconds(problem):
+        response["headers"] = {
+            "Retry-After": {
+                "description": "Seconds to wait before trying again.",
+                "schema": {"type": "integer"},
+            }
+        }
+    return response
+
+
+def _retry_after_seconds(problem: Problem) -> int | None:
+    return _RETRY_AFTER_SECONDS.get(problem.status) if problem.retryable else None
 
 
 def _problem(
@@ -108,7 +133,7 @@ def _problem(
     code: str,
     *,
     is_retryable: bool = False,
-    errors: list[InvalidPart] | None = None,
+    errors: list[Fault] | None = None,
 ) -> Problem:
     title = HTTPStatus(status).phrase
     return Problem(
@@ -117,17 +142,18 @@ def _problem(
 
 
 def _invalid_request(errors: Sequence[Any]) -> Problem:
-    parts = [_invalid_part(error) for error in errors]
-    detail = "The request is not valid: " + "; ".join(f"{part.where}: {part.detail}" for part in parts) + "."
-    return _problem(422, detail, "invalid_request", errors=parts)
+    faults = [_fault(error) for error in errors[:_MAX_FAULTS]]
+    reasons = "; ".join(f"{fault.where}: {fault.detail}" for fault in faults)
+    return _problem(422, f"The request is not valid: {reasons}.", "invalid_request", errors=faults)
 
 
-def _invalid_part(error: dict[str, Any]) -> InvalidPart:
+def _fault(error: dict[str, Any]) -> Fault:
     """Says where and what, never the value sent: it may be a password."""
     location = [str(step) for step in error["loc"]]
     if error.get("type") == "json_invalid":  # its location ends in a character's position
-        return InvalidPart(where="body", detail=f"Not valid JSON at character {location[-1]}")
-    return InvalidPart(where=".".join(location), detail=error["msg"].removeprefix("Value error, "))
+        return Fault(where="body", detail=f"Not valid JSON at character {location[-1]}")
+    where = ".".join(location).encode(errors="replace").decode()  # names of fields may be anything
+    return Fault(where=where[:_MAX_WHERE_CHARACTERS], detail=error["msg"].removeprefix("Value error, "))
 
 
 def _sentence(error: HTTPException) -> str:
@@ -135,6 +161,6 @@ def _sentence(error: HTTPException) -> str:
         case 404:
             return "There is nothing at this path."
         case 405:
-            return f"This path does not answer this method; it answers {(error.headers or {}).get('Allow')}."
+            return "This path does not answer this method; the header Allow says which it does."
         case _:
             return str(error.detail)
