@@ -1,7 +1,7 @@
 """Following tasks: one query for everybody who waits, however many they are."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from uuid import UUID, uuid5
 
@@ -14,7 +14,7 @@ from app.storage.tasks import TaskStatus, list_task_statuses
 _FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
 _QUERY_TIMEOUT_SECONDS = 5.0
 
-log = structlog.get_logger()
+log = structlog.get_logger(__name__)
 
 
 def ingestion_id_of(task_id: str) -> UUID:
@@ -56,13 +56,18 @@ class ProgressWatcher:
                     pass
         return status
 
-    async def events(self, task_id: UUID) -> AsyncIterator[TaskStatus]:
+    async def events(self, task_id: UUID) -> AsyncGenerator[TaskStatus]:
         """The status now and after each change, to the final one. Raises TaskNotFound before the first."""
         status = await self.status(task_id)
         yield status
         async with aclosing(self._changes_after(status)) as changes:
             async for status in changes:
                 yield status
+
+    @property
+    def followers(self) -> int:
+        """Waits and streams that are open."""
+        return sum(followed.followers for followed in self._followed.values())
 
     def stop(self) -> None:
         """Ends all waits and streams where they stand, for good: the server is going down."""
@@ -105,7 +110,7 @@ class ProgressWatcher:
                 await self._read_followed()
             except Exception as error:  # noqa: BLE001 - a database that hiccups must not end the waits of all
                 if not self._is_failing:
-                    log.warning("progress_unreadable", error=repr(error))
+                    log.warning("progress of tasks cannot be read", error=repr(error))
                 self._is_failing = True
             else:
                 self._is_failing = False
