@@ -1,0 +1,41 @@
+"""What handlers ask for, by name: a signature reads like a sentence."""
+
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from app.services.documents import DocumentService
+from app.services.progress import ProgressWatcher
+from app.services.rag_service import RAGService
+from app.services.readiness import Readiness, check_readiness
+
+
+def _services(request: Request) -> Any:
+    """What the lifespan opened (`resources.Services`)."""
+    return request.app.state.services
+
+
+def _rag(request: Request) -> RAGService:
+    service: RAGService = _services(request).rag
+    return service
+
+
+def _documents(request: Request) -> DocumentService:
+    service: DocumentService = _services(request).documents
+    return service
+
+
+def _progress(request: Request) -> ProgressWatcher:
+    watcher: ProgressWatcher = _services(request).progress
+    return watcher
+
+
+async def _readiness(request: Request) -> Readiness:
+    services = _services(request)
+    return await check_readiness(services.database, services.rag.space_id, services.queue.ping)
+
+
+RAGDep = Annotated[RAGService, Depends(_rag)]
+DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
+ReadinessDep = Annotated[Readiness, Depends(_readiness)]

@@ -1,0 +1,96 @@
+"""The FastAPI application: `uvicorn --factory app.main:create_app`."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+
+from app import __version__
+from app.api import documents, health, search, tasks
+from app.api.problems import add_problem_schema, answer_errors_with_problems, problem_responses
+from app.config import Settings, get_settings
+from app.errors import InternalError
+from app.resources import open_services
+
+DESCRIPTION = """\
+Takes PDFs, reads, splits and embeds them in the background, and finds what they say.
+
+1. `POST /documents` stores a PDF and answers at once with a `task_id`.
+2. `GET /tasks/{task_id}?wait=30` says how far it is. Every task ends in a verdict: `success`, or an error
+   with a stable code, a sentence, and whether trying again can help.
+3. `POST /search` finds chunks by meaning and by words, with the pages they are on.
+
+Errors are problem documents (RFC 9457, `application/problem+json`): branch on `code`.
+Ids are UUIDs, times are UTC, pages count from 1.
+"""
+TAGS = [
+    {"name": "documents", "description": "Upload PDFs, list, replace and delete them."},
+    {"name": "tasks", "description": "Where an ingestion stands."},
+    {"name": "search", "description": "Find chunks in what is published."},
+    {"name": "health", "description": "For whoever runs the service."},
+]
+
+
+class Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            add_problem_schema(super().openapi())
+        return super().openapi()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    settings = settings or get_settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(settings) as services:
+            app.state.services = services
+            with _on_exit_signal(services.progress.stop):
+                yield
+
+    app = Application(
+        title="PDF ingestion",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_tags=TAGS,
+        license_info={"name": "MIT", "identifier": "MIT"},
+        lifespan=lifespan,
+        responses=problem_responses(InternalError),
+    )
+    answer_errors_with_problems(app)
+    for module in (documents, tasks, search, health):
+        app.include_router(module.router)
+    app.add_api_route("/", _show_docs, include_in_schema=False)
+    return app
+
+
+async def _show_docs() -> RedirectResponse:
+    return RedirectResponse("/docs")
+
+
+@contextmanager
+def _on_exit_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Act when the server is told to go: it ends the lifespan only after the last, long-waiting response."""
+    loop = asyncio.get_running_loop()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def act_and_pass_on(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(act)
+        handlers[signal.Signals(number)](number, frame)  # type: ignore[operator,misc]
+
+    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
+        handlers = {}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, act_and_pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

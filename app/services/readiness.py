@@ -1,0 +1,67 @@
+"""Whether the service can do its work right now, found out in a bounded time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from app.storage.database import Database
+from app.storage.readiness import is_behind, read_live_space, read_revision
+
+CHECK_SECONDS = 2.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`faults` names what is not in order, with a sentence each; `degraded` what can be missing for a while."""
+
+    faults: dict[str, str]
+    degraded: list[str]
+
+
+async def check_readiness(
+    database: Database, space_id: int, is_broker_up: Callable[[], Awaitable[bool]]
+) -> Readiness:
+    """Look at the database and the broker at the same time; takes CHECK_SECONDS at most."""
+
+    async def ping() -> bool:
+        return await is_broker_up()
+
+    faults, is_up = await asyncio.gather(
+        _within(CHECK_SECONDS, _database_faults(database, space_id)), _within(CHECK_SECONDS, ping())
+    )
+    if faults is None:
+        faults = {"database": "The database cannot be reached, or does not answer in time."}
+    return Readiness(faults, [] if is_up else ["broker"])
+
+
+async def _database_faults(database: Database, space_id: int) -> dict[str, str]:
+    async with database.transaction() as connection:
+        revision = await read_revision(connection)
+        if await asyncio.to_thread(is_behind, revision):
+            return {"migrations": "The database is not migrated: run `pdf-ingest migrate`."}
+        if await read_live_space(connection) != space_id:
+            return {"embedding_space": "The database belongs to another embedding model now: restart."}
+    return {}
+
+
+async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:
+    """What the check found; None when it failed or did not end in time.
+
+    A late check is cancelled, not awaited: giving up a connection to a server that hangs takes long too.
+    """
+    checking = asyncio.create_task(check)
+    await asyncio.wait((checking,), timeout=seconds)
+    if not checking.done():
+        checking.cancel()
+        return None
+    if error := checking.exception():
+        log.warning("readiness check failed", error=repr(error))
+        return None
+    return checking.result()
