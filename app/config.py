@@ -52,6 +52,14 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
     max_queued: int = Field(10_000, ge=1, description="With more documents waiting, uploads get 429.")
+    task_soft_limit_seconds: float = Field(
+        3600, gt=0, description="An ingestion that takes longer is stopped and ends as timed_out."
+    )
+    task_hard_limit_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="A worker process stuck for longer is killed; prefork only. Default: soft limit + 60.",
+    )
 
     @field_validator("ingest_folders", mode="before")
     @classmethod

@@ -1,15 +1,25 @@
 """The connection pool. Every statement of the service runs in a short transaction opened here."""
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger(__name__)
+
+Connection = AsyncConnection
+"""The type of what `transaction()` yields, for services, which know no SQL library."""
 
 
 class Database:
@@ -26,15 +36,22 @@ class Database:
         )
         event.listen(self._engine.sync_engine, "connect", _register_halfvec)
 
-    def transaction(self) -> AbstractAsyncContextManager[AsyncConnection]:
-        """A transaction: committed at the end of the block, rolled back on an exception."""
-        return self._engine.begin()
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction: committed at the end of the block, rolled back on an exception.
+
+        Raises DatabaseUnavailable when the server cannot be reached or goes away.
+        """
+        with _unavailability():
+            async with self._engine.begin() as connection:
+                yield connection
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[AsyncConnection]:
         """Each statement is a transaction of its own, so no pause of this process can hold a lock."""
-        async with self._engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        with _unavailability():
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def connections_in_use(self) -> int:
@@ -55,6 +72,29 @@ def halfvecs(vectors: NDArray[np.float32]) -> list[bytes]:
     rows[:, 1] = 0
     rows[:, 2:] = vectors.astype(">f2").view(">u2")
     return [row.tobytes() for row in rows]
+
+
+@contextmanager
+def _unavailability() -> Iterator[None]:
+    try:
+        yield
+    except (DBAPIError, PoolTimeout, asyncpg.PostgresError, OSError) as error:
+        if is_unavailable(error):
+            log.warning("the database is not available", error=str(getattr(error, "orig", error)))
+            raise DatabaseUnavailable from error
+        raise
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether the server, not the statement, is at fault.
+
+    By the class of the SQLSTATE (PostgreSQL, appendix A): 08 connection, 25 idle transaction ended,
+    40 rolled back by a deadlock, 53 resources, 55 not ready, 57 operator, 58 system. None: no server.
+    """
+    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return sqlstate is None or sqlstate[:2] in {"08", "25", "40", "53", "55", "57", "58"}
 
 
 def _pgbouncer_arguments() -> dict[str, Any]:

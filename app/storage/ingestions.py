@@ -13,14 +13,15 @@ from uuid import UUID
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import Row, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from app.errors import LeaseLost, PDFIngestError
 from app.pdf.pages import DocumentFacts
-from app.storage.chunks import TSV, Chunk, embeddings_table
+from app.storage.chunks import TEXT_SEARCH_VECTOR, Chunk, embeddings_table
 from app.storage.database import halfvecs
+from app.storage.models import Ingestion
 
 LEASE_SECONDS = 3.0
 MAX_FRUITLESS_ATTEMPTS = 3
@@ -33,6 +34,10 @@ IS_EXPIRED = (
     "lease_expires_at < clock_timestamp() "
     f"AND clock_timestamp() > pg_postmaster_start_time() + interval '{LEASE_SECONDS} seconds'"
 )
+FAILED = """
+    status = 'error', error_code = :code, error_message = :message, chunks = 0, password = NULL,
+    finished_at = clock_timestamp(), lease_expires_at = NULL, revision = revision + 1
+"""
 
 
 def without_chunks(of: str, space_id: int) -> str:
@@ -65,7 +70,7 @@ class Progress:
 
 
 async def claim(
-    connection: AsyncConnection, ingestion_id: UUID, worker: str, *, dead_epoch: int | None = None
+    connection: AsyncConnection, ingestion_id: UUID, worker: str, *, dead_epoch: int = -1
 ) -> Lease | None:
     """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
 
@@ -86,10 +91,12 @@ async def claim(
     """)
     found = await connection.execute(
         statement,
-        {"id": ingestion_id, "worker": worker, "dead_epoch": dead_epoch if dead_epoch is not None else -1},
+        {"id": ingestion_id, "worker": worker, "dead_epoch": dead_epoch},
     )
     row = found.one_or_none()
-    return row and Lease(ingestion_id, row.lease_epoch, row.storage_key or "", row.password, row.retries)
+    if row is None:
+        return None
+    return Lease(ingestion_id, row.lease_epoch, row.storage_key or "", row.password, row.retries)
 
 
 async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:
@@ -111,7 +118,7 @@ async def begin(
 
     Chunks cut by another recipe (reader, splitter or embedding space) cannot be continued: they go.
     """
-    return await _write(
+    chunks: int = await _write(
         connection,
         lease,
         f"""
@@ -129,6 +136,7 @@ async def begin(
         pages_total=facts.pages_total,
         recipe=recipe,
     )
+    return chunks
 
 
 async def store(
@@ -154,12 +162,16 @@ async def store(
                 CAST(:page_ends AS int[]), CAST(:boxes AS text[]), CAST(:headings AS text[]),
                 CAST(:texts AS text[]), CAST(:tokens AS int[]), CAST(:hidden AS bool[]),
                 CAST(:vectors AS halfvec[])
-            ) AS chunk(id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, embedding)
+            ) AS chunk(
+                id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, embedding
+            )
         ), new_chunks AS (
-            INSERT INTO chunks
-                (id, ingestion_id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, tsv)
+            INSERT INTO chunks (
+                id, ingestion_id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text,
+                tsv
+            )
             SELECT id, ingestion_id, ordinal, page_start, page_end, CAST(boxes AS jsonb), heading, text,
-                tokens, hidden_text, {TSV}
+                tokens, hidden_text, {TEXT_SEARCH_VECTOR}
             FROM batch
         ), new_vectors AS (
             INSERT INTO {embeddings_table(space_id)} (chunk_id, ingestion_id, embedding)
@@ -196,7 +208,7 @@ async def publish(
 
     The document's row is locked first, here and wherever both tables are written. Returns the chunks.
     """
-    return await _write(
+    chunks: int = await _write(
         connection,
         lease,
         f"""
@@ -226,6 +238,7 @@ async def publish(
         pages_without_text=list(pages_without_text),
         stage_seconds=orjson.dumps(stage_seconds).decode(),
     )
+    return chunks
 
 
 async def fail(connection: AsyncConnection, lease: Lease, space_id: int, error: PDFIngestError) -> None:
@@ -235,9 +248,7 @@ async def fail(connection: AsyncConnection, lease: Lease, space_id: int, error: 
         lease,
         f"""
         WITH ended AS (
-            UPDATE ingestions SET status = 'error', error_code = :code, error_message = :message, chunks = 0,
-                finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, revision = revision + 1
-            WHERE {IS_OURS} RETURNING id
+            UPDATE ingestions SET {FAILED} WHERE {IS_OURS} RETURNING id
         ), {without_chunks("ended", space_id)}
         SELECT id FROM ended
         """,
@@ -290,10 +301,41 @@ async def _write(connection: AsyncConnection, lease: Lease, statement: str, **pa
     return row[0]
 
 
-async def holder(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
-    """(worker, lease_epoch) of the run in work, or None when nobody holds it."""
-    found = await connection.execute(
-        text("SELECT worker, lease_epoch FROM ingestions WHERE id = :id AND status = 'processing'"),
-        {"id": ingestion_id},
-    )
+async def find(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
+    """All columns of the ingestion."""
+    found = await connection.execute(select(Ingestion.__table__).where(Ingestion.id == ingestion_id))
     return found.one_or_none()
+
+
+async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError) -> None:
+    """End an ingestion that is not final with a verdict, whoever holds it."""
+    await connection.execute(
+        text(f"""
+        WITH ended AS (
+            UPDATE ingestions SET {FAILED} WHERE id = :id AND finished_at IS NULL RETURNING id
+        ), {without_chunks("ended", space_id)}
+        SELECT id FROM ended
+        """),
+        {"id": ingestion_id, "code": error.code, "message": error.message},
+    )
+
+
+async def record_refusal(
+    connection: AsyncConnection, ingestion_id: UUID, filename: str, error: PDFIngestError
+) -> None:
+    """A verdict for a task whose file could not be taken in: there is no document, but pollers get an end."""
+    await connection.execute(
+        text("""
+        INSERT INTO ingestions
+            (id, document_id, filename, sha256, byte_size, status, error_code, error_message, finished_at)
+        VALUES (:id, :document_id, :filename, '', 0, 'error', :code, :message, clock_timestamp())
+        ON CONFLICT DO NOTHING
+        """),
+        {
+            "id": ingestion_id,
+            "document_id": uuid7(),
+            "filename": filename,
+            "code": error.code,
+            "message": error.message,
+        },
+    )

@@ -8,7 +8,7 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import WorkerLost
-from app.storage.ingestions import IS_EXPIRED, MAX_FRUITLESS_ATTEMPTS, without_chunks
+from app.storage.ingestions import FAILED, IS_EXPIRED, MAX_FRUITLESS_ATTEMPTS, without_chunks
 
 # A queued ingestion, or one whose time for another attempt has come.
 IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
@@ -51,8 +51,7 @@ async def requeue_lost(
             WHERE status = 'processing' AND (dead_id IS NOT NULL OR {IS_EXPIRED})
             ORDER BY id LIMIT 1000 FOR UPDATE OF ingestions SKIP LOCKED
         ), ended AS (
-            UPDATE ingestions SET status = 'error', error_code = :code, error_message = :message, chunks = 0,
-                finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, revision = revision + 1
+            UPDATE ingestions SET {FAILED}
             FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts >= {MAX_FRUITLESS_ATTEMPTS}
             RETURNING ingestions.id
         ), requeued AS (

@@ -1,0 +1,220 @@
+"""From synchronous code into asyncio: one event loop per process, in a thread of its own.
+
+    bridge = Bridge()
+    bridge.run(some_async_function, argument)      # from any thread, many at a time
+
+The loop is made on first use, so nothing crosses a fork, and lives until `close()`: connections and
+clients opened with `await bridge.shared(...)` serve every later call. The same code works in Celery's
+prefork, solo and threads pools, in eager mode and in a plain script.
+"""
+
+import asyncio
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, wait
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import structlog
+
+CLEAN_UP_SECONDS = 10.0
+"""How long a cancelled coroutine may take for its clean-up before the caller stops waiting for it."""
+BLOCKED_SECONDS = 1.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+class Bridge:
+    """Runs coroutines of synchronous callers on this process's loop thread."""
+
+    def __init__(
+        self, soft_limit_seconds: float | None = None, hard_limit_seconds: float | None = None
+    ) -> None:
+        """After `soft_limit_seconds` a coroutine is cancelled, and `run` raises TimeoutError.
+
+        One that still runs after `hard_limit_seconds` takes its process with it (SIGKILL): only for
+        processes that somebody replaces, such as the children of a prefork pool.
+        """
+        self.hard_limit_seconds = hard_limit_seconds
+        self._soft_limit_seconds = soft_limit_seconds
+        self._lock = threading.Lock()
+        self._loop_thread: _LoopThread | None = None
+        os.register_at_fork(after_in_child=self._forget)
+
+    def run(self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Wait for `function(*args, **kwargs)` and return its result or raise its exception.
+
+        When the wait itself is interrupted (Celery's soft limit, SystemExit, KeyboardInterrupt) the
+        coroutine is cancelled and its clean-up awaited before the interruption goes on.
+        Raises RuntimeError when called inside a running event loop, which it would block.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            coroutine = self._within_soft_limit(function(*args, **kwargs))
+            return self._started().run(coroutine, self.hard_limit_seconds)
+        raise RuntimeError(
+            "bridge.run() would block the running event loop: "
+            f"write `await {function.__qualname__}(...)` instead"
+        )
+
+    async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        """What `open_resource()` yields: entered on first use, left when the loop closes.
+
+        A failure to enter is raised to everybody who waits for it; the next call tries again.
+        """
+        return await self._started().shared(open_resource)
+
+    def close(self) -> None:
+        """Cancel what runs, leave what is shared, end the thread. The next `run` makes a new one."""
+        with self._lock:
+            loop_thread, self._loop_thread = self._loop_thread, None
+        if loop_thread is not None:
+            loop_thread.close()
+
+    async def _within_soft_limit(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        async with asyncio.timeout(self._soft_limit_seconds):
+            return await coroutine
+
+    def _started(self) -> "_LoopThread":
+        with self._lock:
+            if self._loop_thread is None:
+                self._loop_thread = _LoopThread()
+                atexit.register(self.close)
+            return self._loop_thread
+
+    def _forget(self) -> None:
+        """In a forked child the parent's thread does not exist, and its lock may be held for ever."""
+        self._lock = threading.Lock()
+        self._loop_thread = None
+
+
+class _LoopThread:
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._keepers: dict[Callable[[], Any], _Keeper[Any]] = {}
+        self._last_turn = time.monotonic()
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run_loop, name="bridge", daemon=True)
+        self._thread.start()
+        threading.Thread(target=self._name_blockers, name="bridge-watch", daemon=True).start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], hard_limit_seconds: float | None) -> T:
+        outcome: Future[T] = Future()
+        tasks: list[asyncio.Task[T]] = []
+
+        def begin() -> None:
+            tasks.append(self._loop.create_task(coroutine))
+            tasks[0].add_done_callback(lambda task: _copy_outcome(task, outcome))
+
+        def cancel() -> None:
+            for task in tasks:
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            if not wait([outcome], hard_limit_seconds).done:
+                log.error("a coroutine ignored its limits; this process ends", coroutine=repr(coroutine))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return outcome.result()
+        except BaseException:
+            if not outcome.done():  # not the coroutine's own exception: the wait was interrupted
+                self._loop.call_soon_threadsafe(cancel)
+                wait([outcome], CLEAN_UP_SECONDS)
+            raise
+
+    async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
+        keeper = self._keepers.get(open_resource)
+        if keeper is None or keeper.has_failed:
+            keeper = self._keepers[open_resource] = _Keeper(open_resource())
+        return await asyncio.shield(keeper.opened)
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(2 * CLEAN_UP_SECONDS)
+        self._is_closed.set()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(CLEAN_UP_SECONDS)
+
+    async def _shut_down(self) -> None:
+        keepers = list(self._keepers.values())
+        spared = {asyncio.current_task(), *(keeper.task for keeper in keepers)}
+        users = [task for task in asyncio.all_tasks() if task not in spared]
+        for user in users:
+            user.cancel()
+        if users:
+            await asyncio.wait(users, timeout=CLEAN_UP_SECONDS)
+        for keeper in reversed(keepers):
+            await keeper.close()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.call_soon(self._note_turn)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _note_turn(self) -> None:
+        self._last_turn = time.monotonic()
+        self._loop.call_later(BLOCKED_SECONDS / 4, self._note_turn)
+
+    def _name_blockers(self) -> None:
+        """Log, once a blockage, which task keeps the loop from turning, and where it stands."""
+        named_turn = 0.0
+        while not self._is_closed.wait(BLOCKED_SECONDS / 2):
+            turn = self._last_turn
+            if time.monotonic() - turn < BLOCKED_SECONDS or turn == named_turn:
+                continue
+            named_turn = turn
+            task = asyncio.current_task(self._loop)
+            frame = sys._current_frames().get(self._thread.ident or 0)
+            log.warning(
+                "the event loop is blocked",
+                task=task.get_coro().__qualname__ if task else None,  # type: ignore[union-attr]
+                at="".join(traceback.format_stack(frame, limit=-3)) if frame else None,
+            )
+
+
+class _Keeper(Generic[T]):
+    """A task that enters a context, and leaves it again when told: both in the same task."""
+
+    def __init__(self, context: AbstractAsyncContextManager[T]) -> None:
+        self.opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._closing = asyncio.Event()
+        self.task = asyncio.create_task(self._keep(context))
+
+    @property
+    def has_failed(self) -> bool:
+        return self.opened.done() and (self.opened.cancelled() or self.opened.exception() is not None)
+
+    async def close(self) -> None:
+        self._closing.set()
+        await asyncio.wait([self.task], timeout=CLEAN_UP_SECONDS)
+
+    async def _keep(self, context: AbstractAsyncContextManager[T]) -> None:
+        try:
+            async with context as resource:
+                self.opened.set_result(resource)
+                await self._closing.wait()
+        except BaseException as error:
+            if self.opened.done():
+                log.exception("closing a shared resource failed")
+            else:
+                self.opened.set_exception(error)
+
+
+def _copy_outcome(task: asyncio.Task[T], outcome: Future[T]) -> None:
+    if task.cancelled():
+        outcome.set_exception(asyncio.CancelledError())
+    elif (error := task.exception()) is not None:
+        outcome.set_exception(error)
+    else:
+        outcome.set_result(task.result())

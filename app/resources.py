@@ -1,0 +1,122 @@
+"""Where the parts are put together: the only place that knows them all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from app.config import Settings
+from app.embeddings import open_embedder
+from app.pdf.reader import PDFReader
+from app.services.documents import DocumentService
+from app.services.holder import this_holder
+from app.services.incoming import IncomingFiles
+from app.services.progress import ProgressWatcher
+from app.services.rag_service import RAGService
+from app.services.splitter import Splitter
+from app.services.sweeper import Sweeper
+from app.storage.database import Database
+from app.storage.files import FileStore
+from app.storage.passwords import PasswordCipher
+from app.storage.spaces import open_space
+from app.task_queue import TaskQueue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the API and the worker use. All of it belongs to the event loop that opened it."""
+
+    rag: RAGService
+    documents: DocumentService
+    progress: ProgressWatcher
+    database: Database
+    files: FileStore
+    queue: TaskQueue
+    space_id: int
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Open everything, sweep while open, close everything.
+
+    Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
+    """
+    database = Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        is_pgbouncer=settings.database_pgbouncer,
+    )
+    queue = TaskQueue(settings.celery_broker_url)
+    files = FileStore(settings.storage_url)
+    cipher = PasswordCipher(settings.secret_key) if settings.secret_key else None
+    reader = PDFReader(max_pages=settings.max_pages)
+    try:
+        async with open_embedder(
+            provider=settings.embedding_provider,
+            model=settings.embedding_model,
+            dimensions=settings.embedding_dimensions,
+            base_url=settings.embedding_base_url,
+            api_key=settings.embedding_api_key,
+            tokenizer=settings.embedding_tokenizer,
+            batch_inputs=settings.embedding_batch_inputs,
+            batch_tokens=settings.embedding_batch_tokens,
+            timeout_seconds=settings.embedding_timeout_seconds,
+        ) as embedder:
+            space_id = await open_space(database, embedder.identity)
+            documents = DocumentService(
+                database=database,
+                files=files,
+                ring=queue.enqueue,
+                cipher=cipher,
+                max_upload_bytes=settings.max_upload_bytes,
+                max_queued=settings.max_queued,
+                space_id=space_id,
+            )
+            rag = RAGService(
+                database=database,
+                files=files,
+                incoming=IncomingFiles(
+                    folders=settings.ingest_folders,
+                    storage_url=settings.storage_url,
+                    max_bytes=settings.max_upload_bytes,
+                    database=database,
+                    files=files,
+                    documents=documents,
+                ),
+                reader=reader,
+                splitter=Splitter(embedder.tokenizer, settings.chunk_tokens),
+                embedder=embedder,
+                space_id=space_id,
+                cipher=cipher,
+                holder=this_holder(),
+                batch_chunks=settings.embedding_batch_inputs,
+            )
+            sweeper = Sweeper(database=database, files=files, queue=queue, space_id=space_id)
+            sweeping = asyncio.create_task(sweeper.run())
+            progress = ProgressWatcher(database)
+            try:
+                yield Services(
+                    rag=rag,
+                    documents=documents,
+                    progress=progress,
+                    database=database,
+                    files=files,
+                    queue=queue,
+                    space_id=space_id,
+                )
+            finally:
+                await progress.close()
+                sweeping.cancel()
+                with suppress(asyncio.CancelledError):
+                    await sweeping
+    finally:
+        await reader.close()
+        queue.close()
+        await database.close()
+
+
+@asynccontextmanager
+async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
+    """The service alone, for a worker or a script."""
+    async with open_services(settings) as services:
+        yield services.rag

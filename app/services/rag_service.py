@@ -1,0 +1,290 @@
+"""The product in one class: a PDF goes in, its chunks can be searched."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from app.embeddings.base import Embedder
+from app.errors import (
+    InternalError,
+    LeaseLost,
+    NoText,
+    PDFIngestError,
+    TaskNotFound,
+    TaskTimedOut,
+    Temporary,
+    WorkHeld,
+    error_for_code,
+)
+from app.pdf.pages import Page
+from app.pdf.reader import PDFReader, Reading
+from app.services.ahead import ahead
+from app.services.holder import is_dead
+from app.services.incoming import IncomingFiles
+from app.services.splitter import Splitter
+from app.storage import ingestions, search
+from app.storage.chunks import Chunk
+from app.storage.database import Database
+from app.storage.files import FileStore
+from app.storage.ingestions import Lease, Progress
+from app.storage.passwords import PasswordCipher
+from app.storage.search import Hit, SearchFilter
+from app.storage.tasks import FINAL_STATUSES, result_of
+
+HEARTBEAT_SECONDS = 1.0
+MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
+MAX_RETRY_SECONDS = 300.0
+
+Mode = Literal["hybrid", "vector", "text"]
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RAGService:
+    """Ingests and searches. Everything it uses is opened by `resources.open_services`."""
+
+    database: Database
+    files: FileStore
+    incoming: IncomingFiles
+    reader: PDFReader
+    splitter: Splitter
+    embedder: Embedder
+    space_id: int
+    cipher: PasswordCipher | None
+    holder: str
+    batch_chunks: int
+
+    async def ingest_pdf(self, file_path: str, ingestion_id: UUID | None = None) -> int:
+        """Read, split, embed, store and publish a PDF; the number of its chunks.
+
+        For a known id the ingestion's stored file counts, not the path. The verdict is in the row before
+        this returns or raises a PDFIngestError (for a Temporary one: the time of the next attempt).
+        Raises WorkHeld or LeaseLost when another delivery has, or took, the work.
+        """
+        ingestion_id = ingestion_id or uuid7()
+        lease = await self._claim(ingestion_id, file_path)
+        if lease is None:
+            return await self._chunks_of_final(ingestion_id)
+        progress = Progress()
+        try:
+            async with self._heartbeat(lease, progress):
+                return await self._ingest(lease, progress)
+        except LeaseLost:
+            raise
+        except Temporary as error:
+            await self._retry_or_fail(lease, error)
+            raise
+        except PDFIngestError as error:
+            await self._fail(lease, error)
+            raise
+        except asyncio.CancelledError:
+            await self._hand_over(lease)
+            raise
+        except Exception as error:
+            log.exception("ingestion failed", task_id=str(ingestion_id))
+            await self._fail(lease, InternalError())
+            raise InternalError from error
+
+    async def search(
+        self,
+        query: str,
+        mode: Mode,
+        filter: SearchFilter,  # noqa: A002 - the contract's word
+        limit: int,
+        min_score: float | None = None,
+    ) -> list[Hit]:
+        """The best chunks of the documents that pass the filter; no match is an empty list."""
+        vector = None if mode == "text" else (await self.embedder.embed([query]))[0]
+        async with self.database.transaction() as connection:
+            if vector is None:
+                return await search.search_text(connection, query, filter, limit, min_score)
+            if mode == "vector":
+                return await search.search_vector(connection, self.space_id, vector, filter, limit, min_score)
+            return await search.search_hybrid(connection, self.space_id, vector, query, filter, limit)
+
+    async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
+        """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
+        async with self.database.autocommit() as connection:
+            row = await ingestions.find(connection, ingestion_id)
+        if row is None:
+            raise TaskNotFound
+        return result_of(row) if row.status in FINAL_STATUSES else None
+
+    async def give_up(self, ingestion_id: UUID) -> None:
+        """End an ingestion that ran into its time limit, whoever holds it."""
+        async with self.database.autocommit() as connection:
+            await ingestions.end(connection, ingestion_id, self.space_id, TaskTimedOut())
+
+    async def _ingest(self, lease: Lease, progress: Progress) -> int:
+        clock = StageClock()
+        notes = PageNotes()
+        async with (
+            self.files.local_file(lease.storage_key) as path,
+            self.reader.open(path, self._password(lease)) as reading,
+        ):
+            stored = await self._begin(lease, reading)
+            chunks = self._split(reading, progress, notes)
+            async with ahead(in_batches(chunks, self.batch_chunks, skip=stored)) as batches:
+                async for batch in batches:
+                    progress.stage = "embedding"
+                    with clock.stage("embedding"):
+                        vectors = await self.embedder.embed([chunk.text for chunk in batch])
+                    with clock.stage("storing"):
+                        async with self.database.autocommit() as connection:
+                            await ingestions.store(connection, lease, self.space_id, batch, vectors, progress)
+                    stored = batch[-1].ordinal + 1
+        if stored == 0:
+            raise NoText
+        progress.stage = "publishing"
+        async with self.database.autocommit() as connection:
+            return await ingestions.publish(
+                connection,
+                lease,
+                self.space_id,
+                pages_failed=notes.failed,
+                pages_without_text=notes.without_text,
+                stage_seconds=clock.seconds(),
+            )
+
+    async def _split(
+        self, reading: Reading, progress: Progress, notes: "PageNotes"
+    ) -> AsyncGenerator[list[Chunk]]:
+        splitting = self.splitter.begin(reading.facts)
+        async for page in reading:
+            notes.add(page)
+            yield await asyncio.to_thread(splitting.add, page)
+            progress.pages_done = page.number
+        yield await asyncio.to_thread(splitting.finish)
+
+    async def _begin(self, lease: Lease, reading: Reading) -> int:
+        """How many chunks an earlier attempt has stored, cut by the same recipe."""
+        recipe = (
+            f"{self.reader.fingerprint} {self.splitter.fingerprint} {reading.facts.engine} {self.space_id}"
+        )
+        async with self.database.autocommit() as connection:
+            return await ingestions.begin(connection, lease, self.space_id, reading.facts, recipe)
+
+    async def _claim(self, ingestion_id: UUID, file_path: str) -> Lease | None:
+        """The lease; None when the ingestion is final. Raises WorkHeld."""
+        async with self.database.autocommit() as connection:
+            lease = await ingestions.claim(connection, ingestion_id, self.holder)
+            row = None if lease else await ingestions.find(connection, ingestion_id)
+        if lease is None and row is None:
+            await self.incoming.take(ingestion_id, file_path)
+            async with self.database.autocommit() as connection:
+                lease = await ingestions.claim(connection, ingestion_id, self.holder)
+                row = None if lease else await ingestions.find(connection, ingestion_id)
+        if row is not None and row.status == "processing" and is_dead(row.worker):
+            async with self.database.autocommit() as connection:
+                lease = await ingestions.claim(
+                    connection, ingestion_id, self.holder, dead_epoch=row.lease_epoch
+                )
+        if lease is None and (row is None or row.status not in FINAL_STATUSES):
+            raise WorkHeld
+        return lease
+
+    async def _chunks_of_final(self, ingestion_id: UUID) -> int:
+        async with self.database.autocommit() as connection:
+            row = await ingestions.find(connection, ingestion_id)
+        if row is None:
+            raise TaskNotFound
+        if row.status != "success":
+            raise error_for_code(row.error_code or row.status, row.error_message)
+        chunks: int = row.chunks
+        return chunks
+
+    @asynccontextmanager
+    async def _heartbeat(self, lease: Lease, progress: Progress) -> AsyncIterator[None]:
+        """Renews the lease every second. When it is lost, the block is cancelled and LeaseLost raised."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                beat = group.create_task(self._renew_for_ever(lease, progress))
+                yield
+                beat.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            try:
+                async with self.database.autocommit() as connection:
+                    await ingestions.renew(connection, lease, progress)
+            except Temporary:  # late is not lost: as long as the epoch is ours, we go on
+                continue
+
+    async def _retry_or_fail(self, lease: Lease, error: Temporary) -> None:
+        if lease.retries >= MAX_RETRIES or not error.retryable:
+            await self._fail(lease, error)
+            return
+        delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
+        async with self.database.autocommit() as connection:
+            await ingestions.retry_later(connection, lease, error, delay_seconds)
+
+    async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
+        async with self.database.autocommit() as connection:
+            await ingestions.fail(connection, lease, self.space_id, error)
+
+    async def _hand_over(self, lease: Lease) -> None:
+        try:
+            async with self.database.autocommit() as connection:
+                await ingestions.hand_over(connection, lease)
+        except (LeaseLost, Temporary):
+            log.info("the lease was not given back; it runs out", task_id=str(lease.ingestion_id))
+
+    def _password(self, lease: Lease) -> str | None:
+        return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None
+
+
+@dataclass(slots=True)
+class PageNotes:
+    """Numbers of the pages that gave no text, and why."""
+
+    failed: list[int] = field(default_factory=list)
+    without_text: list[int] = field(default_factory=list)
+
+    def add(self, page: Page) -> None:
+        if page.error is not None:
+            self.failed.append(page.number)
+        elif not page.lines:
+            self.without_text.append(page.number)
+
+
+class StageClock:
+    """Seconds spent waiting for each stage; reading is what is left, since it runs beside the others."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._seconds = {"embedding": 0.0, "storing": 0.0}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        self._seconds[name] += time.monotonic() - started
+
+    def seconds(self) -> dict[str, float]:
+        reading = time.monotonic() - self._started - sum(self._seconds.values())
+        return {name: round(value, 3) for name, value in {"reading": reading, **self._seconds}.items()}
+
+
+async def in_batches(
+    source: AsyncGenerator[list[Chunk]], size: int, *, skip: int = 0
+) -> AsyncGenerator[list[Chunk]]:
+    """Batches of `size` chunks, the last one smaller; chunks with an ordinal below `skip` are left out."""
+    batch: list[Chunk] = []
+    async for chunks in source:
+        batch += [chunk for chunk in chunks if chunk.ordinal >= skip]
+        while len(batch) >= size:
+            yield batch[:size]
+            batch = batch[size:]
+    if batch:
+        yield batch

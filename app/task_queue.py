@@ -1,0 +1,101 @@
+"""The doorbell: Celery messages that tell a worker to look at an ingestion's row.
+
+A message may get lost, come twice or come late: the row in Postgres decides, and the sweeper rings again.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+
+TASK_NAME = "ingest_pdf_task"
+QUEUE = "celery"
+ENQUEUE_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+def new_celery(broker_url: str, result_backend: str | None, **options: Any) -> Celery:
+    """A Celery app with the settings that clients and workers must share; `options` are more of them."""
+    app = Celery("fca_worker", broker=broker_url, backend=result_backend)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        **options,
+    )
+    return app
+
+
+class TaskQueue:
+    """Sends `ingest_pdf_task` from threads of its own: a refusing broker blocks Celery for 0.6 s."""
+
+    def __init__(self, broker_url: str) -> None:
+        # No result backend: it would subscribe to every result, and wait 19 s when Redis is down.
+        self._celery = new_celery(
+            broker_url,
+            None,
+            task_publish_retry=False,
+            broker_transport_options={
+                "socket_connect_timeout": ENQUEUE_SECONDS,
+                "socket_timeout": ENQUEUE_SECONDS,
+                "max_retries": 0,
+            },
+        )
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="enqueue")
+
+    async def enqueue(self, ingestion_id: UUID) -> bool:
+        """Ring for an ingestion; False when it did not work within a second. Never raises."""
+        return await self._in_thread(self._send, str(ingestion_id)) is not None
+
+    def enqueue_from_sync(self, ingestion_id: UUID) -> bool:
+        """The same for code without an event loop. Raises RuntimeError inside a running one."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return self._send(str(ingestion_id)) is not None
+        raise RuntimeError("enqueue_from_sync() would block the running event loop: await enqueue() instead")
+
+    async def length(self) -> int | None:
+        """Messages waiting in the queue; None when the broker does not answer within a second."""
+        return await self._in_thread(self._count)
+
+    async def ping(self) -> bool:
+        return await self.length() is not None
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._celery.close()
+
+    async def _in_thread(self, function: Callable[..., T | None], *arguments: Any) -> T | None:
+        work = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        try:
+            return await asyncio.wait_for(work, ENQUEUE_SECONDS)
+        except TimeoutError:
+            return None
+
+    def _send(self, task_id: str) -> str | None:
+        try:
+            # The argument is for people who look into the queue: for a known id the row's key counts.
+            return str(self._celery.send_task(TASK_NAME, args=[f"{task_id}.pdf"], task_id=task_id).id)
+        except (KombuError, OSError) as error:
+            log.warning("the broker took no message", task_id=task_id, error=type(error).__name__)
+            return None
+
+    def _count(self) -> int | None:
+        connection = self._celery.connection_for_read()
+        try:
+            with connection:
+                queue = connection.default_channel.queue_declare(queue=QUEUE, passive=True)
+                return int(queue.message_count)
+        except connection.channel_errors:  # no queue: nothing was ever sent, or the broker was emptied
+            return 0
+        except (KombuError, *connection.connection_errors):
+            return None

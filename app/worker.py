@@ -1,0 +1,148 @@
+"""The seam between Celery and asyncio: `celery -A app.worker.celery_app worker`."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.backends.base import DisabledBackend
+from celery.exceptions import Ignore
+from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from app.bridge import Bridge
+from app.config import get_settings
+from app.errors import (
+    DatabaseUnavailable,
+    InternalError,
+    LeaseLost,
+    PDFIngestError,
+    TaskNotFound,
+    WorkHeld,
+)
+from app.resources import open_rag_service
+from app.services.progress import ingestion_id_of
+from app.services.rag_service import RAGService
+from app.task_queue import TASK_NAME, new_celery
+
+DATABASE_PATIENCE_SECONDS = 10
+HARD_LIMIT_MARGIN_SECONDS = 60
+
+log = structlog.get_logger(__name__)
+settings = get_settings()
+hard_limit_seconds = (
+    settings.task_hard_limit_seconds or settings.task_soft_limit_seconds + HARD_LIMIT_MARGIN_SECONDS
+)
+celery_app = new_celery(
+    settings.celery_broker_url,
+    settings.celery_result_backend,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    # Redis gives an unacknowledged message to somebody else after this time: not while it can be in
+    # work. The sweeper does not wait for it, and a second delivery does no harm.
+    broker_transport_options={
+        "visibility_timeout": hard_limit_seconds + HARD_LIMIT_MARGIN_SECONDS,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        "socket_connect_timeout": 5,
+        "socket_keepalive": True,
+    },
+)
+bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)
+
+
+@celery_app.task(name=TASK_NAME, bind=True)
+def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
+    """Ingest a PDF; `{"status": "success", "chunks": n, …}` or `{"status": "error", "code": …, …}`.
+
+    Never raises to the caller. A delivery whose work another one has, or whose result is known
+    already, stores nothing (Celery's Ignore).
+    """
+    ingestion_id = ingestion_id_of(self.request.id)
+    try:
+        result = bridge.run(ingest, ingestion_id, file_path)
+    except TimeoutError:
+        result = bridge.run(give_up, ingestion_id)
+    except PDFIngestError as error:
+        result = None if is_announced_by_row(ingestion_id, file_path) else error.as_result()
+    except Exception:
+        log.exception("task failed", task_id=str(ingestion_id))
+        result = InternalError().as_result()
+    if result is None or has_result(self):
+        raise Ignore
+    return result
+
+
+async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
+    """The final result, or None when there is none yet: held by somebody else, or to be retried."""
+    service = await shared_service()
+    failure: PDFIngestError = TaskNotFound()
+    try:
+        await service.ingest_pdf(file_path, ingestion_id)
+    except (WorkHeld, LeaseLost):
+        log.info("the work is not ours", task_id=str(ingestion_id))
+    except PDFIngestError as error:
+        failure = error
+    try:
+        return await service.result(ingestion_id)
+    except TaskNotFound:
+        return failure.as_result()
+
+
+async def give_up(ingestion_id: UUID) -> dict[str, Any] | None:
+    service = await shared_service()
+    await service.give_up(ingestion_id)
+    return await service.result(ingestion_id)
+
+
+@retry(
+    retry=retry_if_exception_type(DatabaseUnavailable),
+    stop=stop_after_delay(DATABASE_PATIENCE_SECONDS),
+    wait=wait_random_exponential(max=2),
+    reraise=True,
+)
+async def shared_service() -> RAGService:
+    """This process's service; opening it waits a while for a database that is restarting."""
+    return await bridge.shared(open_configured_service)
+
+
+def open_configured_service() -> AbstractAsyncContextManager[RAGService]:
+    return open_rag_service(settings)
+
+
+def is_announced_by_row(ingestion_id: UUID, file_path: str) -> bool:
+    """Whether the API made this task: then its row waits in the database, and the sweeper rings again."""
+    return file_path == f"{ingestion_id}.pdf"
+
+
+def has_result(task: Task) -> bool:
+    if task.request.is_eager or isinstance(task.backend, DisabledBackend):
+        return False
+    return bool(task.backend.get_state(task.request.id) == "SUCCESS")
+
+
+@worker_init.connect
+def check_pool(sender: Any, **_: Any) -> None:
+    """Refuse pools in which the bridge cannot work, and limits that a pool cannot keep."""
+    pool = sender.pool_cls.__module__.rpartition(".")[2]
+    if pool in {"gevent", "eventlet"}:
+        raise SystemExit(
+            f"The {pool} pool replaces threads and sockets under asyncio and is not supported. "
+            "Start the worker with --pool prefork, solo or threads."
+        )
+    if pool == "prefork":
+        bridge.hard_limit_seconds = hard_limit_seconds
+    elif settings.task_hard_limit_seconds is not None:
+        raise SystemExit(
+            f"TASK_HARD_LIMIT_SECONDS cannot be kept in the {pool} pool: nothing can end a thread. "
+            "Use --pool prefork or remove the setting; TASK_SOFT_LIMIT_SECONDS works in every pool."
+        )
+
+
+@worker_process_shutdown.connect
+@worker_shutdown.connect
+def close_bridge(**_: Any) -> None:
+    bridge.close()
