@@ -60,7 +60,7 @@ class Bridge:
             asyncio.get_running_loop()
         except RuntimeError:
             coroutine = self._within_soft_limit(function(*args, **kwargs))
-            return self._started().run(coroutine, self.hard_limit_seconds)
+            return self._started().run(coroutine, function.__qualname__, self.hard_limit_seconds)
         raise RuntimeError(
             "bridge.run() would block the running event loop: "
             f"write `await {function.__qualname__}(...)` instead"
@@ -107,12 +107,12 @@ class _LoopThread:
         self._thread.start()
         threading.Thread(target=self._name_blockers, name="bridge-watch", daemon=True).start()
 
-    def run(self, coroutine: Coroutine[Any, Any, T], hard_limit_seconds: float | None) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], name: str, hard_limit_seconds: float | None) -> T:
         outcome: Future[T] = Future()
         tasks: list[asyncio.Task[T]] = []
 
         def begin() -> None:
-            tasks.append(self._loop.create_task(coroutine))
+            tasks.append(self._loop.create_task(coroutine, name=name))
             tasks[0].add_done_callback(lambda task: _copy_outcome(task, outcome))
 
         def cancel() -> None:
@@ -122,7 +122,7 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(begin)
         try:
             if not wait([outcome], hard_limit_seconds).done:
-                log.error("a coroutine ignored its limits; this process ends", coroutine=repr(coroutine))
+                log.error("a coroutine ignored its limits; this process ends", task=name)
                 os.kill(os.getpid(), signal.SIGKILL)
             return outcome.result()
         except BaseException:
@@ -178,8 +178,8 @@ class _LoopThread:
             frame = sys._current_frames().get(self._thread.ident or 0)
             log.warning(
                 "the event loop is blocked",
-                task=task.get_coro().__qualname__ if task else None,  # type: ignore[union-attr]
-                at="".join(traceback.format_stack(frame, limit=-3)) if frame else None,
+                task=task.get_name() if task else None,
+                at="".join(traceback.format_stack(frame, limit=3)) if frame else None,
             )
 
 

@@ -36,7 +36,7 @@ class IncomingFiles:
     async def take(self, ingestion_id: UUID, file_path: str) -> None:
         """Make the ingestion of a task that nobody uploaded.
 
-        Raises PathNotAllowed, FileNotFound or UploadTooLarge; the refusal is recorded: the task has a verdict.
+        Raises PathNotAllowed, FileNotFound or UploadTooLarge; the refusal is recorded as the verdict.
         """
         storage_key = f"{ingestion_id}.pdf"
         try:
