@@ -5,13 +5,13 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
-from app import __version__
 from app.api import documents, health, search, tasks
 from app.api.problems import add_problem_schema, answer_errors_with_problems, problem_responses
 from app.config import Settings, get_settings
@@ -56,7 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = Application(
         title="PDF ingestion",
-        version=__version__,
+        version=version("pdf-ingest"),
         description=DESCRIPTION,
         openapi_tags=TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
@@ -78,15 +78,12 @@ async def _show_docs() -> RedirectResponse:
 def _on_exit_signal(act: Callable[[], None]) -> Iterator[None]:
     """Act when the server is told to go: it ends the lifespan only after the last, long-waiting response."""
     loop = asyncio.get_running_loop()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = _signal_handlers()
 
     def act_and_pass_on(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(act)
-        handlers[signal.Signals(number)](number, frame)  # type: ignore[operator,misc]
+        handlers[number](number, frame)
 
-    if threading.current_thread() is not threading.main_thread():  # only there signals can be handled
-        handlers = {}
-    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
     for number in handlers:
         signal.signal(number, act_and_pass_on)
     try:
@@ -94,3 +91,11 @@ def _on_exit_signal(act: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def _signal_handlers() -> dict[int, Callable[[int, FrameType | None], Any]]:
+    """The server's handlers of the signals that end it; none outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    return {number: handler for number, handler in handlers.items() if callable(handler)}

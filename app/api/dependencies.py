@@ -32,7 +32,7 @@ def _progress(request: Request) -> ProgressWatcher:
 
 async def _readiness(request: Request) -> Readiness:
     services = _services(request)
-    return await check_readiness(services.database, services.rag.space_id, services.queue.ping)
+    return await check_readiness(services.database, services.space_id, services.queue.ping)
 
 
 RAGDep = Annotated[RAGService, Depends(_rag)]

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`faults` names what is not in order, with a sentence each; `degraded` what can be missing for a while."""
+    """`faults`: what is not in order, with a sentence each; `degraded`: what can be missing for a while."""
 
     faults: dict[str, str]
     degraded: list[str]

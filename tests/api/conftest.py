@@ -1,0 +1,97 @@
+"""The API on a real port, in the tests' own event loop, with a database and a queue of its own.
+
+No worker listens there: a task stays as a test leaves it.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from cryptography.fernet import Fernet
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.main import create_app
+from app.resources import Services
+
+PROJECT = Path(__file__).parent.parent.parent
+
+
+@dataclass(frozen=True)
+class Served:
+    """An application that answers at `url`."""
+
+    app: FastAPI
+    url: str
+
+    @property
+    def services(self) -> Services:
+        services: Services = self.app.state.services
+        return services
+
+
+@asynccontextmanager
+async def _serve(app: FastAPI) -> AsyncIterator[Served]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(20):
+        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+    try:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Served(app, f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture(scope="session")
+def settings(
+    postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
+    postgres.create_database("api")
+    url = postgres.url("api")
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=PROJECT,
+        env=os.environ | {"DATABASE_URL": url},
+        check=True,
+        capture_output=True,
+    )
+    broker_url = valkey.url.removesuffix("/0") + "/9"
+    return Settings(
+        _env_file=None,
+        database_url=url,
+        celery_broker_url=broker_url,
+        celery_result_backend=broker_url,
+        storage_url=tmp_path_factory.mktemp("files").as_uri(),
+        secret_key=SecretStr(Fernet.generate_key().decode()),
+    )
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[FastAPI], AbstractAsyncContextManager[Served]]:
+    """Serves another application, for example one with other settings."""
+    return _serve
+
+
+@pytest.fixture(scope="session")
+async def served(settings: Settings) -> AsyncIterator[Served]:
+    async with _serve(create_app(settings)) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        yield client
