@@ -2,7 +2,7 @@
 
     PDFIngestError
     ├── UploadRefused            nothing was stored
-    │   ├── EmptyFile · UploadNotAPDF · UploadTooLarge · PasswordNeedsKey · InvalidMetadata
+    │   ├── EmptyFile · UploadNotAPDF · UploadTooLarge · UploadTooSlow · PasswordNeedsKey · InvalidMetadata
     ├── Unreadable               the file's own fault: final, never retried
     │   ├── NotAPDF · Encrypted · UnsupportedEncryption · Corrupted · NoPages · TooManyPages
     │   └── TooMuchText · ReadingTimedOut · OutOfMemory · ParserCrashed · NoText
@@ -13,7 +13,7 @@
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
-    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound) · NotReadyYet · AlreadyInWork
+    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound) · AlreadyInWork · DocumentReplaced
     │   └── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch   refused at start-up
@@ -76,6 +76,12 @@ class UploadTooLarge(UploadRefused):
     code = "too_large"
     status_code = 413
     default_message = "The file is larger than this server accepts (MAX_UPLOAD_BYTES)."
+
+
+class UploadTooSlow(UploadRefused):
+    code = "upload_timed_out"
+    status_code = 408
+    default_message = "The upload took too long to arrive."
 
 
 class PasswordNeedsKey(UploadRefused):
@@ -244,6 +250,11 @@ class PageNotFound(NotFound):
 class AlreadyInWork(RequestRefused):
     code = "already_in_work"
     default_message = "The document is being ingested right now."
+
+
+class DocumentReplaced(RequestRefused):
+    code = "document_replaced"
+    default_message = "Another version was published in between. Start again from the first page of the list."
 
 
 class IdempotencyKeyReused(RequestRefused):
