@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.embeddings.base import EmbeddingIdentity
 from app.storage.database import Database
+from app.storage.spaces import open_space
 
 PROJECT = Path(__file__).parent.parent
 
@@ -51,3 +53,9 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = Database(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="session")
+async def space_id(database: Database) -> int:
+    """The embedding space of the shared database: the local embedder's, as the real services open it."""
+    return await open_space(database, EmbeddingIdentity("local", "l2_supercat", 256))

@@ -93,10 +93,6 @@ async def test_at_the_soft_limit_the_clean_up_is_awaited() -> None:
     bridge.close()
 
 
-class Interruption(Exception):
-    """Stands for what Celery raises in the waiting thread: SoftTimeLimitExceeded, SystemExit."""
-
-
 SCRIPT = """
 import asyncio, os, signal, sys, threading
 from app.bridge import Bridge

@@ -216,7 +216,8 @@ async def publish(
             SELECT id, live_ingestion_id FROM documents WHERE latest_ingestion_id = :id FOR UPDATE
         ), published AS (
             UPDATE ingestions SET status = 'success', stage = 'publishing', finished_at = clock_timestamp(),
-                password = NULL, lease_expires_at = NULL, pages_done = pages_total, revision = revision + 1,
+                password = NULL, lease_expires_at = NULL, revision = revision + 1,
+                pages_done = coalesce(pages_total, pages_done),
                 pages_failed = CAST(:pages_failed AS bigint[]), stage_seconds = CAST(:stage_seconds AS jsonb),
                 pages_without_text = CAST(:pages_without_text AS bigint[])
             FROM document WHERE ingestions.{IS_OURS} RETURNING ingestions.id, chunks
