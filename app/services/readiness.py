@@ -60,6 +60,7 @@ async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:
     await asyncio.wait((checking,), timeout=seconds)
     if not checking.done():
         checking.cancel()
+        checking.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody will ask
         return None
     if error := checking.exception():
         log.warning("readiness check failed", error=repr(error))

@@ -16,10 +16,13 @@ def _revisions() -> tuple[str, ...]:
     return tuple(script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions())
 
 
+def newest_revision() -> str:
+    return _revisions()[0]
+
+
 def is_behind(revision: str | None) -> bool:
-    """Whether migrations are missing. One that is not known is newer: that is an upgrade on its way."""
-    newest, *older = _revisions()
-    return revision != newest and (revision is None or revision in older)
+    """Whether migrations are missing. One that is not known is newer: an upgrade is under way."""
+    return revision is None or revision in _revisions()[1:]
 
 
 async def read_revision(connection: AsyncConnection) -> str | None:
