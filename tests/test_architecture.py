@@ -1,0 +1,92 @@
+"""The rules of the import graph: arrows point one way, and foreign libraries stay behind their border."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+APP = Path(__file__).parent.parent / "app"
+
+# Which of our packages and modules each one may import. `services` is the product: it knows no HTTP, no
+# queue and no SQL. What starts processes (stack) and what talks HTTP as a client stand beside it.
+MAY_IMPORT = {
+    "errors": set(),
+    "config": set(),
+    "bridge": set(),
+    "task_queue": set(),
+    "pdf": {"pdf", "errors"},
+    "embeddings": {"embeddings", "errors"},
+    "storage": {"storage", "pdf", "embeddings", "errors"},
+    "services": {"services", "pdf", "embeddings", "storage", "errors"},
+    "api": {"api", "services", "storage", "pdf", "errors"},
+    "resources": {"services", "pdf", "embeddings", "storage", "errors", "config", "task_queue"},
+    "main": {"api", "services", "resources", "config", "errors"},
+    "worker": {"bridge", "resources", "services", "task_queue", "config", "errors"},
+}
+
+# Which parts may import a library that others must not know.
+BORDERS = {
+    "sqlalchemy": {"storage", "resources"},
+    "asyncpg": {"storage"},
+    "alembic": {"storage", "cli", "stack"},
+    "celery": {"worker", "task_queue"},
+    "kombu": {"task_queue"},
+    "fastapi": {"api", "main"},
+    "starlette": {"api", "main"},
+    "pypdf": {"pdf"},
+    "pypdfium2": {"pdf"},
+    "obstore": {"storage"},
+    "wordllama": {"embeddings"},
+    "pydantic_settings": {"config"},
+}
+MAY_READ_SETTINGS = {"main", "worker", "cli", "resources", "embedded", "stack", "demo", "config"}
+
+
+def modules() -> list[Path]:
+    return sorted(APP.rglob("*.py"))
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(APP).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of what a module imports, at its top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} uses a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(APP)))
+def test_imports_point_one_way(path: Path) -> None:
+    allowed = MAY_IMPORT.get(part_of(path))
+    ours = {name.split(".")[1] for name in imports_of(path) if name.startswith("app.")}
+    if allowed is not None:
+        assert ours <= allowed, f"{path.name} may not import {ours - allowed}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(APP)))
+def test_libraries_stay_behind_their_border(path: Path) -> None:
+    used = {name.split(".")[0] for name in imports_of(path)}
+    crossed = {
+        library for library, parts in BORDERS.items() if library in used and part_of(path) not in parts
+    }
+    assert not crossed, f"{path.name} may not import {crossed}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(APP)))
+def test_settings_are_read_at_the_edge_only(path: Path) -> None:
+    if any(name.startswith("app.config") for name in imports_of(path)):
+        assert part_of(path) in MAY_READ_SETTINGS
+
+
+def test_the_rules_catch_an_arrow_that_points_the_wrong_way(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("def f():\n    from app.services import rag_service\n    import celery.app\n")
+    assert imports_of(wrong) == {"app.services.rag_service", "celery.app"}
+    assert "services" not in MAY_IMPORT["storage"]
