@@ -60,6 +60,10 @@ class Settings(BaseSettings):
         gt=0,
         description="A worker process stuck for longer is killed; prefork only. Default: soft limit + 60.",
     )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level.")
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="auto: readable lines in a terminal, JSON elsewhere."
+    )
 
     @field_validator("ingest_folders", mode="before")
     @classmethod

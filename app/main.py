@@ -16,6 +16,7 @@ from app.api import documents, health, search, tasks
 from app.api.problems import add_problem_schema, answer_errors_with_problems, problem_responses
 from app.config import Settings, get_settings
 from app.errors import InternalError
+from app.logs import configure_logging
 from app.resources import open_services
 
 DESCRIPTION = """\
@@ -45,7 +46,10 @@ class Application(FastAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    settings = settings or get_settings()
+    """The application; without settings (as uvicorn calls it) the process's own, logging set up with them."""
+    if settings is None:
+        settings = get_settings()
+        configure_logging(settings.log_level, settings.log_format)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

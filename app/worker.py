@@ -8,7 +8,7 @@ import structlog
 from celery import Task
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore
-from celery.signals import worker_init, worker_process_shutdown, worker_shutdown
+from celery.signals import setup_logging, worker_init, worker_process_shutdown, worker_shutdown
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from app.bridge import Bridge
@@ -21,6 +21,7 @@ from app.errors import (
     TaskNotFound,
     WorkHeld,
 )
+from app.logs import configure_logging
 from app.resources import open_rag_service
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
@@ -122,6 +123,11 @@ def has_result(task: Task) -> bool:
     if task.request.is_eager or isinstance(task.backend, DisabledBackend):
         return False
     return bool(task.backend.get_state(task.request.id) == "SUCCESS")
+
+
+@setup_logging.connect
+def configure_worker_logging(**_: Any) -> None:
+    configure_logging(settings.log_level, settings.log_format)
 
 
 @worker_init.connect

@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "errors": set(),
     "config": set(),
     "bridge": set(),
+    "logs": set(),
     "task_queue": set(),
     "pdf": {"pdf", "errors"},
     "embeddings": {"embeddings", "errors"},
@@ -20,8 +21,8 @@ MAY_IMPORT = {
     "services": {"services", "pdf", "embeddings", "storage", "errors"},
     "api": {"api", "services", "storage", "pdf", "errors"},
     "resources": {"services", "pdf", "embeddings", "storage", "errors", "config", "task_queue"},
-    "main": {"api", "services", "resources", "config", "errors"},
-    "worker": {"bridge", "resources", "services", "task_queue", "config", "errors"},
+    "main": {"api", "services", "resources", "config", "errors", "logs"},
+    "worker": {"bridge", "logs", "resources", "services", "task_queue", "config", "errors"},
 }
 
 # Which parts may import a library that others must not know.
