@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from app.errors import Corrupted, Encrypted, NoPages, NoText, TooManyPages, Unreadable
-from app.pdf.engines import ENGINES, Engine, File, PageError
+from app.pdf.engines import Engine, PageError, engine_called
 from app.pdf.pages import DocumentFacts, Line, Page
 from app.pdf.text import clean
 from app.pdf.wire import Frame, facts_to_frame, packed, page_to_frame, read_frame
@@ -35,17 +35,17 @@ def read_document(request: Frame) -> Iterator[Frame]:
     facts = DocumentFacts(
         engine=engine.name,
         pages_total=engine.pages_total,
-        title=clean(found["Title"]).strip() or None,
-        author=clean(found["Author"]).strip() or None,
+        title=clean(found.title).strip() or None,
+        author=clean(found.author).strip() or None,
         outline=tuple(engine.outline()),
     )
     yield facts_to_frame(facts)
     yield from read_pages(engine)
 
 
-def open_document(file: File, password: str | None) -> Engine:
+def open_document(file: mmap.mmap, password: str | None) -> Engine:
     verdicts: list[Unreadable] = []
-    for engine in ENGINES.values():
+    for engine in map(engine_called, ("pdfium", "pypdf")):
         for attempt in dict.fromkeys((None, password)):
             try:
                 return engine(file, attempt)
@@ -58,7 +58,9 @@ def read_pages(engine: Engine) -> Iterator[Frame]:
     has_text = has_pages = False
     for number in range(1, engine.pages_total + 1):
         try:
-            lines = tuple(Line(clean(line.text), line.box) for line in engine.read_page(number))
+            lines = tuple(
+                Line(clean(line.text), line.box, line.is_hidden) for line in engine.read_page(number).lines
+            )
         except PageError:
             yield page_to_frame(Page(number, error="The page could not be read."))
             continue

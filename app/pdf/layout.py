@@ -1,0 +1,217 @@
+"""Reading order: from the spans of a page to its lines.
+
+Spans are gathered into rows; rows that share a gap form a run, which is either columns of prose (read
+one after the other) or a table (read row by row, cells separated by tabs).
+"""
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+from app.pdf.pages import Box, Line
+
+HYPHEN = "\u0002"
+"""Ends a line whose last word goes on in the next one."""
+INFINITY = float("inf")
+WORD_GAP = 0.12
+"""Of the line's height: neighbours nearer than this are one word (a superscript, a kerned piece)."""
+CELL_GAP = 1.1
+"""Of the line's height: a wider gap separates cells or columns; justified prose stays below."""
+LETTERS_OF_PROSE = 16
+LETTERS_OF_A_LIST = 6
+DEEPEST_NESTING = 4
+
+
+class Span(NamedTuple):
+    """A piece of text drawn in one go, in points from the top left of the page."""
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    is_hidden: bool = False
+
+
+class Cell(NamedTuple):
+    """Neighbouring spans of a row; `order` is the place of its first span in the file."""
+
+    text: str
+    box: Box
+    order: int
+
+
+Placed = tuple[int, Span]
+"""A span and its place in the file."""
+Row = list[Cell]
+Gap = tuple[float, float]
+
+
+def lines_of(spans: Sequence[Span]) -> list[Line]:
+    """The lines of a page in reading order; hidden and sideways text comes last."""
+    upright: list[Placed] = []
+    sideways: list[Placed] = []
+    hidden: list[Placed] = []
+    for order, span in enumerate(spans):
+        group = hidden if span.is_hidden else sideways if _is_sideways(span) else upright
+        group.append((order, span))
+    is_rtl = _is_mostly_rtl(upright)
+    lines = [_line(row, is_rtl) for row in _in_reading_order(_rows(upright), is_rtl)]
+    lines += [Line(span.text, span[1:5]) for _, span in sideways]
+    lines += [_line(row, is_rtl, is_hidden=True) for row in _rows(hidden)]
+    return lines
+
+
+def _is_sideways(span: Span) -> bool:
+    return len(span.text) > 3 and span.bottom - span.top > 2.5 * (span.right - span.left)
+
+
+def _is_mostly_rtl(spans: Iterable[Placed]) -> bool:
+    text = "".join(span.text for _, span in spans)
+    if text.isascii():
+        return False
+    directions = [unicodedata.bidirectional(character) for character in text[:2000]]
+    return directions.count("R") + directions.count("AL") > directions.count("L")
+
+
+def _rows(spans: list[Placed]) -> list[Row]:
+    """Spans on one base line, from top to bottom, each row from left to right."""
+    rows: list[list[Placed]] = []
+    anchor: Span | None = None
+    for order, span in sorted(spans, key=lambda item: (item[1].top + item[1].bottom, item[0])):
+        if anchor is not None and _share_a_row(anchor, span):
+            rows[-1].append((order, span))
+            if 2 * _height(anchor) > _height(span) > _height(anchor):
+                anchor = span
+        else:
+            rows.append([(order, span)])
+            anchor = span
+    return [_cells(row) for row in rows]
+
+
+def _height(span: Span) -> float:
+    return span.bottom - span.top
+
+
+def _share_a_row(one: Span, other: Span) -> bool:
+    """Middles close enough for a superscript, too far for a drop cap and its third line."""
+    low, high = sorted((_height(one), _height(other)))
+    return abs(one.top + one.bottom - other.top - other.bottom) < min(high, 2 * low)
+
+
+def _cells(row: list[Placed]) -> Row:
+    row.sort(key=lambda item: (item[1].left, item[0]))
+    cells: list[list[Placed]] = [[row[0]]]
+    before = row[0][1]
+    for order, span in row[1:]:
+        if span.left - before.right > CELL_GAP * max(_height(before), _height(span)):
+            cells.append([])
+        cells[-1].append((order, span))
+        if span.right > before.right:
+            before = span
+    return [_cell(cell) for cell in cells]
+
+
+def _cell(spans: list[Placed]) -> Cell:
+    box = _around(span[1:5] for _, span in spans)
+    order = min(order for order, _ in spans)
+    if len(spans) > 1 and _is_mostly_rtl(spans):
+        spans = spans[::-1]
+    text = spans[0][1].text
+    for (_, before), (_, span) in pairwise(spans):
+        gap = max(span.left - before.right, before.left - span.right)
+        is_one_word = gap < WORD_GAP * max(_height(before), _height(span))
+        text += span.text if is_one_word else " " + span.text
+    return Cell(text, box, order)
+
+
+def _around(boxes: Iterable[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _in_reading_order(rows: list[Row], is_rtl: bool, depth: int = 0) -> Iterator[Row]:
+    for run, gaps in _runs(rows):
+        columns = _columns(run, gaps) if gaps and depth < DEEPEST_NESTING else []
+        if columns and _are_prose(columns, run):
+            for column in reversed(columns) if is_rtl else columns:
+                yield from _in_reading_order(column, is_rtl, depth + 1)
+        else:
+            yield from run
+
+
+def _runs(rows: list[Row]) -> Iterator[tuple[list[Row], list[Gap]]]:
+    """Consecutive rows, with the gaps that go through all of them and have text on both sides."""
+    run: list[Row] = []
+    free: list[Gap] = [(-INFINITY, INFINITY)]
+    for row in rows:
+        narrowed = _narrowed(free, row)
+        ends_gaps = len(free) > 2 and len(narrowed) <= 2
+        starts_gaps = len(row) > 1 and len(narrowed) <= 2
+        if run and (ends_gaps or starts_gaps):
+            yield run, free[1:-1]
+            run, narrowed = [], _narrowed([(-INFINITY, INFINITY)], row)
+        run.append(row)
+        free = narrowed
+    if run:
+        yield run, free[1:-1]
+
+
+def _narrowed(free: list[Gap], row: Row) -> list[Gap]:
+    """What of the free intervals the row leaves free; the outermost two always remain."""
+    smallest = CELL_GAP * 0.7 * max(cell.box[3] - cell.box[1] for cell in row)
+    edges = [-INFINITY, *(edge for cell in row for edge in (cell.box[0], cell.box[2])), INFINITY]
+    return [
+        (low, high)
+        for start, end in free
+        for left, right in zip(edges[::2], edges[1::2], strict=True)
+        if (high := min(end, right)) - (low := max(start, left)) > smallest
+    ]
+
+
+def _columns(run: list[Row], gaps: list[Gap]) -> list[list[Row]]:
+    columns: list[list[Row]] = [[] for _ in range(len(gaps) + 1)]
+    for row in run:
+        parts: list[Row] = [[] for _ in columns]
+        for cell in row:
+            parts[sum(cell.box[0] >= high for _, high in gaps)].append(cell)
+        for column, part in zip(columns, parts, strict=True):
+            if part:
+                column.append(part)
+    return columns
+
+
+def _are_prose(columns: list[list[Row]], run: list[Row]) -> bool:
+    """Columns of prose are full of letters; what was also written column by column may be shorter."""
+    letters = [median(_letters(row) for row in column) for column in columns]
+    if min(len(column) for column in columns) < 2:
+        return False
+    if _is_written_in_columns(columns):
+        return min(letters) >= LETTERS_OF_A_LIST
+    is_long = sum(len(row) > 1 for row in run) >= 4 or len(run) >= 8
+    return is_long and min(letters) >= LETTERS_OF_PROSE and all(_is_dense(column) for column in columns)
+
+
+def _is_written_in_columns(columns: list[list[Row]]) -> bool:
+    orders = [[cell.order for row in column for cell in row] for column in columns]
+    return all(max(one) < min(other) for one, other in pairwise(orders))
+
+
+def _letters(row: Row) -> int:
+    return sum(character.isalpha() for cell in row for character in cell.text)
+
+
+def _is_dense(column: list[Row]) -> bool:
+    """Most lines fill most of the column, and follow each other closely."""
+    boxes = [_around(cell.box for cell in row) for row in column]
+    left, top, right, bottom = _around(boxes)
+    filled = median(box[2] - box[0] for box in boxes) / max(right - left, 1)
+    pitch = (bottom - top) / len(boxes)
+    return filled > 0.55 and pitch < 2.2 * median(box[3] - box[1] for box in boxes)
+
+
+def _line(row: Row, is_rtl: bool, is_hidden: bool = False) -> Line:
+    cells = row[::-1] if is_rtl else row
+    return Line("\t".join(cell.text for cell in cells), _around(cell.box for cell in row), is_hidden)

@@ -1,0 +1,309 @@
+"""The first engine, Google's pdfium: fast; out of memory it aborts its whole process.
+
+Only for reading processes with a single thread: pdfium in two threads crashes.
+"""
+
+import ctypes
+import mmap
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pypdfium2
+from pypdfium2 import raw
+
+from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, TooMuchText, UnsupportedEncryption
+from app.pdf.engines import MOST_CHARACTERS_A_PAGE, PageError, PageText, Properties, is_garbled
+from app.pdf.layout import CELL_GAP, HYPHEN, Span, lines_of
+from app.pdf.pages import Box, OutlineEntry
+from app.pdf.pictures import Picture, render
+
+DEEPEST_OUTLINE = 8
+LONGEST_OUTLINE = 5_000
+PALE = 200
+"""Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?"""
+MOST_OBJECTS_RENDERED = 20_000
+PICTURE_PIXELS = 2_000_000
+
+_LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
+_WORD = re.compile(r"\S+")
+_DATE = re.compile(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\d)'?(\d\d)?)?")
+_UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
+_MARK = re.compile("[\u0002\ufffe]")
+
+
+class Pdfium:
+    name = "pdfium"
+
+    def __init__(self, file: mmap.mmap, password: str | None) -> None:
+        buffer = (ctypes.c_char * len(file)).from_buffer(file)
+        try:
+            self._document = pypdfium2.PdfDocument(buffer, password=password)
+        except pypdfium2.PdfiumError as error:
+            raise _verdict(error.err_code, file) from error
+        self.pages_total = len(self._document)
+
+    def properties(self) -> Properties:
+        title, author, created, modified = (
+            _utf16(raw.FPDF_GetMetaText, self._document.raw, key)
+            for key in (b"Title", b"Author", b"CreationDate", b"ModDate")
+        )
+        return Properties(title, author, pdf_date(created), pdf_date(modified))
+
+    def outline(self) -> Iterator[OutlineEntry]:
+        for count, bookmark in enumerate(self._document.get_toc(max_depth=DEEPEST_OUTLINE)):
+            if count == LONGEST_OUTLINE:
+                return
+            target = bookmark.get_dest()
+            page = target.get_index() if target else None
+            if page is not None:
+                title = _utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
+                yield OutlineEntry(title, page + 1, bookmark.level)
+
+    def page_label(self, number: int) -> str:
+        return _utf16(raw.FPDF_GetPageLabel, self._document.raw, number - 1)
+
+    def read_page(self, number: int) -> PageText:
+        try:
+            page = self._document[number - 1]
+            text_page = page.get_textpage()
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
+        try:
+            return _Extraction(page, text_page).page_text()
+        finally:
+            text_page.close()
+            page.close()
+
+
+def _verdict(code: int | None, file: mmap.mmap) -> Exception:
+    """pdfium's error code, as a verdict. Only in a fresh process is the code the last call's own."""
+    match code:
+        case raw.FPDF_ERR_SUCCESS:
+            return NoPages()
+        case raw.FPDF_ERR_PASSWORD:
+            return Encrypted()
+        case raw.FPDF_ERR_SECURITY:
+            return UnsupportedEncryption()
+    return Corrupted() if b"%PDF" in file[:1024] else NotAPDF()
+
+
+def _utf16(function: Callable[..., int], *arguments: object) -> str:
+    """What a function of pdfium writes, which first says how many bytes that will be."""
+    size = function(*arguments, None, 0)
+    buffer = ctypes.create_string_buffer(size)
+    function(*arguments, buffer, size)
+    return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")
+
+
+def pdf_date(text: str) -> datetime | None:
+    """A date as PDF writes it, `D:20260131093000+01'00'`, of which all after the year may be missing."""
+    found = re.match(
+        r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\d)'?(\d\d)?)?", text.strip()
+    )
+    if not found:
+        return None
+    year, month, day, hour, minute, second, zone_hours, zone_minutes = found.groups()
+    zone = f"{zone_hours}:{zone_minutes or '00'}" if zone_hours else "+00:00"
+    try:
+        return datetime.fromisoformat(
+            f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}{zone}"
+        )
+    except ValueError:
+        return None
+
+
+class _Extraction:
+    """The text of one page with its places, in as few calls as possible: each costs a microsecond."""
+
+    def __init__(self, page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage) -> None:
+        self._page = page
+        self._text_page = text_page
+        self._raw = text_page.raw
+        self._width, self._height = page.get_size()
+        self._place = _placing(page)
+        self._appearances: dict[int, str] = {}
+        self._corners = tuple(ctypes.c_double() for _ in range(4))
+        self._at: Callable[[int], int] = int
+
+    def page_text(self) -> PageText:
+        text = self._text()
+        has_garbage = is_garbled(text)
+        spans: list[Span] = []
+        appearances: list[str] = []
+        for line in _LINE.finditer(text):
+            for span, appearance in self._spans(line):
+                spans.append(span)
+                appearances.append(appearance)
+        is_scarce = len(text) < 200 and sum(len(span.text) for span in spans) < 10
+        looks_at_pictures = has_garbage or is_scarce or "invisible" in appearances
+        share = picture_share(self._page) if looks_at_pictures else 0.0
+        shown = self._marked(spans, appearances, is_ocr_layer=share > 0.5)
+        return PageText(lines_of(shown), self._height, has_garbage, share)
+
+    def _text(self) -> str:
+        """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""
+        count = self._text_page.count_chars()
+        if count > MOST_CHARACTERS_A_PAGE:
+            raise TooMuchText
+        first = 0
+        while first < count and raw.FPDFText_GetTextIndexFromCharIndex(self._raw, first) < 0:
+            first += 1
+        last = count - 1
+        while last > first and raw.FPDFText_GetTextIndexFromCharIndex(self._raw, last) < 0:
+            last -= 1
+        if first >= count:
+            return ""
+        units = (ctypes.c_ushort * (count + 1))()
+        length = raw.FPDFText_GetText(self._raw, first, last - first + 1, units) - 1
+        text = bytes(units)[: 2 * length].decode("utf-16-le", "surrogatepass")
+        if len(text) != length:
+            text = "".join(map(chr, units[:length]))
+        if length != count:
+            self._at = lambda index: int(raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index))
+        return _MARK.sub(self._resolve_mark, text)
+
+    def _resolve_mark(self, mark: re.Match[str]) -> str:
+        is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at(mark.start())) == 1
+        return HYPHEN if is_hyphen else "\x00"
+
+    def _spans(self, line: re.Match[str]) -> Iterator[tuple[Span, str]]:
+        """A line drawn at once is one span; else its words are joined until a wide gap."""
+        text = line[0].strip()
+        if not text:
+            return
+        start = self._at(line.start())
+        drawn = raw.FPDFText_CountRects(self._raw, start, self._at(line.end() - 1) - start + 1)
+        if drawn == 1:
+            left, top, right, bottom = self._place(*self._rectangle())
+            if right - left < 0.75 * (bottom - top) * len(text):
+                first = line.start() + len(line[0]) - len(line[0].lstrip())
+                yield Span(" ".join(text.split()), left, top, right, bottom), self._appearance(first)
+                return
+        yield from self._joined(line)
+
+    def _joined(self, line: re.Match[str]) -> Iterator[tuple[Span, str]]:
+        span: Span | None = None
+        appearance = ""
+        for word in _WORD.finditer(line[0]):
+            start, end = line.start() + word.start(), line.start() + word.end() - 1
+            box, look = self._word_box(start, end), self._appearance(start)
+            if span is not None and look == appearance and _is_near(span, box):
+                left, top, right, bottom = (*map(min, span[1:3], box[:2]), *map(max, span[3:5], box[2:]))
+                span = Span(f"{span.text} {word[0]}", left, top, right, bottom)
+                continue
+            if span is not None:
+                yield span, appearance
+            span, appearance = Span(word[0], *box), look
+        if span is not None:
+            yield span, appearance
+
+    def _word_box(self, first: int, last: int) -> Box:
+        one = self._place(*self._character(self._at(first)))
+        if first == last:
+            return one
+        other = self._place(*self._character(self._at(last)))
+        return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+
+    def _character(self, index: int) -> tuple[float, float, float, float]:
+        left, right, bottom, top = self._corners
+        raw.FPDFText_GetCharBox(self._raw, index, left, right, bottom, top)
+        return left.value, top.value, right.value, bottom.value
+
+    def _rectangle(self) -> tuple[float, float, float, float]:
+        left, top, right, bottom = self._corners
+        raw.FPDFText_GetRect(self._raw, 0, left, top, right, bottom)
+        return left.value, top.value, right.value, bottom.value
+
+    def _appearance(self, index: int) -> str:
+        drawn_by = raw.FPDFText_GetTextObject(self._raw, self._at(index))
+        if not drawn_by:
+            return "shown"
+        address = ctypes.addressof(drawn_by.contents)
+        found = self._appearances.get(address)
+        if found is None:
+            found = self._appearances[address] = _appearance(drawn_by)
+        return found
+
+    def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
+        """The same spans, with those marked that nobody sees: invisible, blank, or off the page."""
+        picture: Picture | None = None
+        if "pale" in appearances and raw.FPDFPage_CountObjects(self._page.raw) <= MOST_OBJECTS_RENDERED:
+            picture = render(self._page, 2.0, PICTURE_PIXELS)
+        marked = []
+        for span, appearance in zip(spans, appearances, strict=True):
+            is_blank = appearance == "pale" and (picture is None or picture.is_blank(span[1:5]))
+            is_invisible = appearance == "invisible" and not is_ocr_layer
+            is_outside = (
+                span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
+            )
+            marked.append(span._replace(is_hidden=True) if is_blank or is_invisible or is_outside else span)
+        return marked
+
+    def _is_outside(self, span: Span) -> bool:
+        return span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
+
+
+def _appearance(drawn_by: object) -> str:
+    if raw.FPDFTextObj_GetTextRenderMode(drawn_by) in _UNSEEN_MODES:
+        return "invisible"
+    red, green, blue, alpha = (ctypes.c_uint() for _ in range(4))
+    if not raw.FPDFPageObj_GetFillColor(drawn_by, red, green, blue, alpha):
+        return "shown"
+    is_pale = min(red.value, green.value, blue.value) >= PALE or alpha.value < 255 - PALE
+    return "pale" if is_pale else "shown"
+
+
+def _is_near(span: Span, box: Box) -> bool:
+    gap = max(box[0] - span.right, span.left - box[2])
+    is_beside = min(box[3], span.bottom) > max(box[1], span.top)
+    return is_beside and gap < CELL_GAP * max(span.bottom - span.top, box[3] - box[1])
+
+
+def _placing(page: pypdfium2.PdfPage) -> Callable[[float, float, float, float], Box]:
+    """From a PDF's left, top, right, bottom (origin anywhere, y upwards) to the page as it is shown."""
+    page_left, page_bottom, page_right, page_top = page.get_bbox()
+    match page.get_rotation():
+        case 90:
+            return lambda left, top, right, bottom: (
+                bottom - page_bottom,
+                left - page_left,
+                top - page_bottom,
+                right - page_left,
+            )
+        case 180:
+            return lambda left, top, right, bottom: (
+                page_right - right,
+                bottom - page_bottom,
+                page_right - left,
+                top - page_bottom,
+            )
+        case 270:
+            return lambda left, top, right, bottom: (
+                page_top - top,
+                page_right - right,
+                page_top - bottom,
+                page_right - left,
+            )
+    return lambda left, top, right, bottom: (
+        left - page_left,
+        page_top - top,
+        right - page_left,
+        page_top - bottom,
+    )
+
+
+def picture_share(page: pypdfium2.PdfPage) -> float:
+    """How much of the page its pictures cover, from 0 to 1; pictures that overlap count twice."""
+    width, height = page.get_size()
+    covered: float = 0.0
+    for drawn in page.get_objects(max_depth=1):
+        is_picture = drawn.type == raw.FPDF_PAGEOBJ_IMAGE
+        if is_picture or (drawn.type == raw.FPDF_PAGEOBJ_FORM and _holds_picture(page, drawn)):
+            left, bottom, right, top = drawn.get_bounds()
+            covered += max(min(right, width) - max(left, 0), 0) * max(min(top, height) - max(bottom, 0), 0)
+    return float(min(covered / max(width * height, 1), 1.0))
+
+
+def _holds_picture(page: pypdfium2.PdfPage, form: pypdfium2.PdfObject) -> bool:
+    return any(page.get_objects([raw.FPDF_PAGEOBJ_IMAGE], max_depth=4, form=form))

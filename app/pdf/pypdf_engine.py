@@ -1,0 +1,87 @@
+"""The second engine, pypdf: pure Python, slow, and it opens some files that pdfium does not."""
+
+import io
+import mmap
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pypdf
+from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
+
+from app.errors import Corrupted, Encrypted, TooMuchText, UnsupportedEncryption
+from app.pdf.engines import MOST_CHARACTERS_A_PAGE, PageError, PageText, Properties, is_garbled
+from app.pdf.pages import Line, OutlineEntry
+
+DEEPEST_OUTLINE = 8
+LONGEST_OUTLINE = 5_000
+
+
+class PyPDF:
+    name = "pypdf"
+
+    def __init__(self, file: mmap.mmap, password: str | None) -> None:
+        try:
+            self._reader = pypdf.PdfReader(io.BytesIO(file), password=password)
+            self.pages_total = len(self._reader.pages)
+        except (FileNotDecryptedError, WrongPasswordError) as error:
+            raise Encrypted from error
+        except (DependencyError, NotImplementedError) as error:
+            raise UnsupportedEncryption from error
+        except Exception as error:  # a parser in pure Python fails in every way there is
+            raise Corrupted from error
+
+    def properties(self) -> Properties:
+        try:
+            found = self._reader.metadata
+            if found is None:
+                return Properties()
+            return Properties(
+                str(found.title or ""),
+                str(found.author or ""),
+                _date(found, "creation"),
+                _date(found, "modification"),
+            )
+        except Exception:  # noqa: BLE001 - a document without properties is as good
+            return Properties()
+
+    def outline(self) -> Iterator[OutlineEntry]:
+        try:
+            yield from self._entries(self._reader.outline, 0)
+        except Exception:  # noqa: BLE001 - a document without an outline is as good
+            return
+
+    def _entries(self, nodes: list[Any], level: int) -> Iterator[OutlineEntry]:
+        for node in nodes[:LONGEST_OUTLINE]:
+            if isinstance(node, list):
+                if level < DEEPEST_OUTLINE:
+                    yield from self._entries(node, level + 1)
+                continue
+            page = self._reader.get_destination_page_number(node)
+            if page is not None and page >= 0:
+                yield OutlineEntry(str(node.title), page + 1, level)
+
+    def page_label(self, number: int) -> str:
+        try:
+            return self._reader.page_labels[number - 1]
+        except Exception:  # noqa: BLE001 - a page without a label is as good
+            return ""
+
+    def read_page(self, number: int) -> PageText:
+        try:
+            text = self._reader.pages[number - 1].extract_text()
+        except Exception as error:  # a parser in pure Python fails in every way there is
+            raise PageError from error
+        if len(text) > MOST_CHARACTERS_A_PAGE:
+            raise TooMuchText
+        return PageText(
+            [Line(line) for line in text.split("\n") if line.strip()], is_garbled=is_garbled(text)
+        )
+
+
+def _date(properties: pypdf.DocumentInformation, kind: str) -> datetime | None:
+    try:
+        date = getattr(properties, f"{kind}_date")
+    except ValueError:
+        return None
+    return date if isinstance(date, datetime) else None
