@@ -1,0 +1,232 @@
+"""The whole service on one machine: Postgres, Valkey, one worker and the API, started, watched and stopped.
+
+async with Stack(Path(".data"), port=8000, workers=2, say=print_line) as stack:
+    ...                                     # stack.url answers until the block ends
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import httpx
+import psutil
+from cryptography.fernet import Fernet
+
+from app.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
+from app.keeper import Keeper, Program, Say
+
+PROJECT = Path(__file__).parent.parent
+
+
+class Stack:
+    """Everything the service needs, in one data folder and on one port."""
+
+    def __init__(
+        self, data_dir: Path, *, port: int, workers: int, say: Say, secret_key: str | None = None
+    ) -> None:
+        """Without a `secret_key` the data folder keeps one of its own."""
+        self.data_dir = data_dir.absolute()
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._workers = workers
+        self.say = say
+        self._secret_key = secret_key
+        self._lock: IO[str] | None = None
+        self._keepers: list[Keeper] = []
+        self._processes: dict[str, tuple[int, float]] = {}
+
+    async def __aenter__(self) -> Self:
+        """Raises ServerFailed, with nothing left running, when a part cannot be started."""
+        self._claim()
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    def hurry(self) -> None:
+        """Do not wait any longer for work in progress; it is taken up again after the next start."""
+        for keeper in self._keepers:
+            keeper.hurry()
+
+    async def _start(self) -> None:
+        await asyncio.to_thread(self._stop_left_over)
+        if not _port_is_free(self.port):
+            raise ServerFailed(f"Port {self.port} is in use. Choose another one with --port.")
+        postgres = EmbeddedPostgres(self.data_dir / "postgres")
+        valkey = EmbeddedValkey(self.data_dir / "valkey")
+        await self._keep(_server_program(postgres), _server_program(valkey))
+        await asyncio.to_thread(postgres.create_database, "pdf_ingest")
+        environment = self._environment(postgres, valkey)
+        await self._migrate(environment)
+        await self._keep(*self._own_programs(environment))
+
+    async def _keep(self, *programs: Program) -> None:
+        """Start programs side by side; the first that fails stops the starting of the others."""
+        keepers = [Keeper(program, self.say, self._record) for program in programs]
+        self._keepers += keepers
+        starts = [asyncio.create_task(keeper.start()) for keeper in keepers]
+        try:
+            await asyncio.gather(*starts)
+        finally:
+            for start in starts:
+                start.cancel()
+            await asyncio.wait(starts)
+
+    async def _stop(self) -> None:
+        """API first, so that nothing new comes in; the worker next; then what both write to."""
+        order = ("api", "worker", "valkey", "postgres")
+        for keeper in sorted(self._keepers, key=lambda keeper: order.index(keeper.name)):
+            await keeper.stop()
+        self._keepers.clear()
+        if self._lock is not None:
+            (self.data_dir / "processes.json").unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def _claim(self) -> None:
+        """Take the data folder; ServerFailed when another stack has it."""
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = (self.data_dir / "lock").open("a")
+        except OSError as error:
+            raise ServerFailed(
+                f"The data folder {self.data_dir} cannot be used: {error.strerror}."
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise ServerFailed(
+                f"The data folder {self.data_dir} is in use by another running stack. "
+                "Stop that one, or choose another folder with --data-dir."
+            ) from error
+
+    def _stop_left_over(self) -> None:
+        """End what a killed supervisor left running in this folder."""
+        try:
+            recorded = json.loads((self.data_dir / "processes.json").read_text())
+        except (OSError, ValueError):
+            return
+        left_over = []
+        for name, (pid, created) in recorded.items():
+            with contextlib.suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if process.create_time() == created:
+                    self.say("stack", f"stopping the {name} that a killed run left behind")
+                    process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)
+                    left_over.append(process)
+        _, alive = psutil.wait_procs(left_over, timeout=10)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, timeout=10)
+
+    def _record(self, name: str, pid: int) -> None:
+        self._processes[name] = (pid, psutil.Process(pid).create_time())
+        write_secret(self.data_dir / "processes.json", json.dumps(self._processes))
+
+    def _environment(self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> dict[str, str]:
+        """What our programs read their settings from; settings of no concern here keep their values."""
+        files = self.data_dir / "files"
+        files.mkdir(exist_ok=True, mode=0o700)
+        return os.environ | {
+            "DATABASE_URL": postgres.url("pdf_ingest"),
+            "CELERY_BROKER_URL": valkey.url,
+            "CELERY_RESULT_BACKEND": valkey.url,
+            "STORAGE_URL": files.as_uri(),
+            "SECRET_KEY": self._secret_key or self._own_secret_key(),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _own_secret_key(self) -> str:
+        file = self.data_dir / "secret.key"
+        if not file.exists():
+            write_secret(file, Fernet.generate_key().decode())
+        return file.read_text()
+
+    async def _migrate(self, environment: dict[str, str]) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.cli", "migrate"),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        for line in output.decode(errors="replace").splitlines():
+            self.say("migrate", line)
+        if process.returncode != 0:
+            raise ServerFailed("The database could not be migrated.")
+
+    def _own_programs(self, environment: dict[str, str]) -> tuple[Program, Program]:
+        worker = ("-m", "celery", "-A", "app.worker.celery_app", "worker", "--loglevel", "info")
+        api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log")
+        return (
+            Program(
+                name="worker",
+                command=lambda: [sys.executable, *worker, "--concurrency", str(self._workers)],
+                folder=Path.cwd(),
+                environment=environment,
+                stop_signal=signal.SIGTERM,
+                stop_seconds=20,
+                orphan_signal=signal.SIGKILL,
+            ),
+            Program(
+                name="api",
+                command=lambda: [
+                    *(sys.executable, *api, "--host", "127.0.0.1", "--port", str(self.port)),
+                    *("--timeout-graceful-shutdown", "5"),
+                ],
+                folder=Path.cwd(),
+                environment=environment,
+                stop_signal=signal.SIGTERM,
+                stop_seconds=10,
+                orphan_signal=signal.SIGKILL,
+                is_ready=self._is_api_ready,
+            ),
+        )
+
+    def _is_api_ready(self, _pid: int) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+
+def _server_program(server: EmbeddedServer) -> Program:
+    return Program(
+        name=server.name,
+        command=lambda: server.command,
+        folder=server.folder,
+        environment=os.environ,
+        stop_signal=server.stop_signal,
+        stop_seconds=30,
+        orphan_signal=server.stop_signal,
+        prepare=server.prepare,
+        is_ready=server.is_ready,
+    )
+
+
+def _port_is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the API will bind it
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
