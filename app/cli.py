@@ -1,0 +1,223 @@
+"""The `pdf-ingest` command."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import typer
+from alembic import command as alembic
+from alembic.config import Config as AlembicConfig
+from pydantic import ValidationError
+from rich.console import Console
+from rich.text import Text
+
+from app.batch import ingest_files, pdfs_in
+from app.client import Client, RequestRefused, ServiceUnreachable
+from app.config import Settings, get_settings
+from app.demo import run_demo
+from app.embedded import ServerFailed
+from app.stack import PROJECT, Stack
+from app.terminal import LogPrinter, print_documents, print_fields, print_hits, print_verdicts
+
+T = TypeVar("T")
+
+cli = typer.Typer(
+    help="Take PDFs over HTTP, make them searchable, end every one in a true verdict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+Url = Annotated[str, typer.Option(envvar="PDF_INGEST_URL", help="Where the service runs.")]
+Collection = Annotated[str | None, typer.Option(help="Only this collection.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+STATUS_LIMIT = 20
+
+
+@cli.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port of the API on 127.0.0.1.")] = 8000,
+    data_dir: Annotated[Path, typer.Option(help="Folder that keeps everything.")] = Path(".data"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the worker.")] = 2,
+) -> None:
+    """Run the whole service here: Postgres, Valkey, a worker and the API, until Ctrl-C."""
+    secret_key = _settings().secret_key
+    stack = Stack(
+        data_dir,
+        port=port,
+        workers=workers,
+        say=LogPrinter(console),
+        secret_key=secret_key.get_secret_value() if secret_key else None,
+    )
+    _run(_serve(stack), hurry=stack.hurry)
+
+
+@cli.command()
+def demo() -> None:
+    """Ingest sample PDFs on a stack of its own, search them, stop everything."""
+    if not _run(run_demo(console)):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the tables of DATABASE_URL up to date."""
+    _settings()
+    alembic.upgrade(AlembicConfig(PROJECT / "alembic.ini"), "head")
+
+
+@cli.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="PDFs, or folders with PDFs.")],
+    collection: Annotated[str, typer.Option(help="The collection they go to.")] = "default",
+    password: Annotated[str | None, typer.Option(help="Opens those that are encrypted.")] = None,
+    on_duplicate: Annotated[
+        Literal["return", "replace", "keep"], typer.Option(help="What to do with a file that is there.")
+    ] = "return",
+    at_once: Annotated[int, typer.Option(min=1, help="Files in work at the same time.")] = 8,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Upload PDFs and wait for their verdicts. The exit code is 0 when all succeeded."""
+    files = pdfs_in(paths)
+    if not files:
+        _refuse("There is no PDF in the folders named.")
+    fields = {"collection": collection, "on_duplicate": on_duplicate}
+    if password is not None:
+        fields["password"] = password
+
+    async def work() -> bool:
+        async with Client(url) as client:
+            verdicts = await ingest_files(client, files, fields=fields, at_once=at_once, console=console)
+        print_verdicts(console, verdicts)
+        return all(verdict.is_success for verdict in verdicts)
+
+    if not _run(work()):
+        raise typer.Exit(1)
+
+
+@cli.command()
+def search(
+    query: Annotated[str, typer.Argument(help="A question or some words.")],
+    collection: Collection = None,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="The most hits to show.")] = 5,
+    mode: Annotated[
+        Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")
+    ] = "hybrid",
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Find text, with the file and the page it is on."""
+
+    async def work() -> None:
+        request: dict[str, Any] = {"query": query, "limit": limit, "mode": mode}
+        if collection is not None:
+            request["collection"] = collection
+        async with Client(url) as client:
+            print_hits(console, (await client.search(request))["data"])
+
+    _run(work())
+
+
+@cli.command()
+def status(
+    identifier: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A document's or a task's.")
+    ] = None,
+    collection: Collection = None,
+    limit: Annotated[int, typer.Option(min=1, help="The most documents to show.")] = STATUS_LIMIT,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Show the documents, or one document or task."""
+
+    async def work() -> None:
+        async with Client(url) as client:
+            if identifier is not None:
+                print_fields(console, await _document_or_task(client, identifier))
+                return
+            filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
+            print_documents(console, await _first(limit, client.documents(**filters)))
+
+    _run(work())
+
+
+def main() -> None:
+    cli(prog_name="pdf-ingest")
+
+
+async def _serve(stack: Stack) -> None:
+    async with stack:
+        stack.say("stack", f"ready: {stack.url}/docs shows the API. Ctrl-C stops everything.")
+        await asyncio.Event().wait()
+
+
+async def _document_or_task(client: Client, identifier: str) -> dict[str, Any]:
+    try:
+        return await client.document(identifier)
+    except RequestRefused as refusal:
+        if refusal.code not in {"document_not_found", "invalid_request"}:
+            raise
+    return await client.task(identifier)
+
+
+async def _first(limit: int, items: AsyncIterator[T]) -> list[T]:
+    found: list[T] = []
+    async for item in items:
+        found.append(item)
+        if len(found) == limit:
+            break
+    return found
+
+
+def _run(work: Coroutine[Any, Any, T], *, hurry: Callable[[], None] | None = None) -> T:
+    """Run until the end or until a signal; what can be expected to fail is told in one sentence.
+
+    A signal cancels the work; with `hurry` it is the way to end it, and a second one calls `hurry`.
+    """
+    try:
+        return asyncio.run(_until_signal(work, hurry or (lambda: None)))
+    except asyncio.CancelledError:
+        raise typer.Exit(130 if hurry is None else 0) from None
+    except (ServerFailed, ServiceUnreachable, RequestRefused) as error:
+        _refuse(str(error))
+    except ExceptionGroup as group:  # of files that were uploaded side by side
+        expected, others = group.split((ServiceUnreachable, RequestRefused))
+        if others is not None or expected is None:
+            raise
+        _refuse(str(expected.exceptions[0]))
+
+
+async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None]) -> T:
+    task = asyncio.create_task(work)
+
+    def stop() -> None:
+        if task.cancelling():
+            hurry()
+        else:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await task
+
+
+def _settings() -> Settings:
+    try:
+        return get_settings()
+    except ValidationError as error:
+        names = (".".join(map(str, fault["loc"])).upper() for fault in error.errors())
+        faults = "; ".join(
+            f"{name}: {fault['msg']}" for name, fault in zip(names, error.errors(), strict=True)
+        )
+        _refuse(f"The settings are not valid. {faults}.")
+
+
+def _refuse(message: str) -> NoReturn:
+    errors.print(Text(message), soft_wrap=True)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

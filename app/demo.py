@@ -1,0 +1,128 @@
+"""The demonstration: real PDFs through the whole service on a stack of its own, and every answer checked."""
+
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from app.batch import Bars, Verdict, follow, ingest_files, verdict_of
+from app.client import Client
+from app.embedded import ServerFailed, free_port
+from app.stack import PROJECT, Stack
+from app.terminal import print_hits, print_verdicts
+
+SAMPLES = PROJECT / "samples"
+PASSWORD = "lighthouse"  # noqa: S105 - of a sample
+LOCKED = "board-minutes-locked.pdf"
+
+EXPECTED_VERDICTS = {
+    "annual-report.pdf": "success",
+    "salt-marsh-article.pdf": "success",
+    "wildbienen.pdf": "success",
+    "damaged.pdf": "corrupted",
+    LOCKED: "encrypted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A search, and what its first hit must be."""
+
+    query: str
+    filename: str
+    page: int
+    text: str
+
+
+QUESTIONS = (
+    Question("output of the turbines from July to September", "annual-report.pdf", 3, "4,246"),
+    Question("Why do waves lose their energy in a marsh?", "salt-marsh-article.pdf", 1, "whirling uses up"),
+    Question("Wie überwintern die Königinnen der Hummeln?", "wildbienen.pdf", 2, "Glyzerin"),
+)
+
+
+async def run_demo(console: Console) -> bool:
+    """Whether every verdict and every hit is what it should be. Raises ServerFailed when nothing starts."""
+    with tempfile.TemporaryDirectory(prefix="pdf-ingest-demo-") as folder:
+        async with _stack(Path(folder), console) as stack, Client(stack.url) as client:
+            mistakes = [*await _ingest(client, console), *await _search(client, console)]
+    for mistake in mistakes:
+        console.print(Text(mistake, style="bold red"))
+    if not mistakes:
+        console.print("Every verdict and every hit is what it should be.", style="bold green")
+    return not mistakes
+
+
+@asynccontextmanager
+async def _stack(folder: Path, console: Console) -> AsyncIterator[Stack]:
+    """A stack whose output is shown only if it does not start."""
+    said: list[str] = []
+    stack = Stack(folder, port=free_port(), workers=1, say=lambda name, line: said.append(f"{name}: {line}"))
+    console.print("Starting Postgres, Valkey, a worker and the API ...")
+    try:
+        async with stack:
+            console.print(f"The service answers at {stack.url}.")
+            yield stack
+            console.print("Stopping everything ...")
+    except ServerFailed:
+        console.print(Text("\n".join(said[-40:])))
+        raise
+
+
+async def _ingest(client: Client, console: Console) -> list[str]:
+    paths = [SAMPLES / name for name in EXPECTED_VERDICTS]
+    verdicts = await ingest_files(client, paths, fields={}, at_once=len(paths), console=console)
+    locked = next(verdict for verdict in verdicts if verdict.path.name == LOCKED)
+    verdicts.append(await _unlock(client, locked, console))
+    print_verdicts(console, verdicts)
+    return [
+        f"{verdict.path.name} should have ended as {expected}, not as {verdict.code}."
+        for verdict, expected in zip(verdicts, [*EXPECTED_VERDICTS.values(), "success"], strict=True)
+        if verdict.code != expected
+    ] + [
+        f"{verdict.path.name} is a success without pages or chunks."
+        for verdict in verdicts
+        if verdict.is_success and not (verdict.pages and verdict.chunks)
+    ]
+
+
+async def _unlock(client: Client, locked: Verdict, console: Console) -> Verdict:
+    """Try the locked document again, with its password."""
+    began = time.monotonic()
+    accepted = await client.retry(str(locked.document_id), PASSWORD)
+    bars = Bars(console)
+    bar = bars.add(f"{LOCKED} again, with its password")
+    with bars.progress:
+        task = await follow(client.follow(accepted["task_id"]), bars, bar)
+        verdict = verdict_of(locked.path, task, time.monotonic() - began)
+        bars.end(bar, verdict)
+    return verdict
+
+
+async def _search(client: Client, console: Console) -> list[str]:
+    mistakes = []
+    for question in QUESTIONS:
+        console.print(Text(f"\nSearch: {question.query}", style="bold"))
+        hits = (await client.search({"query": question.query, "limit": 2}))["data"]
+        print_hits(console, hits)
+        if not hits or not _answers(hits[0], question):
+            mistakes.append(
+                f"The first hit for {question.query!r} should be page {question.page} of "
+                f"{question.filename}, with the words {question.text!r}."
+            )
+    console.print()
+    return mistakes
+
+
+def _answers(hit: dict[str, Any], question: Question) -> bool:
+    return (
+        hit["filename"] == question.filename
+        and hit["page_start"] <= question.page <= hit["page_end"]
+        and question.text in " ".join(hit["text"].split())
+    )

@@ -1,0 +1,90 @@
+"""What the command line prints: lines of the stack, verdicts, hits, documents."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.batch import Verdict
+
+_COLOURS = {"postgres": "blue", "valkey": "magenta", "worker": "green", "api": "cyan", "stack": "bold"}
+
+
+class LogPrinter:
+    """Prints lines with the name of the program that wrote them. A closed terminal is no error."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._is_open = True
+
+    def __call__(self, name: str, line: str) -> None:
+        if not self._is_open:
+            return
+        try:
+            prefix = Text(f"{name:>8} | ", style=_COLOURS.get(name, "dim"))
+            self._console.print(prefix + Text.from_ansi(line), soft_wrap=True, highlight=False)
+        except OSError:
+            self._is_open = False
+
+
+def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+    table = Table("file", "verdict", "pages", "chunks", "seconds", box=None, header_style="bold")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for verdict in verdicts:
+        colour = "green" if verdict.is_success else "red"
+        said = Text(verdict.code, style=colour) + Text(f"  {verdict.message}" if verdict.message else "")
+        pages = "" if verdict.pages is None else str(verdict.pages)
+        table.add_row(
+            Text(verdict.path.name), said, pages, str(verdict.chunks or ""), f"{verdict.seconds:.1f}"
+        )
+    console.print(table)
+
+
+def print_hits(console: Console, hits: list[dict[str, Any]]) -> None:
+    if not hits:
+        console.print("Nothing was found.")
+    for hit in hits:
+        first, last = hit["page_start"], hit["page_end"]
+        pages = f"page {first}" if first == last else f"pages {first}-{last}"
+        place = Text.assemble((hit["filename"], "bold"), f", {pages}", (f"  score {hit['score']:.4f}", "dim"))
+        console.print(place)
+        console.print(Text("  " + " ".join(hit["text"].split())), soft_wrap=True)
+
+
+def print_documents(console: Console, documents: Iterable[dict[str, Any]]) -> None:
+    table = Table(
+        "document", "file", "collection", "status", "pages", "chunks", box=None, header_style="bold"
+    )
+    for column in table.columns[4:]:
+        column.justify = "right"
+    for document in documents:
+        status = Text(document["status"], style="red" if document["status"] == "failed" else "")
+        if document["error"]:
+            status += Text(f" ({document['error']['code']})")
+        counts = (str(document[name] or "") for name in ("pages", "chunks"))
+        table.add_row(
+            document["document_id"], Text(document["filename"]), Text(document["collection"]), status, *counts
+        )
+    console.print(table)
+
+
+def print_fields(console: Console, fields: dict[str, Any]) -> None:
+    """One document or one task, a line a field; what is empty is left out."""
+    table = Table(box=None, show_header=False)
+    for name, value in fields.items():
+        if value not in (None, [], {}):
+            table.add_row(Text(name, style="bold"), Text(_in_words(value)))
+    console.print(table)
+
+
+def _in_words(value: Any) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{name}: {_in_words(part)}" for name, part in value.items() if part is not None)
+        case list():
+            return ", ".join(map(_in_words, value))
+        case _:
+            return str(value)
