@@ -13,8 +13,9 @@
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
-    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound) · AlreadyInWork · DocumentReplaced
-    │   └── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
+    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · FileGone) · AlreadyInWork
+    │   ├── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
+    │   └── DocumentReplaced · RangeNotSatisfiable
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch   refused at start-up
     └── InternalError            ours
@@ -247,6 +248,11 @@ class PageNotFound(NotFound):
     default_message = "The document has no such page."
 
 
+class FileGone(NotFound):
+    code = "file_not_found"
+    default_message = "The file of this document is not kept any more. Upload it again."
+
+
 class AlreadyInWork(RequestRefused):
     code = "already_in_work"
     default_message = "The document is being ingested right now."
@@ -255,6 +261,12 @@ class AlreadyInWork(RequestRefused):
 class DocumentReplaced(RequestRefused):
     code = "document_replaced"
     default_message = "Another version was published in between. Start again from the first page of the list."
+
+
+class RangeNotSatisfiable(RequestRefused):
+    code = "range_not_satisfiable"
+    status_code = 416
+    default_message = "The file has no bytes in this range."
 
 
 class IdempotencyKeyReused(RequestRefused):
