@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.storage.models import Base
 
 
-def is_ours(_object: Any, name: str | None, kind: str, _reflected: bool, _other: Any) -> bool:
+def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
     """Tables of vectors are made at start-up, one per embedding space, and belong to no migration."""
     return not (kind == "table" and (name or "").startswith("embeddings_"))
 
 
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=Base.metadata, include_object=is_ours)
+    context.configure(connection=connection, target_metadata=Base.metadata, include_name=is_ours)
     with context.begin_transaction():
         context.run_migrations()
 
