@@ -1,0 +1,244 @@
+"""Splitting: pages become chunks that fit the embedder, cut at the ends of sentences and lines.
+
+Chunks do not overlap: cuts prefer the end of a sentence, so a sentence is whole in one chunk, and an
+overlap would make every search answer with the same text twice and cost a fifth more embeddings.
+"""
+
+import hashlib
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from tokenizers import Encoding, Tokenizer
+
+from app.pdf.pages import Box, DocumentFacts, OutlineEntry, Page
+from app.storage.chunks import Chunk
+
+_VERSION = 1  # raised by every change of this file that cuts the same pages otherwise
+
+_CARRY_SHARE = 4  # a rest under a quarter of the limit goes into the next page's or section's first chunk
+_MAX_CHARS_PER_TOKEN = 16  # a row of dots may be one token; the text of a chunk stays bounded all the same
+_MAX_HEADING_CHARS = 300
+_MAX_HEADINGS_A_PAGE = 200
+
+# A full stop after one letter or "Mr" is mostly no end, nor one before a small letter ("e.g. this").
+_SENTENCE_END = re.compile(
+    r"""(?:(?<!\b\w)(?<!\b[A-Z][a-z])\.|[!?…])["'”’)\]]*(?=\s+[^\sa-z])|[。！？][”’」』）]*"""  # noqa: RUF001 - of other scripts
+)
+_NOT_SPACE = re.compile(r"\S")
+
+
+@dataclass(slots=True)
+class _Source:
+    """A line, or what is left of one, waiting to become part of a chunk."""
+
+    text: str
+    page: int
+    box: Box | None
+    is_hidden: bool
+    heading: str | None
+
+
+class Splitter:
+    """Cuts documents into chunks of at most `chunk_tokens` tokens, special tokens included.
+
+    The same pages always give the same chunks; `fingerprint` changes when they would not.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, chunk_tokens: int) -> None:
+        counting = Tokenizer.from_str(tokenizer.to_str())  # a copy: the settings below are not the caller's
+        counting.no_truncation()
+        counting.no_padding()
+        self.tokenizer = counting
+        self.special_tokens = counting.num_special_tokens_to_add(is_pair=False)
+        self.text_tokens = chunk_tokens - self.special_tokens
+        if self.text_tokens < 1:
+            raise ValueError(f"chunks of {chunk_tokens} tokens leave no room for text")
+        vocabulary = hashlib.sha256(counting.to_str().encode()).hexdigest()[:16]
+        self.fingerprint = f"splitter {_VERSION}, {chunk_tokens} tokens of {vocabulary}"
+
+    def begin(self, facts: DocumentFacts) -> "Splitting":
+        """The splitting of one document; its pages follow in order."""
+        return Splitting(self, facts.outline)
+
+
+class Splitting:
+    """One document on its way into chunks. Not for use by two threads."""
+
+    def __init__(self, splitter: Splitter, outline: Sequence[OutlineEntry]) -> None:
+        self._tokenizer = splitter.tokenizer
+        self._limit = splitter.text_tokens
+        self._special_tokens = splitter.special_tokens
+        self._sections = _Sections(outline)
+        self._waiting: list[_Source] = []
+        self._ordinal = 0
+        self._chars_per_token = 4.0
+
+    def add(self, page: Page) -> list[Chunk]:
+        """The chunks that are complete with this page. A short rest waits for the next one.
+
+        Takes CPU time in proportion to the text, 0.5 s a megabyte: call it in a thread for big pages.
+        """
+        chunks: list[Chunk] = []
+        begun = self._sections.begun_on(page)
+        for index, line in enumerate(page.lines):
+            if index in begun:
+                chunks.extend(self._cut(is_last=False))
+                self._sections.heading = begun[index]
+            if line.text and not line.text.isspace():
+                self._waiting.append(
+                    _Source(line.text, page.number, line.box, line.is_hidden, self._sections.heading)
+                )
+        chunks.extend(self._cut(is_last=False))
+        return chunks
+
+    def finish(self) -> list[Chunk]:
+        """The chunks of what was still waiting."""
+        return list(self._cut(is_last=True))
+
+    def _cut(self, *, is_last: bool) -> Iterator[Chunk]:
+        """Chunks of what waits; a short rest goes on waiting, unless it is the last of the document."""
+        if not self._waiting:
+            return
+        sources, self._waiting = self._waiting, []
+        text = "\n".join(source.text for source in sources).rstrip()
+        starts = list(accumulate((len(source.text) + 1 for source in sources[:-1]), initial=0))
+        start = _next_word(text, 0)
+        while start < len(text):
+            end, tokens = self._fit(text, start)
+            if end == len(text) and tokens * _CARRY_SHARE < self._limit and not is_last:
+                first = bisect_right(starts, start) - 1
+                rest = replace(sources[first], text=sources[first].text[start - starts[first] :])
+                self._waiting = [rest, *sources[first + 1 :]]
+                return
+            chunk_sources = sources[bisect_right(starts, start) - 1 : bisect_left(starts, end)]
+            middle = sources[bisect_right(starts, (start + end) // 2) - 1]
+            yield self._chunk(text[start:end], tokens, chunk_sources, middle.heading)
+            start = _next_word(text, end)
+
+    def _chunk(self, text: str, tokens: int, sources: list[_Source], heading: str | None) -> Chunk:
+        chunk = Chunk(
+            ordinal=self._ordinal,
+            page_start=sources[0].page,
+            page_end=sources[-1].page,
+            text=text,
+            tokens=tokens + self._special_tokens,
+            heading=heading,
+            boxes=tuple((source.page, source.box) for source in sources if source.box is not None),
+            hidden_text=any(source.is_hidden for source in sources),
+        )
+        self._ordinal += 1
+        return chunk
+
+    def _fit(self, text: str, start: int) -> tuple[int, int]:
+        """Where the chunk that starts at `start` ends, and its tokens.
+
+        Only a window somewhat longer than a chunk is encoded. Tokens left of a cut do not depend on what
+        is right of it when the cut lies between two tokens and at white space, so the count is exact; any
+        other cut is counted again by itself.
+        """
+        window, encoding = self._window(text, start)
+        if len(encoding) <= self._limit and start + len(window) == len(text):
+            return len(text), len(encoding)
+        offsets = encoding.offsets
+        reach = offsets[self._limit][0] if len(offsets) > self._limit else len(window)
+        self._chars_per_token = max(1.0, reach / self._limit)
+        while True:
+            end = _best_end(window, max(reach, 1))
+            tokens = bisect_left(offsets, (end,))
+            is_clean = tokens > 0 and offsets[tokens - 1][1] <= end and window[end : end + 1].isspace()
+            if not is_clean:
+                tokens = len(self._tokenizer.encode(window[:end], add_special_tokens=False))
+            if tokens <= self._limit or end <= 1:
+                return start + end, tokens
+            reach = end - 1
+
+    def _window(self, text: str, start: int) -> tuple[str, Encoding]:
+        """Text from `start` with about the limit's tokens or more, if there is as much."""
+        longest = self._limit * _MAX_CHARS_PER_TOKEN
+        enough = 0.9 * self._limit  # encoding again to fill the last tenth costs more than it saves
+        length = min(int(self._limit * self._chars_per_token * 1.15) + 16, longest)
+        while True:
+            window = text[start : start + length]
+            encoding = self._tokenizer.encode(window, add_special_tokens=False)
+            if len(encoding) > enough or start + length >= len(text) or length == longest:
+                return window, encoding
+            length = min(length * 2, longest)
+
+
+class _Sections:
+    """The heading in force, from the outline: by page, and on its page by the line that shows it."""
+
+    def __init__(self, outline: Sequence[OutlineEntry]) -> None:
+        self._entries = sorted((entry for entry in outline if entry.title.strip()), key=lambda e: e.page)
+        self._next = 0
+        self.heading: str | None = None
+
+    def begun_on(self, page: Page) -> dict[int, str]:
+        """Line index → heading. A heading no line of the page shows begins with the page's first line."""
+        begun: dict[int, str] = {}
+        lines: list[str] | None = None
+        after = 0
+        for entry in self._due(page.number):
+            heading = " ".join(entry.title.split())[:_MAX_HEADING_CHARS]
+            if entry.page < page.number:
+                self.heading = heading
+                continue
+            if lines is None:
+                lines = [_letters(line.text) for line in page.lines]
+            title = _letters(heading)
+            shown = next((i for i in range(after, len(lines)) if _shows(lines[i], title)), None)
+            begun[after if shown is None else shown] = heading
+            after = after if shown is None else shown + 1
+        return begun
+
+    def _due(self, page: int) -> list[OutlineEntry]:
+        first = self._next
+        self._next = bisect_right(self._entries, page, key=lambda entry: entry.page)
+        return self._entries[max(first, self._next - _MAX_HEADINGS_A_PAGE) : self._next]
+
+
+def _best_end(window: str, reach: int) -> int:
+    """The best place to end a chunk, at most `reach`: a sentence, a line, a word; else `reach` itself."""
+    floor = reach // 2
+    for match in reversed(list(_SENTENCE_END.finditer(window, floor, reach + 3))):
+        if match.end() <= reach and not _is_inside_row(window, match.end()):
+            return match.end()
+    line_end = window.rfind("\n", floor, reach + 1)
+    if line_end > floor:
+        return len(window[:line_end].rstrip())
+    kept = window[:reach]
+    if not kept[-1].isspace() and not window[reach : reach + 1].isspace():
+        kept = kept.rsplit(maxsplit=1)[0]
+    end = len(kept.rstrip())
+    return end if end > floor else reach
+
+
+def _is_inside_row(window: str, end: int) -> bool:
+    """Cells of a table's row are separated by tabs; a full stop in a cell ends no sentence."""
+    line_end = window.find("\n", end)
+    line_end = len(window) if line_end < 0 else line_end
+    return end < line_end and "\t" in window[window.rfind("\n", 0, end) + 1 : line_end]
+
+
+def _next_word(text: str, start: int) -> int:
+    found = _NOT_SPACE.search(text, start)
+    return found.start() if found else len(text)
+
+
+def _letters(text: str) -> str:
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def _shows(line: str, title: str) -> bool:
+    """Whether a line is this heading: whole, its first half when it is broken, with or without a number."""
+    if not line or not title:
+        return False
+    return (
+        line == title
+        or (len(line) >= 8 and title.startswith(line))
+        or (line.endswith(title) and len(line) - len(title) <= 8)
+        or (title.endswith(line) and len(title) - len(line) <= 8 and len(line) >= 4)
+    )
