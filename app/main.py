@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 
 from app.api import documents, health, search, tasks
-from app.api.problems import add_problem_schema, answer_errors_with_problems, problem_responses
+from app.api.openapi import DescribedAPI
+from app.api.problems import answer_errors_with_problems, problem_responses
 from app.config import Settings, get_settings
 from app.errors import InternalError
 from app.logs import configure_logging
@@ -38,13 +39,6 @@ TAGS = [
 ]
 
 
-class Application(FastAPI):
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            add_problem_schema(super().openapi())
-        return super().openapi()
-
-
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; without settings (as uvicorn calls it) the process's own, logging set up with them."""
     if settings is None:
@@ -58,7 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with _on_exit_signal(services.progress.stop):
                 yield
 
-    app = Application(
+    app = DescribedAPI(
         title="PDF ingestion",
         version=version("pdf-ingest"),
         description=DESCRIPTION,

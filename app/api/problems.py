@@ -89,20 +89,6 @@ def problem_responses(*error_classes: type[PDFIngestError]) -> dict[int | str, d
     return responses
 
 
-def add_problem_schema(openapi: dict[str, Any]) -> None:
-    """Describe Problem in an OpenAPI document, also where FastAPI put its own shape of a 422."""
-    schemas = openapi.setdefault("components", {}).setdefault("schemas", {})
-    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
-    schemas |= problem.pop("$defs") | {"Problem": problem}
-    schemas.pop("HTTPValidationError", None)
-    schemas.pop("ValidationError", None)
-    invalid = problem_responses(InvalidQuery)[422]
-    for path in openapi["paths"].values():
-        for operation in path.values():
-            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
-                operation["responses"]["422"] = invalid
-
-
 def _example(error_class: type[PDFIngestError]) -> Problem:
     if issubclass(error_class, InvalidQuery):
         return _invalid_request([{"loc": ("query", "limit"), "msg": "Input should be greater than 0"}])

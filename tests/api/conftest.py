@@ -45,7 +45,9 @@ async def _serve(app: FastAPI) -> AsyncIterator[Served]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     serving = asyncio.create_task(server.serve())
     async with asyncio.timeout(20):
-        while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
+        while not server.started:
+            if serving.done():
+                await serving
             await asyncio.sleep(0.01)
     try:
         port = server.servers[0].sockets[0].getsockname()[1]

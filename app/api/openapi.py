@@ -1,0 +1,52 @@
+"""The description of the API, where FastAPI's own leaves something out or puts a shape that is not ours."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from app.api.problems import Problem, problem_responses
+from app.errors import InvalidQuery
+
+_REFERENCE = "#/components/schemas/{model}"
+
+
+class DescribedAPI(FastAPI):
+    """A FastAPI whose OpenAPI document has our problems and whole examples."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            openapi = super().openapi()
+            _describe_problems(openapi)
+            _restore_examples(openapi)
+        return super().openapi()
+
+
+def _describe_problems(openapi: dict[str, Any]) -> None:
+    schemas = openapi["components"]["schemas"]
+    problem = Problem.model_json_schema(ref_template=_REFERENCE, mode="serialization")
+    schemas |= problem.pop("$defs") | {"Problem": problem}
+    schemas.pop("HTTPValidationError", None)
+    schemas.pop("ValidationError", None)
+    invalid = problem_responses(InvalidQuery)[422]
+    for operations in openapi["paths"].values():
+        for operation in operations.values():
+            if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                operation["responses"]["422"] = invalid
+
+
+def _restore_examples(openapi: dict[str, Any]) -> None:
+    """FastAPI drops what is null, in examples too."""
+    schemas = openapi["components"]["schemas"]
+    for model in _our_models(BaseModel):
+        extra = model.model_config.get("json_schema_extra")
+        if model.__name__ in schemas and isinstance(extra, dict):
+            schemas[model.__name__] |= extra
+
+
+def _our_models(parent: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for model in parent.__subclasses__():
+        if model.__module__.startswith(__package__):
+            yield model
+        yield from _our_models(model)

@@ -1,0 +1,56 @@
+from typing import Any
+
+import httpx
+from sqlalchemy import text
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, free_port
+from app.main import create_app
+from app.storage.database import Database
+
+
+async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/livez")
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+async def test_the_service_is_ready_with_a_database_and_a_broker(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": []})
+
+
+async def test_a_broker_that_is_down_degrades_the_service(settings: Settings, serve: Any) -> None:
+    without_broker = settings.model_copy(update={"celery_broker_url": f"redis://127.0.0.1:{free_port()}/0"})
+    async with serve(create_app(without_broker)) as served, httpx.AsyncClient() as client:
+        answer = await client.get(f"{served.url}/readyz")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": ["broker"]})
+
+
+async def test_a_database_that_is_down_is_named_and_the_service_comes_back_with_it(
+    client: httpx.AsyncClient, postgres: EmbeddedPostgres
+) -> None:
+    control = Database(postgres.url("postgres"))
+    async with control.transaction() as connection:
+        await connection.execute(text("ALTER DATABASE api ALLOW_CONNECTIONS false"))
+        await connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'api'")
+        )
+    down = await client.get("/readyz")
+    alive = await client.get("/livez")
+    async with control.transaction() as connection:
+        await connection.execute(text("ALTER DATABASE api ALLOW_CONNECTIONS true"))
+    await control.close()
+    assert down.status_code == 503
+    assert down.headers["content-type"] == "application/problem+json"
+    assert down.headers["retry-after"]
+    assert down.json()["code"] == "not_ready"
+    assert [fault["where"] for fault in down.json()["errors"]] == ["database"]
+    assert alive.status_code == 200
+    assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_the_front_door_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert answer.status_code in (302, 307)
+    assert answer.headers["location"] == "/docs"
+    assert (await client.get("/docs")).status_code == 200

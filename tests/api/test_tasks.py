@@ -1,0 +1,304 @@
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from uuid_utils.compat import uuid7
+
+from app.config import Settings
+from app.embedded import free_port
+from app.services.progress import ingestion_id_of
+from app.storage.models import Base
+
+FIELDS = {
+    "task_id",
+    "document_id",
+    "status",
+    "progress",
+    "queue_position",
+    "attempt",
+    "next_attempt_at",
+    "result",
+    "created_at",
+    "started_at",
+    "finished_at",
+}
+AddTask = Callable[..., Awaitable[str]]
+ChangeTask = Callable[..., Awaitable[None]]
+ingestions = Base.metadata.tables["ingestions"]
+
+
+@pytest.fixture
+def add_task(served) -> AddTask:
+    async def add(**values: Any) -> str:
+        row = {"id": uuid7(), "document_id": uuid7(), "filename": "a.pdf", "sha256": b"", "byte_size": 1}
+        row |= values
+        async with served.services.database.transaction() as connection:
+            await connection.execute(ingestions.insert(), row)
+        return str(row["id"])
+
+    return add
+
+
+@pytest.fixture
+def change_task(served) -> ChangeTask:
+    async def change(task_id: str, **values: Any) -> None:
+        async with served.services.database.transaction() as connection:
+            await connection.execute(
+                ingestions.update()
+                .where(ingestions.c.id == UUID(task_id))
+                .values(revision=ingestions.c.revision + 1, **values)
+            )
+
+    return change
+
+
+async def read_events(response: httpx.Response) -> AsyncIterator[dict[str, str]]:
+    event: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        if line.startswith(":"):
+            yield {"comment": line}
+        elif line:
+            name, _, value = line.partition(": ")
+            event[name] = value
+        else:
+            if event:
+                yield event
+            event = {}
+
+
+async def test_a_task_is_shown_as_the_contract_says(client: httpx.AsyncClient, add_task: AddTask) -> None:
+    task_id = await add_task(
+        status="processing", stage="embedding", pages_done=4, pages_total=9, chunks=12, attempt=1
+    )
+    answer = await client.get(f"/tasks/{task_id}")
+    assert answer.status_code == 200
+    task = answer.json()
+    assert set(task) == FIELDS
+    assert task["task_id"] == task_id
+    assert task["status"] == "processing"
+    assert task["progress"] == {"stage": "embedding", "pages_done": 4, "pages_total": 9, "chunks": 12}
+    assert task["queue_position"] is None
+    assert task["result"] is None
+    assert task["created_at"].endswith("Z")
+
+
+async def test_the_verdict_of_a_task_is_the_dict_the_celery_task_returns(
+    client: httpx.AsyncClient, add_task: AddTask
+) -> None:
+    failed = await add_task(status="error", error_code="encrypted", error_message="Locked.")
+    assert (await client.get(f"/tasks/{failed}")).json()["result"] == {
+        "status": "error",
+        "message": "Locked.",
+        "code": "encrypted",
+        "retryable": False,
+    }
+    done = await add_task(
+        status="success", pages_total=2, pages_done=2, pages_failed=[2], chunks=5, engine="pdfium"
+    )
+    task = (await client.get(f"/tasks/{done}")).json()
+    assert task["result"] == {
+        "status": "success",
+        "chunks": 5,
+        "document_id": task["document_id"],
+        "pages": 2,
+        "pages_failed": [2],
+        "pages_without_text": [],
+        "engine": "pdfium",
+    }
+
+
+async def test_a_task_id_that_is_no_uuid_finds_its_ingestion(
+    client: httpx.AsyncClient, add_task: AddTask
+) -> None:
+    task_id = await add_task(id=ingestion_id_of("nightly: report #7"))
+    answer = await client.get("/tasks/nightly%3A%20report%20%237")
+    assert answer.json()["task_id"] == task_id
+
+
+@pytest.mark.parametrize("call", ["", "?wait=5", "/events"])
+async def test_an_unknown_task_is_a_404(client: httpx.AsyncClient, call: str) -> None:
+    answer = await client.get(f"/tasks/{uuid7()}{call}")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["code"] == "task_not_found"
+
+
+async def test_cancelling_an_unknown_task_is_a_404(client: httpx.AsyncClient) -> None:
+    assert (await client.post(f"/tasks/{uuid7()}/cancel")).json()["code"] == "task_not_found"
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "nan"])
+async def test_a_wait_must_be_a_number_of_seconds(
+    client: httpx.AsyncClient, add_task: AddTask, wait: str
+) -> None:
+    answer = await client.get(f"/tasks/{await add_task()}", params={"wait": wait})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["where"] == "query.wait"
+
+
+async def test_waiting_for_a_final_task_answers_at_once(client: httpx.AsyncClient, add_task: AddTask) -> None:
+    began = time.monotonic()
+    answer = await client.get(f"/tasks/{await add_task(status='cancelled')}?wait=1e9")
+    assert answer.json()["result"]["code"] == "cancelled"
+    assert time.monotonic() - began < 2
+
+
+async def test_a_wait_answers_when_the_verdict_is_there(
+    client: httpx.AsyncClient, add_task: AddTask, change_task: ChangeTask
+) -> None:
+    task_id = await add_task()
+    waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    await change_task(task_id, status="error", error_code="no_text")
+    async with asyncio.timeout(3):
+        assert (await waiting).json()["result"]["code"] == "no_text"
+
+
+async def test_a_wait_answers_when_the_time_is_up(client: httpx.AsyncClient, add_task: AddTask) -> None:
+    began = time.monotonic()
+    answer = await client.get(f"/tasks/{await add_task()}?wait=0.5")
+    assert answer.json()["status"] == "queued"
+    assert 0.5 <= time.monotonic() - began < 3
+
+
+@pytest.mark.heavy
+async def test_a_wait_lasts_60_seconds_at_most(served, add_task: AddTask) -> None:
+    began = time.monotonic()
+    async with httpx.AsyncClient(timeout=90) as client:
+        answer = await client.get(f"{served.url}/tasks/{await add_task()}?wait=3600")
+    assert answer.json()["status"] == "queued"
+    assert 59 < time.monotonic() - began < 65
+
+
+async def test_a_client_that_goes_away_ends_its_wait_and_its_stream(served, add_task: AddTask) -> None:
+    task_id = await add_task()
+    progress = served.services.progress
+    for path in ("?wait=60", "/events"):
+        _, writer = await asyncio.open_connection(*served.url.removeprefix("http://").split(":"))
+        writer.write(f"GET /tasks/{task_id}{path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        async with asyncio.timeout(3):
+            while not progress.followers:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+        writer.close()
+        async with asyncio.timeout(3):
+            while progress.followers:  # noqa: ASYNC110 - nothing tells it
+                await asyncio.sleep(0.01)
+
+
+async def test_a_stream_shows_progress_and_ends_with_done(
+    client: httpx.AsyncClient, add_task: AddTask, change_task: ChangeTask
+) -> None:
+    task_id = await add_task()
+    async with client.stream("GET", f"/tasks/{task_id}/events") as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        events = read_events(response)
+        async with asyncio.timeout(10):
+            first = await anext(events)
+            await change_task(task_id, status="processing", pages_done=3, pages_total=5)
+            second = await anext(events)
+            await change_task(task_id, status="success", pages_done=5, chunks=1, engine="pdfium")
+            rest = [event async for event in events]  # ends: the server closes the stream
+    assert [event["event"] for event in (first, second, *rest)] == ["progress", "progress", "done"]
+    assert [event["id"] for event in (first, second, *rest)] == ["0", "1", "2"]
+    assert set(json.loads(first["data"])) == FIELDS
+    assert json.loads(second["data"])["progress"]["pages_done"] == 3
+    assert json.loads(rest[0]["data"]) == (await client.get(f"/tasks/{task_id}")).json()
+
+
+async def test_a_browser_that_has_seen_the_end_is_told_not_to_come_again(
+    client: httpx.AsyncClient, add_task: AddTask
+) -> None:
+    task_id = await add_task(status="cancelled", revision=7)
+    seen = await client.get(f"/tasks/{task_id}/events", headers={"Last-Event-ID": "7"})
+    assert seen.status_code == 204
+    unseen = await client.get(f"/tasks/{task_id}/events", headers={"Last-Event-ID": "6"})
+    assert "event: done" in unseen.text
+
+
+async def test_a_quiet_stream_is_kept_alive(client: httpx.AsyncClient, add_task: AddTask) -> None:
+    async with client.stream("GET", f"/tasks/{await add_task()}/events") as response, asyncio.timeout(8):
+        events = read_events(response)
+        assert (await anext(events))["event"] == "progress"
+        assert "comment" in await anext(events)
+
+
+async def test_a_cancelled_task_stays_cancelled(client: httpx.AsyncClient, add_task: AddTask) -> None:
+    task_id = await add_task()
+    waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
+    await asyncio.sleep(0.3)
+    answer = await client.post(f"/tasks/{task_id}/cancel")
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "cancelled"
+    async with asyncio.timeout(3):
+        assert (await waiting).json()["result"]["code"] == "cancelled"
+    again = await client.post(f"/tasks/{task_id}/cancel")
+    assert (again.status_code, again.json()) == (202, answer.json())
+
+
+async def test_cancelling_a_finished_task_changes_nothing(
+    client: httpx.AsyncClient, add_task: AddTask
+) -> None:
+    task_id = await add_task(status="success", pages_total=1, chunks=1, engine="pdfium")
+    assert (await client.post(f"/tasks/{task_id}/cancel")).json()["status"] == "success"
+
+
+async def test_a_server_told_to_go_ends_waits_and_streams_at_once(
+    settings: Settings, add_task: AddTask
+) -> None:
+    task_id = await add_task()
+    port = free_port()
+    server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
+        cwd=Path(__file__).parent.parent.parent,
+        env=os.environ | _environment(settings),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        await _answers(client)
+        waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
+        async with client.stream("GET", f"/tasks/{task_id}/events") as response:
+            events = read_events(response)
+            await anext(events)
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            server.send_signal(signal.SIGTERM)
+            assert (await waiting).json()["status"] == "queued"
+            assert [event async for event in events] == []
+    log = (await asyncio.to_thread(server.communicate, timeout=10))[1]
+    assert time.monotonic() - began < 5
+    assert "Application shutdown complete" in log
+    assert "Traceback" not in log
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    assert settings.secret_key is not None
+    return {
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.celery_broker_url,
+        "CELERY_RESULT_BACKEND": settings.celery_result_backend,
+        "STORAGE_URL": settings.storage_url,
+        "SECRET_KEY": settings.secret_key.get_secret_value(),
+    }
+
+
+async def _answers(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await client.get("/livez")
+                return
+            except httpx.ConnectError:
+                await asyncio.sleep(0.1)
