@@ -38,15 +38,64 @@ class Program:
     is_ready: Callable[[int], bool] = lambda _pid: True
 
 
+class _Child(asyncio.SubprocessProtocol):
+    """A process and its output.
+
+    Not asyncio's own Process: its `wait` waits for the end of the output too, which may be held open by
+    something the dead process has left behind.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.exited = asyncio.Event()
+        self.said_all = asyncio.Event()
+        self._say = say
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)
+        self.transport = transport
+        self.pid = transport.get_pid()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.transport.get_returncode()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._say(line.decode(errors="replace"))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if self._rest:
+            self._say(self._rest.decode(errors="replace"))
+        self.said_all.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.transport.send_signal(number)
+
+    async def close(self) -> None:
+        """Kill the process and all it started, and take in the last of their output."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self.exited.wait()
+        with contextlib.suppress(TimeoutError):  # held open by a process that left the group
+            await asyncio.wait_for(self.said_all.wait(), 1)
+        self.transport.close()
+
+
 class Keeper:
     """Keeps one program running: starts it again when it dies, until it is stopped."""
 
     def __init__(self, program: Program, say: Say, record: Callable[[str, int], None]) -> None:
+        """`record` is told the name and the process id of every process started."""
         self._program = program
         self._say = say
         self._record = record
-        self._process: asyncio.subprocess.Process | None = None
-        self._output: asyncio.Task[None] | None = None
+        self._child: _Child | None = None
         self._watch: asyncio.Task[None] | None = None
         self._is_hurried = asyncio.Event()
 
@@ -56,47 +105,39 @@ class Keeper:
 
     async def start(self) -> None:
         """Return when it is ready. Raises ServerFailed when it ends or stays silent instead."""
-        process = await self._launch()
+        child = await self._launch()
         deadline = time.monotonic() + READY_SECONDS
-        while not await asyncio.to_thread(self._program.is_ready, process.pid):
-            if process.returncode is not None or time.monotonic() > deadline:
-                ending = _ending(process.returncode)
+        while not await asyncio.to_thread(self._program.is_ready, child.pid):
+            if child.exited.is_set() or time.monotonic() > deadline:
+                ending = _ending(child.exit_code)
                 await self.stop()
                 raise ServerFailed(f"{self.name} did not start: it {ending}.")
             await asyncio.sleep(0.03)
-        self._watch = asyncio.create_task(self._restart_when_it_dies(process))
+        self._watch = asyncio.create_task(self._restart_when_it_dies(child))
 
     async def stop(self) -> None:
         """Ask it to end, wait, and kill what is still there after its time, or when hurried."""
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.wait([self._watch])
-        if self._process is None:
+        if self._child is None:
             return
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(self._program.stop_signal)
-            ended = asyncio.create_task(self._process.wait())
-            hurried = asyncio.create_task(self._is_hurried.wait())
-            await asyncio.wait(
-                [ended, hurried],
-                timeout=self._program.stop_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            hurried.cancel()
-            self._end_group()
-            await ended
-        if self._output is not None:
-            await self._output
-        self._process = None
+        self._child.send_signal(self._program.stop_signal)
+        ends = [asyncio.create_task(event.wait()) for event in (self._child.exited, self._is_hurried)]
+        await asyncio.wait(ends, timeout=self._program.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+        await self._child.close()
+        self._child = None
 
     def hurry(self) -> None:
         self._is_hurried.set()
 
-    async def _launch(self) -> asyncio.subprocess.Process:
+    async def _launch(self) -> _Child:
         program = self._program
         await asyncio.to_thread(program.prepare)
-        self._process = await asyncio.create_subprocess_exec(
+        _, self._child = await asyncio.get_running_loop().subprocess_exec(
+            lambda: _Child(lambda line: self._say(self.name, line)),
             *program.command(),
             cwd=program.folder,
             env=program.environment,
@@ -106,41 +147,24 @@ class Keeper:
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops all in order
             preexec_fn=die_with_parent(program.orphan_signal),
         )
-        self._record(program.name, self._process.pid)
-        self._output = asyncio.create_task(self._forward_output(self._process))
-        return self._process
+        self._record(program.name, self._child.pid)
+        return self._child
 
-    async def _restart_when_it_dies(self, process: asyncio.subprocess.Process) -> None:
+    async def _restart_when_it_dies(self, child: _Child) -> None:
         delay = FIRST_DELAY_SECONDS
         while True:
             began = time.monotonic()
-            code = await process.wait()
-            self._end_group()
+            await child.exited.wait()
+            await child.close()
             if time.monotonic() - began > STEADY_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            self._say("stack", f"{self.name} {_ending(code)}; starting it again in {delay:g} s")
+            self._say("stack", f"{self.name} {_ending(child.exit_code)}; starting it again in {delay:g} s")
             await asyncio.sleep(delay)
             delay = min(delay * 2, LONGEST_DELAY_SECONDS)
             try:
-                process = await self._launch()
+                child = await self._launch()
             except (OSError, ServerFailed, psutil.Error) as error:
                 self._say("stack", f"{self.name} cannot be started: {error}")
-
-    def _end_group(self) -> None:
-        """Kill what the program started and left behind."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def _forward_output(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        rest = b""
-        while block := await process.stdout.read(65_536):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                self._say(self.name, line.decode(errors="replace"))
-        if rest:
-            self._say(self.name, rest.decode(errors="replace"))
 
 
 def _ending(code: int | None) -> str:

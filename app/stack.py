@@ -136,7 +136,8 @@ class Stack:
         psutil.wait_procs(alive, timeout=10)
 
     def _record(self, name: str, pid: int) -> None:
-        self._processes[name] = (pid, psutil.Process(pid).create_time())
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended already
+            self._processes[name] = (pid, psutil.Process(pid).create_time())
         write_secret(self.data_dir / "processes.json", json.dumps(self._processes))
 
     def _environment(self, postgres: EmbeddedPostgres, valkey: EmbeddedValkey) -> dict[str, str]:
@@ -151,6 +152,7 @@ class Stack:
             "SECRET_KEY": self._secret_key or self._own_secret_key(),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
+            "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
         }
 
     def _own_secret_key(self) -> str:

@@ -1,0 +1,59 @@
+"""Settings, and the file that lists them."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.config import Settings
+
+EXAMPLE = Path(__file__).parent.parent / ".env.example"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def listed() -> list[tuple[str, str]]:
+    """Each setting of the example, with the comment above it."""
+    found = []
+    for block in EXAMPLE.read_text().strip().split("\n\n")[1:]:
+        *comment, assignment = block.split("\n")
+        found.append((" ".join(line.removeprefix("# ") for line in comment), assignment.split("=", 1)[0]))
+    return found
+
+
+def test_the_example_lists_every_setting_in_the_order_of_the_class_with_its_description() -> None:
+    expected = [(field.description, name.upper()) for name, field in Settings.model_fields.items()]
+    assert listed() == expected
+
+
+def test_the_example_changes_nothing_when_it_is_used_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(EXAMPLE.read_text())
+    assert Settings() == Settings(_env_file=None)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("MAX_PAGES=7\nMAX_QUEUED=8\n")
+    monkeypatch.setenv("MAX_PAGES", "9")
+    assert (Settings().max_pages, Settings().max_queued) == (9, 8)
+
+
+def test_folders_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INGEST_FOLDERS", "/data, /mnt/with space ,")
+    assert Settings().ingest_folders == (Path("/data"), Path("/mnt/with space"))
+
+
+def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_DIMENSIONS", "4001")
+    with pytest.raises(ValidationError, match="less than or equal to 4000"):
+        Settings()
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "very-secret")
+    monkeypatch.setenv("EMBEDDING_API_KEY", "very-secret")
+    assert "very-secret" not in repr(Settings())
