@@ -1,0 +1,279 @@
+"""Documents and the runs asked for them: every statement behind uploading, listing and deleting.
+
+The document's row is locked before any row of its ingestions, here and in `ingestions.publish`: newer
+requests, cancelling and publishing cannot wait for each other in a circle.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.errors import Cancelled, PDFIngestError, QueueFull, Superseded
+from app.storage.chunks import delete_chunks
+
+IS_OPEN = "status IN ('queued', 'processing', 'retrying')"
+# Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
+_HAS_ROOM = """(
+    SELECT count(*) FROM (
+        SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT :max_queued
+    ) AS waiting
+) < :max_queued"""
+_FINISHED = (
+    "finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, chunks = 0, "
+    "error_code = :code, error_message = :message, revision = revision + 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewIngestion:
+    """A run to ask for; its file is in the file store already. `password` is encrypted."""
+
+    ingestion_id: UUID
+    filename: str
+    sha256: bytes
+    byte_size: int
+    storage_key: str
+    password: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownContent:
+    """The document that has the same bytes, and the ingestion of it they belong to."""
+
+    document_id: UUID
+    ingestion_id: UUID
+    status: str
+    chunks: int
+    is_live: bool
+
+    @property
+    def is_in_work(self) -> bool:
+        return self.status in ("queued", "processing", "retrying")
+
+
+async def lock_contents(connection: AsyncConnection, collection: str, hashes: Sequence[bytes]) -> None:
+    """Until the transaction ends nobody else decides about these bytes in this collection.
+
+    In the order given: when all sort them and lock documents later, nobody waits in a circle.
+    """
+    await connection.execute(
+        text(
+            "SELECT pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0))"
+            " FROM unnest(CAST(:hashes AS text[])) AS sha256"
+        ),
+        {"collection": collection, "hashes": [sha256.hex() for sha256 in hashes]},
+    )
+
+
+async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
+    """The document of the collection that has these bytes: a served one first, then one in work."""
+    found = await connection.execute(
+        text(f"""
+        SELECT document.id AS document_id, ingestions.id AS ingestion_id, status, chunks,
+            live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
+        FROM ingestions JOIN documents AS document ON document.id = document_id
+            AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
+        WHERE sha256 = :sha256 AND collection = :collection
+        ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
+        """),
+        {"collection": collection, "sha256": sha256},
+    )
+    row = found.one_or_none()
+    return KnownContent(**row._mapping) if row else None
+
+
+async def insert_document(
+    connection: AsyncConnection,
+    document_id: UUID,
+    collection: str,
+    metadata: dict[str, Any] | None,
+    ingestion: NewIngestion,
+    max_queued: int,
+) -> None:
+    """A new document with its first run. Raises QueueFull, with nothing written."""
+    made = await connection.execute(
+        text(f"""
+        WITH ingestion AS ({_INSERT_INGESTION} WHERE {_HAS_ROOM} RETURNING id, document_id)
+        INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
+        SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
+        """),
+        _values(document_id, ingestion)
+        | {"collection": collection, "metadata": _json(metadata or {}), "max_queued": max_queued},
+    )
+    if made.one_or_none() is None:
+        raise QueueFull
+
+
+async def insert_ingestion(
+    connection: AsyncConnection, document_id: UUID, ingestion: NewIngestion, max_queued: int
+) -> None:
+    """A run that its document does not point at yet. Raises QueueFull, with nothing written."""
+    made = await connection.execute(
+        text(f"{_INSERT_INGESTION} WHERE {_HAS_ROOM} RETURNING id"),
+        _values(document_id, ingestion) | {"max_queued": max_queued},
+    )
+    if made.one_or_none() is None:
+        raise QueueFull
+
+
+async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
+    """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends."""
+    found = await connection.execute(
+        text(
+            "SELECT collection, live_ingestion_id, latest_ingestion_id FROM documents"
+            " WHERE id = :id FOR UPDATE"
+        ),
+        {"id": document_id},
+    )
+    return found.one_or_none()
+
+
+async def find_collection(connection: AsyncConnection, document_id: UUID) -> str | None:
+    """The collection of a document, which never changes; None when there is no such document."""
+    collection: str | None = await connection.scalar(
+        text("SELECT collection FROM documents WHERE id = :id"), {"id": document_id}
+    )
+    return collection
+
+
+async def make_latest(
+    connection: AsyncConnection,
+    space_id: int,
+    document_id: UUID,
+    ingestion_id: UUID,
+    metadata: dict[str, Any] | None = None,
+) -> None:
+    """The newest request wins: older unfinished runs of the document end as superseded.
+
+    Files that no run needs any more go to `files_to_delete`; the served version keeps its own. Metadata,
+    when given, replaces the document's. The document's row must be locked.
+    """
+    await connection.execute(
+        text(
+            "UPDATE documents SET latest_ingestion_id = :ingestion_id, updated_at = clock_timestamp(),"
+            " metadata = coalesce(CAST(:metadata AS jsonb), metadata) WHERE id = :document_id"
+        ),
+        {
+            "document_id": document_id,
+            "ingestion_id": ingestion_id,
+            "metadata": None if metadata is None else _json(metadata),
+        },
+    )
+    await _end_open(
+        connection,
+        space_id,
+        Superseded(),
+        "document_id = :document_id AND id <> :ingestion_id",
+        document_id=document_id,
+        ingestion_id=ingestion_id,
+    )
+    await _give_up_files(
+        connection,
+        "document_id = :document_id AND id <> :ingestion_id AND NOT EXISTS"
+        " (SELECT FROM documents WHERE live_ingestion_id = ingestions.id)",
+        document_id=document_id,
+        ingestion_id=ingestion_id,
+    )
+
+
+async def find_run(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
+    """(id, filename, sha256, byte_size, storage_key, is_open)."""
+    found = await connection.execute(
+        text(
+            f"SELECT id, filename, sha256, byte_size, storage_key, {IS_OPEN} AS is_open FROM ingestions"
+            " WHERE id = :id"
+        ),
+        {"id": ingestion_id},
+    )
+    return found.one_or_none()
+
+
+async def hand_over_file(connection: AsyncConnection, ingestion_id: UUID) -> None:
+    """The run has no file any more: another one was given it."""
+    await connection.execute(
+        text("UPDATE ingestions SET storage_key = NULL WHERE id = :id"), {"id": ingestion_id}
+    )
+
+
+async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID) -> bool:
+    """End a run that is not finished; its partial chunks go, its file stays for a retry.
+
+    False when there is no such run. A finished one stays as it is.
+    """
+    ended = await _end_open(
+        connection, space_id, Cancelled(), "id = :ingestion_id", ingestion_id=ingestion_id
+    )
+    return bool(ended) or await find_run(connection, ingestion_id) is not None
+
+
+async def delete_document(connection: AsyncConnection, space_id: int, document_id: UUID) -> Sequence[str]:
+    """Delete a document whose row is locked; its ingestions stay, for pollers. Returns its files' keys."""
+    await _end_open(connection, space_id, Cancelled(), "document_id = :document_id", document_id=document_id)
+    served = await connection.scalar(
+        text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
+    )
+    if served is not None:
+        await delete_chunks(connection, space_id, [served])
+    return await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
+
+
+async def _end_open(
+    connection: AsyncConnection, space_id: int, error: PDFIngestError, which: str, **parameters: UUID
+) -> Sequence[UUID]:
+    """End the unfinished ones among the runs `which` names; their chunks and vectors go.
+
+    Two statements: a batch that its worker stores just now is waited for by the first and seen by
+    the second only.
+    """
+    status = Cancelled.code if isinstance(error, Cancelled) else "error"
+    ended = await connection.execute(
+        text(f"UPDATE ingestions SET status = :status, {_FINISHED} WHERE {which} AND {IS_OPEN} RETURNING id"),
+        {"status": status, "code": error.code, "message": error.message, **parameters},
+    )
+    ingestion_ids = ended.scalars().all()
+    if ingestion_ids:
+        await delete_chunks(connection, space_id, ingestion_ids)
+    return ingestion_ids
+
+
+async def _give_up_files(connection: AsyncConnection, which: str, **parameters: UUID) -> Sequence[str]:
+    """The files of the runs `which` names are for the sweeper to delete. Returns their keys."""
+    found = await connection.execute(
+        text(f"""
+        WITH unneeded AS (SELECT id, storage_key FROM ingestions WHERE {which} AND storage_key IS NOT NULL),
+        keyless AS (UPDATE ingestions SET storage_key = NULL FROM unneeded WHERE ingestions.id = unneeded.id)
+        INSERT INTO files_to_delete (storage_key) SELECT storage_key FROM unneeded
+        ON CONFLICT DO NOTHING RETURNING storage_key
+        """),
+        parameters,
+    )
+    return found.scalars().all()
+
+
+_INSERT_INGESTION = """
+    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password)
+    SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
+        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea)
+"""
+
+
+def _values(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
+    return {
+        "ingestion_id": ingestion.ingestion_id,
+        "document_id": document_id,
+        "filename": ingestion.filename,
+        "sha256": ingestion.sha256,
+        "byte_size": ingestion.byte_size,
+        "storage_key": ingestion.storage_key,
+        "password": ingestion.password,
+    }
+
+
+def _json(metadata: dict[str, Any]) -> str:
+    """Not orjson: it refuses whole numbers over 64 bits, which JSON and Postgres both take."""
+    return json.dumps(metadata, ensure_ascii=False, allow_nan=False)
