@@ -1,0 +1,412 @@
+"""What clients do with documents: add, replace, retry, cancel, delete, look at."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from app.errors import (
+    AlreadyInWork,
+    DocumentNotFound,
+    DocumentReplaced,
+    FileGone,
+    FileNotFound,
+    PasswordNeedsKey,
+    PDFIngestError,
+    QueueFull,
+    StorageFailed,
+    TaskNotFound,
+)
+from app.services import path_files
+from app.services.idempotency import Answer, Claim, claiming
+from app.services.path_files import Registration
+from app.services.uploads import ReceivedFile, Upload, clean_filename, storage_key_of
+from app.storage import document_views, documents
+from app.storage.database import Connection, Database
+from app.storage.document_views import ChunkPage, DocumentFilter, DocumentView, OriginalFile
+from app.storage.documents import NewIngestion
+from app.storage.files import FileStore
+from app.storage.passwords import PasswordCipher
+from app.storage.path_files import find_waiting
+
+log = structlog.get_logger()
+
+OnDuplicate = Literal["return", "replace", "keep"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """What a client wishes for the files of one request; `metadata` None: nothing was said about it."""
+
+    collection: str = "default"
+    metadata: dict[str, Any] | None = None
+    password: str | None = None
+    on_duplicate: OnDuplicate = "return"
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedFile:
+    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now."""
+
+    document_id: UUID
+    task_id: UUID
+    filename: str
+    status: str = "queued"
+    is_duplicate: bool = False
+    is_new_task: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file of which nothing was kept, and why."""
+
+    filename: str
+    error: PDFIngestError
+
+
+class DocumentService:
+    """Rows first, files after; but a file that comes in is stored before its row exists.
+
+    `ring` is called with each new task after the commit, without anybody waiting for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        files: FileStore,
+        ring: Callable[[UUID], Coroutine[Any, Any, object]],
+        cipher: PasswordCipher | None,
+        max_upload_bytes: int,
+        max_queued: int,
+        space_id: int,
+    ) -> None:
+        self._database = database
+        self._files = files
+        self._ring = ring
+        self._cipher = cipher
+        self._max_queued = max_queued
+        self._space_id = space_id
+        self._afterwards: set[asyncio.Task[object]] = set()
+        self.max_upload_bytes = max_upload_bytes
+
+    async def close(self) -> None:
+        """Wait for what still runs after answers: bells and deleted files."""
+        if self._afterwards:
+            await asyncio.wait(self._afterwards)
+
+    @asynccontextmanager
+    async def uploading(self) -> AsyncIterator[Upload]:
+        """Receives files; at the end those that no row has taken over are deleted."""
+        upload = Upload(self._files, self.max_upload_bytes)
+        try:
+            yield upload
+        finally:
+            await upload.discard()
+
+    @asynccontextmanager
+    async def claiming(self, key: str | None) -> AsyncIterator[Claim | None]:
+        """Hold an Idempotency-Key during a request. Raises IdempotencyKeyInWork."""
+        async with claiming(self._database, key) as claim:
+            yield claim
+
+    async def add(
+        self,
+        upload: Upload,
+        arrived: Sequence[ReceivedFile | RefusedFile],
+        options: UploadOptions,
+        answer: Callable[[Sequence[AcceptedFile | RefusedFile]], Answer],
+        claim: Claim | None = None,
+    ) -> Answer:
+        """Make documents of files, all in one transaction with the answer that an Idempotency-Key keeps.
+
+        `answer` is asked before the commit. Raises PasswordNeedsKey, IdempotencyKeyReused and
+        IdempotencyKeyInWork; a full queue refuses a file only.
+        """
+        fingerprint = _fingerprint(arrived, options)
+        if claim is not None and (first := claim.replay(fingerprint)):
+            return first
+        password = self._encrypt(options.password)
+        with upload.handing_over() as taken:
+            async with self._database.transaction() as connection:
+                outcomes = await self._add_all(connection, arrived, options, password)
+                answered = answer(outcomes)
+                if claim is not None and answered.status < 400:  # what was refused may be sent again
+                    await claim.keep(connection, fingerprint, answered)
+            new_tasks = [
+                outcome.task_id
+                for outcome in outcomes
+                if isinstance(outcome, AcceptedFile) and outcome.is_new_task
+            ]
+            taken.update(map(storage_key_of, new_tasks))
+        self._ring_for(*new_tasks)
+        return answered
+
+    async def require(self, document_id: UUID) -> None:
+        """Raises DocumentNotFound: better before a large body arrives than after."""
+        async with self._database.transaction() as connection:
+            await _collection_of(connection, document_id)
+
+    async def replace(
+        self,
+        document_id: UUID,
+        upload: Upload,
+        file: ReceivedFile,
+        metadata: dict[str, Any] | None = None,
+        password: str | None = None,
+    ) -> AcceptedFile:
+        """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
+        new = _new_ingestion(file, self._encrypt(password))
+        with upload.handing_over() as taken:
+            async with self._database.transaction() as connection:
+                collection = await _collection_of(connection, document_id)
+                await documents.lock_contents(connection, collection, [file.sha256])
+                if await documents.lock_document(connection, document_id) is None:
+                    raise DocumentNotFound
+                await self._add_version(connection, document_id, new, metadata)
+            taken.add(file.storage_key)
+        self._ring_for(new.ingestion_id)
+        return AcceptedFile(document_id, new.ingestion_id, new.filename)
+
+    async def retry(self, document_id: UUID, password: str | None = None) -> AcceptedFile:
+        """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
+        secret = self._encrypt(password)
+        async with self._database.transaction() as connection:
+            document = await documents.lock_document(connection, document_id)
+            if document is None:
+                raise DocumentNotFound
+            last = await documents.find_run(connection, document.latest_ingestion_id)
+            if last is None or last.storage_key is None:
+                raise FileGone
+            if last.is_open:
+                raise AlreadyInWork
+            new = NewIngestion(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret)
+            is_served = bool(document.live_ingestion_id == last.id)
+            if not is_served:
+                await documents.hand_over_file(connection, last.id)
+                await self._add_version(connection, document_id, new)
+        if is_served:
+            return await self._ingest_copy(document_id, new, password)
+        self._ring_for(new.ingestion_id)
+        return AcceptedFile(document_id, new.ingestion_id, new.filename)
+
+    async def cancel(self, task_id: UUID) -> None:
+        """End a task that is not finished, and remove its chunks; a finished one stays as it is.
+
+        Raises TaskNotFound.
+        """
+        async with self._database.transaction() as connection:
+            if not await documents.cancel(connection, self._space_id, task_id):
+                raise TaskNotFound
+
+    async def delete(self, document_id: UUID) -> None:
+        """Rows at once, the files right after. Raises DocumentNotFound."""
+        async with self._database.transaction() as connection:
+            if await documents.lock_document(connection, document_id) is None:
+                raise DocumentNotFound
+            storage_keys = await documents.delete_document(connection, self._space_id, document_id)
+        self._do_afterwards(self._delete_files(storage_keys))
+
+    async def find(self, document_id: UUID) -> DocumentView:
+        """Raises DocumentNotFound."""
+        async with self._database.transaction() as connection:
+            view = await document_views.find_document(connection, document_id)
+        if view is None:
+            raise DocumentNotFound
+        return view
+
+    async def list_documents(
+        self, condition: DocumentFilter, after: UUID | None, limit: int
+    ) -> list[DocumentView]:
+        """The newest first."""
+        async with self._database.transaction() as connection:
+            return await document_views.list_documents(connection, condition, after, limit)
+
+    async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
+        """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
+
+        Raises DocumentNotFound, and DocumentReplaced when `after` belongs to another version.
+        """
+        version, ordinal = after or (None, -1)
+        async with self._database.transaction() as connection:
+            page = await document_views.list_document_chunks(connection, document_id, ordinal, limit)
+        if page is None:
+            raise DocumentNotFound
+        if version not in (None, page.ingestion_id):
+            raise DocumentReplaced
+        return page
+
+    async def find_original(self, document_id: UUID) -> OriginalFile:
+        """Raises DocumentNotFound and FileGone."""
+        async with self._database.transaction() as connection:
+            original = await document_views.find_original(connection, document_id)
+        if original is None:
+            raise DocumentNotFound
+        if original.storage_key is None:
+            raise FileGone
+        return original
+
+    async def read(self, storage_key: str, start: int, end: int) -> AsyncGenerator[bytes]:
+        """The bytes of a file from `start` up to, not including, `end`. Raises FileGone and StorageFailed."""
+        try:
+            async for piece in self._files.read(storage_key, start, end):
+                yield piece
+        except FileNotFound as error:  # its version was replaced just now, or the folder was emptied by hand
+            raise FileGone from error
+
+    async def register_path_file(
+        self,
+        ingestion_id: UUID,
+        path: str,
+        filename: str,
+        sha256: bytes,
+        byte_size: int,
+        storage_key: str,
+        *,
+        collection: str = "default",
+    ) -> Registration:
+        """Make the run of a task that names a file by its path; the file is in the file store already.
+
+        Any number of deliveries of one task may do this at the same time.
+        """
+        new = NewIngestion(ingestion_id, clean_filename(filename), sha256, byte_size, storage_key)
+        async with self._database.transaction() as connection:
+            registration = await path_files.register(connection, self._space_id, collection, new)
+        log.info("path_registered", task_id=str(ingestion_id), path=path, outcome=registration.outcome)
+        if registration.outcome == "success":
+            await self._delete_files([storage_key])
+        return registration
+
+    async def settle(self, ingestion_id: UUID) -> Registration:
+        """Look again at a run that `register_path_file` left waiting; any other is `known`."""
+        async with self._database.transaction() as connection:
+            waiting = await find_waiting(connection, ingestion_id)
+            if waiting is None:
+                return Registration("known")
+            registration = await path_files.settle(
+                connection, self._space_id, ingestion_id, waiting.collection, waiting.sha256
+            )
+        if registration.outcome == "success":
+            await self._delete_files([waiting.storage_key])
+        return registration
+
+    async def _add_all(
+        self,
+        connection: Connection,
+        arrived: Sequence[ReceivedFile | RefusedFile],
+        options: UploadOptions,
+        password: bytes | None,
+    ) -> Sequence[AcceptedFile | RefusedFile]:
+        if options.on_duplicate != "keep":
+            hashes = {file.sha256 for file in arrived if isinstance(file, ReceivedFile)}
+            await documents.lock_contents(connection, options.collection, sorted(hashes))
+        outcomes: list[AcceptedFile | RefusedFile] = []
+        for file in arrived:
+            try:
+                outcomes.append(
+                    file
+                    if isinstance(file, RefusedFile)
+                    else await self._add_one(connection, file, options, password)
+                )
+            except QueueFull as error:  # raised before anything is written: the transaction goes on
+                outcomes.append(RefusedFile(file.filename, error))
+        return outcomes
+
+    async def _add_one(
+        self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
+    ) -> AcceptedFile:
+        new = _new_ingestion(file, password)
+        if options.on_duplicate != "keep":
+            known = await documents.find_content(connection, options.collection, file.sha256)
+            if known and options.on_duplicate == "return" and (known.is_live or known.is_in_work):
+                return AcceptedFile(
+                    known.document_id,
+                    known.ingestion_id,
+                    file.filename,
+                    known.status,
+                    is_duplicate=True,
+                    is_new_task=False,
+                )
+            if known and await documents.lock_document(connection, known.document_id):
+                await self._add_version(connection, known.document_id, new, options.metadata)
+                return AcceptedFile(known.document_id, new.ingestion_id, file.filename, is_duplicate=True)
+        document_id = uuid7()
+        await documents.insert_document(
+            connection, document_id, options.collection, options.metadata, new, self._max_queued
+        )
+        return AcceptedFile(document_id, new.ingestion_id, new.filename)
+
+    async def _add_version(
+        self,
+        connection: Connection,
+        document_id: UUID,
+        new: NewIngestion,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        """The document's row must be locked. Raises QueueFull."""
+        await documents.insert_ingestion(connection, document_id, new, self._max_queued)
+        await documents.make_latest(connection, self._space_id, document_id, new.ingestion_id, metadata)
+
+    async def _ingest_copy(
+        self, document_id: UUID, served: NewIngestion, password: str | None
+    ) -> AcceptedFile:
+        """A new version with the bytes of the served one, which keeps its own file."""
+        async with self.uploading() as upload:
+            file = await upload.receive(served.filename, self._files.read(served.storage_key))
+            return await self.replace(document_id, upload, file, password=password)
+
+    def _encrypt(self, password: str | None) -> bytes | None:
+        if password is None:
+            return None
+        if self._cipher is None:
+            raise PasswordNeedsKey
+        return self._cipher.encrypt(password)
+
+    async def _delete_files(self, storage_keys: Sequence[str]) -> None:
+        """What fails here is left to the sweeper."""
+        for storage_key in storage_keys:
+            try:
+                await self._files.delete(storage_key)
+            except StorageFailed:
+                log.warning("file_not_deleted", storage_key=storage_key)
+
+    def _ring_for(self, *ingestion_ids: UUID) -> None:
+        for ingestion_id in ingestion_ids:
+            self._do_afterwards(self._ring(ingestion_id))
+
+    def _do_afterwards(self, work: Coroutine[Any, Any, object]) -> None:
+        """Without letting the answer wait; a task that nobody holds could be collected half-way."""
+        task = asyncio.create_task(work)
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
+
+
+async def _collection_of(connection: Connection, document_id: UUID) -> str:
+    """A document stays in its collection. Raises DocumentNotFound."""
+    collection = await documents.find_collection(connection, document_id)
+    if collection is None:
+        raise DocumentNotFound
+    return collection
+
+
+def _new_ingestion(file: ReceivedFile, password: bytes | None) -> NewIngestion:
+    return NewIngestion(
+        file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password
+    )
+
+
+def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadOptions) -> bytes:
+    """Equal for equal requests. Of a password only that there is one: its hash could be guessed from."""
+    files = [
+        (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
+        for file in arrived
+    ]
+    wishes = [options.collection, options.metadata, options.password is not None, options.on_duplicate]
+    return hashlib.sha256(json.dumps([files, wishes], sort_keys=True).encode()).digest()
