@@ -1,0 +1,297 @@
+"""What goes over the wire about documents, described for people in OpenAPI."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+)
+
+from app.api.problems import Problem, problem_of
+from app.api.schemas import CollectionName, Metadata, storable_text
+from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
+from app.services.documents import AcceptedFile, RefusedFile
+from app.storage.chunks import StoredChunk
+from app.storage.document_views import DocumentView, Update, Verdict
+
+MAX_PASSWORD_CHARACTERS = 1_000
+
+_DOCUMENT_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a00"
+_TASK_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a01"
+_LINKS: dict[str, JsonValue] = {
+    "document": f"/documents/{_DOCUMENT_ID}",
+    "task": f"/tasks/{_TASK_ID}",
+    "events": f"/tasks/{_TASK_ID}/events",
+}
+ACCEPTED_EXAMPLE: dict[str, JsonValue] = {
+    "document_id": _DOCUMENT_ID,
+    "task_id": _TASK_ID,
+    "status": "queued",
+    "duplicate": False,
+    "links": _LINKS,
+}
+DUPLICATE_EXAMPLE: dict[str, JsonValue] = {**ACCEPTED_EXAMPLE, "status": "success", "duplicate": True}
+SEVERAL_EXAMPLE: dict[str, JsonValue] = {
+    "data": [
+        {**ACCEPTED_EXAMPLE, "filename": "report-2025.pdf"},
+        {"filename": "notes.txt", "problem": problem_of(UploadNotAPDF()).model_dump(exclude_none=True)},
+        {"filename": "empty.pdf", "problem": problem_of(EmptyFile()).model_dump(exclude_none=True)},
+    ]
+}
+_DOCUMENT_EXAMPLE: dict[str, JsonValue] = {
+    "document_id": _DOCUMENT_ID,
+    "status": "ready",
+    "filename": "report-2025.pdf",
+    "title": "Annual report 2025",
+    "collection": "reports",
+    "pages": 112,
+    "pages_failed": [],
+    "pages_without_text": [2],
+    "engine": "pdfium",
+    "chunks": 389,
+    "bytes": 1_204_511,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "metadata": {"year": 2025},
+    "task_id": _TASK_ID,
+    "error": None,
+    "update": None,
+    "created_at": "2026-11-20T09:00:00.000000Z",
+    "updated_at": "2026-11-20T09:00:04.180000Z",
+}
+_CHUNK_EXAMPLE: dict[str, JsonValue] = {
+    "chunk_id": "01998c6e-8a52-7d41-8c11-0d8f4b6a7c55",
+    "ordinal": 0,
+    "page_start": 1,
+    "page_end": 1,
+    "heading": "Letter to shareholders",
+    "text": "Revenue grew by 12 % to 4.2 million.",
+    "tokens": 14,
+    "hidden_text": False,
+}
+
+_metadata = TypeAdapter(Metadata)
+
+
+def _metadata_of(text: object) -> object:
+    if not isinstance(text, str):
+        return text
+    try:
+        return _metadata.validate_json(text) if text.strip() else None
+    except ValidationError as error:
+        reason = error.errors(include_input=False)[0]["msg"].removeprefix("Value error, ")
+        raise InvalidMetadata(f"metadata must be a JSON object: {reason}.") from error
+
+
+MetadataField = Annotated[dict[str, JsonValue] | None, BeforeValidator(_metadata_of)]
+Password = Annotated[SecretStr, Field(max_length=MAX_PASSWORD_CHARACTERS)]
+DocumentStatus = Literal["queued", "processing", "ready", "failed", "cancelled"]
+TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
+IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable_text)]
+
+
+class VersionFields(BaseModel):
+    """The fields beside `file` when a document gets a new version."""
+
+    metadata: MetadataField = Field(
+        None, description="A JSON object, at most 10,000 bytes; replaces the document's when given."
+    )
+    password: Password | None = Field(
+        None, description="Opens an encrypted PDF. Kept encrypted, and only until the verdict."
+    )
+
+
+class UploadFields(VersionFields):
+    """The fields beside `file` when documents are added; they hold for all files of the request."""
+
+    collection: CollectionName = Field("default", description="Where the documents belong.")
+    on_duplicate: Literal["return", "replace", "keep"] = Field(
+        "return",
+        description="What to do with bytes that the collection has already: `return` the document it has "
+        "(one that failed or was cancelled starts again), `replace` it by ingesting it again, or `keep` "
+        "both as two documents.",
+    )
+
+
+class Links(BaseModel):
+    """Where to go from here, as paths on this server."""
+
+    document: str = Field(description="The document.")
+    task: str = Field(description="Where its ingestion stands.")
+    events: str = Field(description="The same as server-sent events.")
+
+
+class Accepted(BaseModel):
+    """A file that was taken in, or is here already."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ACCEPTED_EXAMPLE]})
+
+    document_id: UUID = Field(description="The document.")
+    task_id: UUID = Field(description="The task that ingests it, or did.")
+    status: TaskStatusName = Field(description="The task's status: `queued` when it is new.")
+    duplicate: bool = Field(description="Whether the collection had these bytes already.")
+    links: Links = Field(description="Where to go from here.")
+
+    @classmethod
+    def of(cls, file: AcceptedFile, **more: str) -> Self:
+        task = f"/tasks/{file.task_id}"
+        links = Links(document=f"/documents/{file.document_id}", task=task, events=f"{task}/events")
+        return cls.model_validate(
+            {
+                "document_id": file.document_id,
+                "task_id": file.task_id,
+                "status": file.status,
+                "duplicate": file.is_duplicate,
+                "links": links,
+                **more,
+            }
+        )
+
+
+class AcceptedOfSeveral(Accepted):
+    """One of several files, taken in."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    filename: str = Field(description="The file's name, as kept.")
+
+
+class RefusedOfSeveral(BaseModel):
+    """One of several files, refused; nothing of it was kept."""
+
+    filename: str = Field(description="The file's name.")
+    problem: Problem = Field(description="Why it was refused.")
+
+    @classmethod
+    def of(cls, file: RefusedFile) -> Self:
+        return cls(filename=file.filename, problem=problem_of(file.error))
+
+
+class Several(BaseModel):
+    """What became of each file, in the order in which they were sent."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [SEVERAL_EXAMPLE]})
+
+    data: list[AcceptedOfSeveral | RefusedOfSeveral] = Field(description="One entry for each file.")
+
+
+class AllRefused(Problem):
+    """The problem of the first of several files when none was taken in."""
+
+    data: list[AcceptedOfSeveral | RefusedOfSeveral] = Field(description="One entry for each file.")
+
+
+class DocumentError(BaseModel):
+    """Why a document could not be ingested."""
+
+    code: str = Field(description="Stable name of the error, for programs, for example `encrypted`.")
+    message: str = Field(description="What happened, in a sentence for people.")
+    retryable: bool = Field(description="Whether trying the same PDF again can help.")
+
+    @classmethod
+    def of(cls, verdict: Verdict | None) -> Self | None:
+        if verdict is None:
+            return None
+        return cls(code=verdict.code, message=verdict.message, retryable=verdict.retryable)
+
+
+class DocumentUpdate(BaseModel):
+    """A run that is newer than the version that is served."""
+
+    task_id: UUID = Field(description="Its task.")
+    status: TaskStatusName = Field(description="The task's status.")
+    error: DocumentError | None = Field(description="Why it failed, if it did.")
+
+    @classmethod
+    def of(cls, update: Update | None) -> Self | None:
+        if update is None:
+            return None
+        error = DocumentError.of(update.error)
+        return cls.model_validate({"task_id": update.task_id, "status": update.status, "error": error})
+
+
+class Document(BaseModel):
+    """A document: the version that is served or, until there is one, the newest run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_DOCUMENT_EXAMPLE]})
+
+    document_id: UUID = Field(description="The document.")
+    status: DocumentStatus = Field(description="`ready` as long as a version is served.")
+    filename: str = Field(description="The name under which the file was uploaded.")
+    title: str | None = Field(description="The title the PDF gives itself.")
+    collection: str = Field(description="Where it belongs.")
+    pages: int | None = Field(description="Pages of the PDF; `null` until it was opened.")
+    pages_failed: list[int] = Field(description="Pages that could not be read, counted from 1.")
+    pages_without_text: list[int] = Field(description="Pages on which no text was found, counted from 1.")
+    engine: str | None = Field(description="The PDF engine that read it.")
+    chunks: int = Field(description="Chunks that a search can find.")
+    bytes: int = Field(description="Size of the file.")
+    sha256: str = Field(description="SHA-256 of the file, in hexadecimal digits.")
+    metadata: dict[str, JsonValue] = Field(description="What was given with the upload.")
+    task_id: UUID = Field(description="The task that made this version.")
+    error: DocumentError | None = Field(description="Why it failed; `null` unless it did.")
+    update: DocumentUpdate | None = Field(description="A newer run than the served version, if there is one.")
+    created_at: datetime = Field(description="When the document was added.")
+    updated_at: datetime = Field(description="When a version was last asked for or published.")
+
+    @classmethod
+    def of(cls, view: DocumentView) -> Self:
+        own = {"document_id", "bytes", "error", "update"}
+        return cls.model_validate(
+            {
+                "document_id": view.id,
+                "bytes": view.byte_size,
+                "error": DocumentError.of(view.error),
+                "update": DocumentUpdate.of(view.update),
+                **{name: getattr(view, name) for name in cls.model_fields.keys() - own},
+            }
+        )
+
+
+class DocumentList(BaseModel):
+    """Documents, the newest first."""
+
+    data: list[Document] = Field(description="The documents.")
+    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
+
+
+class DocumentChunk(BaseModel):
+    """A piece of the document's text, as it is found by a search."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CHUNK_EXAMPLE]})
+
+    chunk_id: UUID = Field(description="The chunk.")
+    ordinal: int = Field(description="Its place in the document, from 0.")
+    page_start: int = Field(description="First page of the chunk, counted from 1.")
+    page_end: int = Field(description="Last page of the chunk, counted from 1.")
+    heading: str | None = Field(description="The heading of the section it is from.")
+    text: str = Field(description="The text.")
+    tokens: int = Field(description="Tokens of the embedding model in it.")
+    hidden_text: bool = Field(description="Whether some of it cannot be seen on the page.")
+
+    @classmethod
+    def of(cls, chunk: StoredChunk) -> Self:
+        return cls.model_validate({name: getattr(chunk, name) for name in cls.model_fields})
+
+
+class ChunkList(BaseModel):
+    """Chunks of the version that is served, in their order; none while there is no such version."""
+
+    data: list[DocumentChunk] = Field(description="The chunks.")
+    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
+
+
+class RetryRequest(BaseModel):
+    """What to do differently this time."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"password": "open sesame"}]})
+
+    password: Password | None = Field(None, description="Opens an encrypted PDF.")

@@ -1,0 +1,317 @@
+"""Documents over HTTP: upload, list, replace, retry, delete, and what is in them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from app.api.dependencies import DocumentsDep
+from app.api.document_schemas import (
+    ACCEPTED_EXAMPLE,
+    DUPLICATE_EXAMPLE,
+    SEVERAL_EXAMPLE,
+    Accepted,
+    AcceptedOfSeveral,
+    AllRefused,
+    ChunkList,
+    Document,
+    DocumentChunk,
+    DocumentList,
+    DocumentStatus,
+    IdempotencyKey,
+    RefusedOfSeveral,
+    RetryRequest,
+    Several,
+    UploadFields,
+    VersionFields,
+)
+from app.api.originals import send_original
+from app.api.problems import problem_of, problem_response, problem_responses
+from app.api.schemas import CollectionName
+from app.api.uploads import multipart_body, read_form, refuse
+from app.errors import (
+    AlreadyInWork,
+    DocumentNotFound,
+    DocumentReplaced,
+    EmptyFile,
+    FileGone,
+    IdempotencyKeyInWork,
+    IdempotencyKeyReused,
+    InvalidMetadata,
+    InvalidQuery,
+    PasswordNeedsKey,
+    QueueFull,
+    RangeNotSatisfiable,
+    StorageFailed,
+    UploadNotAPDF,
+    UploadTooLarge,
+    UploadTooSlow,
+)
+from app.services.documents import AcceptedFile, RefusedFile, UploadOptions
+from app.services.idempotency import Answer
+from app.services.uploads import clean_filename
+from app.storage.document_views import DocumentFilter
+
+POLL_SECONDS = 1
+"""The Retry-After of an accepted upload: small PDFs are done by then."""
+
+DocumentId = Annotated[UUID, Path(description="The `document_id` of the upload's answer.")]
+Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]
+UPLOAD_ERRORS = (
+    EmptyFile,
+    UploadTooSlow,
+    UploadTooLarge,
+    UploadNotAPDF,
+    InvalidQuery,
+    InvalidMetadata,
+    PasswordNeedsKey,
+    QueueFull,
+    StorageFailed,
+)
+ACCEPTED_HEADERS = {
+    "Location": {
+        "description": "The document, of a single file.",
+        "schema": {"type": "string", "format": "uri-reference"},
+    },
+    "Retry-After": {
+        "description": "Seconds after which asking for the task makes sense.",
+        "schema": {"type": "integer"},
+    },
+}
+
+router = APIRouter(prefix="/documents", tags=["documents"])
+
+
+def _accepted(description: str, **examples: object) -> dict[str, Any]:
+    shown = {name: {"value": value} for name, value in examples.items()}
+    return {
+        "description": description,
+        "headers": ACCEPTED_HEADERS,
+        "content": {"application/json": {"examples": shown}},
+    }
+
+
+@router.post(
+    "",
+    status_code=202,
+    response_model=Accepted | Several,
+    responses={
+        202: _accepted(
+            "Accepted: a task will ingest it. With several files, what became of each; at least one has a "
+            "new task.",
+            one_file=ACCEPTED_EXAMPLE,
+            several_files=SEVERAL_EXAMPLE,
+        ),
+        200: {
+            "model": Accepted | Several,
+            "description": "The collection has these bytes already, and nothing new was begun.",
+            "content": {"application/json": {"examples": {"duplicate": {"value": DUPLICATE_EXAMPLE}}}},
+        },
+        **problem_responses(*UPLOAD_ERRORS, IdempotencyKeyReused, IdempotencyKeyInWork),
+    },
+    openapi_extra=multipart_body(UploadFields, several=True),
+)
+async def upload_documents(
+    request: Request,
+    documents: DocumentsDep,
+    idempotency_key: Annotated[
+        IdempotencyKey | None,
+        Header(
+            description="Any text of your choice. Sent again within 24 hours, the same request gets the "
+            "first answer and begins nothing new."
+        ),
+    ] = None,
+) -> Response:
+    """Add PDFs. Each is checked while it arrives, stored, and ingested in the background.
+
+    Several files are accepted or refused one by one. If all of them are refused the answer is the problem
+    of the first one, with those of all in `data`.
+    """
+    async with documents.claiming(idempotency_key) as claim, documents.uploading() as upload:
+        form = await read_form(request, upload, UploadFields)
+        refused = [file for file in form.files if isinstance(file, RefusedFile)]
+        if len(refused) == len(form.files):
+            return _respond(_answer(refused))
+        answer = await documents.add(upload, form.files, _options(form.fields), _answer, claim)
+    return _respond(answer)
+
+
+@router.get("", responses=problem_responses(InvalidQuery))
+async def list_documents(
+    documents: DocumentsDep,
+    collection: Annotated[CollectionName | None, Query(description="Only of this collection.")] = None,
+    status: Annotated[DocumentStatus | None, Query(description="Only with this status.")] = None,
+    filename: Annotated[
+        str | None, Query(max_length=1000, description="Only with exactly this file name.")
+    ] = None,
+    limit: Limit = 50,
+    after: Annotated[UUID | None, Query(description="The `next` of the answer before.")] = None,
+) -> DocumentList:
+    """Documents, the newest first."""
+    condition = DocumentFilter(collection, status, None if filename is None else clean_filename(filename))
+    views = await documents.list_documents(condition, after, limit + 1)
+    shown = views[:limit]
+    return DocumentList(
+        data=[Document.of(view) for view in shown],
+        next=str(shown[-1].id) if len(views) > limit else None,
+    )
+
+
+@router.get("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
+async def get_document(document_id: DocumentId, documents: DocumentsDep) -> Document:
+    """A document: what is known of the version that is served, and of a newer run if there is one."""
+    return Document.of(await documents.find(document_id))
+
+
+@router.put(
+    "/{document_id}",
+    status_code=202,
+    response_model=Accepted,
+    responses={
+        202: _accepted("Accepted: a task will ingest it.", accepted=ACCEPTED_EXAMPLE),
+        **problem_responses(DocumentNotFound, *UPLOAD_ERRORS),
+    },
+    openapi_extra=multipart_body(VersionFields, several=False),
+)
+async def replace_document(document_id: DocumentId, request: Request, documents: DocumentsDep) -> Response:
+    """Give the document a new version. The old one is served until the new one is ready.
+
+    The newest request wins: an older one that is still queued or running ends as `superseded`.
+    """
+    await documents.require(document_id)
+    async with documents.uploading() as upload:
+        form = await read_form(request, upload, VersionFields, max_files=1)
+        (file,) = form.files
+        if isinstance(file, RefusedFile):
+            raise file.error
+        options = _options(form.fields)
+        accepted = await documents.replace(document_id, upload, file, options.metadata, options.password)
+    return _respond(_answer([accepted]))
+
+
+@router.delete("/{document_id}", status_code=204, responses=problem_responses(DocumentNotFound, InvalidQuery))
+async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> None:
+    """Delete the document and its chunks; right after the answer, its file. Its tasks end as `cancelled`."""
+    await documents.delete(document_id)
+
+
+@router.post(
+    "/{document_id}/retry",
+    status_code=202,
+    response_model=Accepted,
+    responses={
+        202: _accepted("Accepted: a task will ingest it again.", accepted=ACCEPTED_EXAMPLE),
+        **problem_responses(
+            DocumentNotFound,
+            FileGone,
+            AlreadyInWork,
+            InvalidQuery,
+            PasswordNeedsKey,
+            QueueFull,
+            StorageFailed,
+        ),
+    },
+)
+async def retry_document(
+    document_id: DocumentId, documents: DocumentsDep, wishes: RetryRequest | None = None
+) -> Response:
+    """Ingest the document's newest file again, for example with the right password."""
+    password = wishes.password.get_secret_value() if wishes and wishes.password else None
+    return _respond(_answer([await documents.retry(document_id, password or None)]))
+
+
+@router.get(
+    "/{document_id}/chunks", responses=problem_responses(DocumentNotFound, DocumentReplaced, InvalidQuery)
+)
+async def list_chunks(
+    document_id: DocumentId,
+    documents: DocumentsDep,
+    limit: Limit = 50,
+    after: Annotated[str | None, Query(max_length=60, description="The `next` of the answer before.")] = None,
+) -> ChunkList:
+    """The chunks of the served version, in their order."""
+    page = await documents.list_chunks(document_id, _cursor(after), limit + 1)
+    shown = page.chunks[:limit]
+    has_more = len(page.chunks) > limit
+    return ChunkList(
+        data=[DocumentChunk.of(chunk) for chunk in shown],
+        next=f"{page.ingestion_id}:{shown[-1].ordinal}" if has_more else None,
+    )
+
+
+@router.get(
+    "/{document_id}/file",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The PDF as it was uploaded.",
+            "content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        206: {
+            "description": "The part that `Range` asked for.",
+            "content": {"application/pdf": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        304: {"description": "Not changed since the `ETag` in `If-None-Match`."},
+        **problem_responses(DocumentNotFound, FileGone, RangeNotSatisfiable, InvalidQuery, StorageFailed),
+    },
+)
+async def get_file(document_id: DocumentId, request: Request, documents: DocumentsDep) -> Response:
+    """The original file of the served version, whole or in part (`Range`); its `ETag` is its SHA-256."""
+    original = await documents.find_original(document_id)
+    return await send_original(request, original, partial(documents.read, original.storage_key or ""))
+
+
+router.head("/{document_id}/file", include_in_schema=False)(get_file)
+
+
+def _options(fields: VersionFields) -> UploadOptions:
+    password = fields.password.get_secret_value() if fields.password else ""
+    options = UploadOptions(metadata=fields.metadata, password=password or None)
+    if not isinstance(fields, UploadFields):
+        return options
+    return UploadOptions(fields.collection, options.metadata, options.password, fields.on_duplicate)
+
+
+def _answer(files: Sequence[AcceptedFile | RefusedFile]) -> Answer:
+    """202 if anything was begun, 200 if all is here already, else the problem of the first file."""
+    refused = [file for file in files if isinstance(file, RefusedFile)]
+    if len(files) == 1 and refused:
+        raise refused[0].error
+    accepted = [file for file in files if isinstance(file, AcceptedFile)]
+    status = 202 if any(file.is_new_task for file in accepted) else 200
+    if len(files) == 1:
+        return Answer(status, Accepted.of(accepted[0]).model_dump(mode="json"))
+    entries = [_one_of_several(file) for file in files]
+    if accepted:
+        return Answer(status, Several(data=entries).model_dump(mode="json", exclude_none=True))
+    problem = AllRefused(**dict(problem_of(refused[0].error)), data=entries)
+    return Answer(problem.status, problem.model_dump(mode="json", exclude_none=True))
+
+
+def _one_of_several(file: AcceptedFile | RefusedFile) -> AcceptedOfSeveral | RefusedOfSeveral:
+    if isinstance(file, RefusedFile):
+        return RefusedOfSeveral.of(file)
+    return AcceptedOfSeveral.of(file, filename=file.filename)
+
+
+def _respond(answer: Answer) -> Response:
+    if answer.status >= 400:
+        return problem_response(AllRefused.model_validate(answer.body))
+    headers = {"Retry-After": str(POLL_SECONDS)} if answer.status == 202 else {}
+    if "document_id" in answer.body:
+        headers["Location"] = f"/documents/{answer.body['document_id']}"
+    return JSONResponse(answer.body, answer.status, headers)
+
+
+def _cursor(after: str | None) -> tuple[UUID, int] | None:
+    """`<ingestion>:<ordinal>`, as `next` is made."""
+    if after is None:
+        return None
+    version, _, ordinal = after.partition(":")
+    try:
+        return UUID(version), int(ordinal) if ordinal.isdecimal() and len(ordinal) < 10 else -1
+    except ValueError:
+        refuse("query", "after", "must be the `next` of an answer")
