@@ -75,6 +75,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             rag = RAGService(
                 database=database,
                 files=files,
+                documents=documents,
                 incoming=IncomingFiles(
                     folders=settings.ingest_folders,
                     storage_url=settings.storage_url,

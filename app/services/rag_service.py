@@ -27,6 +27,7 @@ from app.errors import (
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading
 from app.services.ahead import ahead
+from app.services.documents import DocumentService
 from app.services.holder import is_dead
 from app.services.incoming import IncomingFiles
 from app.services.splitter import Splitter
@@ -53,6 +54,7 @@ class RAGService:
 
     database: Database
     files: FileStore
+    documents: DocumentService
     incoming: IncomingFiles
     reader: PDFReader
     splitter: Splitter
@@ -112,8 +114,7 @@ class RAGService:
 
     async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
         """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
-        async with self.database.autocommit() as connection:
-            row = await ingestions.find(connection, ingestion_id)
+        row = await self._find(ingestion_id)
         if row is None:
             raise TaskNotFound
         return result_of(row) if row.status in FINAL_STATUSES else None
@@ -174,26 +175,35 @@ class RAGService:
 
     async def _claim(self, ingestion_id: UUID, file_path: str) -> Lease | None:
         """The lease; None when the ingestion is final. Raises WorkHeld."""
-        async with self.database.autocommit() as connection:
-            lease = await ingestions.claim(connection, ingestion_id, self.holder)
-            row = None if lease else await ingestions.find(connection, ingestion_id)
-        if lease is None and row is None:
-            await self.incoming.take(ingestion_id, file_path)
-            async with self.database.autocommit() as connection:
-                lease = await ingestions.claim(connection, ingestion_id, self.holder)
-                row = None if lease else await ingestions.find(connection, ingestion_id)
-        if row is not None and row.status == "processing" and is_dead(row.worker):
-            async with self.database.autocommit() as connection:
-                lease = await ingestions.claim(
-                    connection, ingestion_id, self.holder, dead_epoch=row.lease_epoch
-                )
-        if lease is None and (row is None or row.status not in FINAL_STATUSES):
-            raise WorkHeld
+        lease = await self._try_to_claim(ingestion_id)
+        if lease is None:
+            row = await self._find(ingestion_id)
+            dead_epoch = -1
+            if row is None:
+                await self.incoming.take(ingestion_id, file_path)
+            elif row.status == "queued":
+                await self.documents.settle(ingestion_id)
+            elif row.status == "processing" and is_dead(row.worker):
+                dead_epoch = row.lease_epoch
+            elif row.status in FINAL_STATUSES:
+                return None
+            lease = await self._try_to_claim(ingestion_id, dead_epoch)
+        if lease is None:
+            row = await self._find(ingestion_id)
+            if row is None or row.status not in FINAL_STATUSES:
+                raise WorkHeld
         return lease
 
-    async def _chunks_of_final(self, ingestion_id: UUID) -> int:
+    async def _try_to_claim(self, ingestion_id: UUID, dead_epoch: int = -1) -> Lease | None:
         async with self.database.autocommit() as connection:
-            row = await ingestions.find(connection, ingestion_id)
+            return await ingestions.claim(connection, ingestion_id, self.holder, dead_epoch=dead_epoch)
+
+    async def _find(self, ingestion_id: UUID) -> Any:
+        async with self.database.autocommit() as connection:
+            return await ingestions.find(connection, ingestion_id)
+
+    async def _chunks_of_final(self, ingestion_id: UUID) -> int:
+        row = await self._find(ingestion_id)
         if row is None:
             raise TaskNotFound
         if row.status != "success":

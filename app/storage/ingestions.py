@@ -74,7 +74,8 @@ async def claim(
 ) -> Lease | None:
     """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
 
-    `dead_epoch` names a lease whose holder is known to be dead, so that it need not run out first.
+    Only a document's newest ingestion is worked on; one that waits for another with the same content is
+    not its newest. `dead_epoch` names a lease whose holder is known to be dead: it need not run out first.
     """
     statement = text(f"""
         UPDATE ingestions SET
@@ -86,7 +87,7 @@ async def claim(
             status = 'queued' AND coalesce(next_attempt_at <= clock_timestamp(), true)
             OR status = 'retrying' AND next_attempt_at <= clock_timestamp()
             OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
-        )
+        ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
         RETURNING lease_epoch, storage_key, password, retries
     """)
     found = await connection.execute(

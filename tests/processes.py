@@ -1,0 +1,93 @@
+"""Real processes for tests: a Celery worker, and the settings it and its clients share."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+from celery import Celery
+
+PROJECT = Path(__file__).parent.parent
+
+
+class WorkerProcess:
+    """`celery worker` in a process group of its own; its output goes to a file."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path, *options: str) -> None:
+        self._environment = dict(os.environ) | dict(environment)
+        self._log = log
+        self._options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """The prefork children, not what they start themselves."""
+        return psutil.Process(self.pid).children()
+
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def start(self) -> Self:
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "app.worker.celery_app", "worker", *self._options],
+                cwd=PROJECT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        return self
+
+    def wait_until_ready(self, client: Celery, seconds: float = 20) -> Self:
+        deadline = time.monotonic() + seconds
+        while not client.control.inspect(timeout=0.3).ping():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the worker did not start:\n{self.output()}")
+        return self
+
+    def stop(self, seconds: float = 20) -> int:
+        """SIGTERM and wait; what is left of the group is killed. Returns the exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        try:
+            return self.process.wait(seconds)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL for the worker and all its children."""
+        assert self.process is not None
+        family = [self.process, *_descendants(self.pid)]
+        for member in family:
+            try:
+                member.kill()
+            except (psutil.NoSuchProcess, ProcessLookupError):
+                continue
+        self.process.wait()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,293 @@
+"""A real prefork worker, driven by a plain Celery client that knows nothing of the API."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from celery import Celery
+from fpdf import FPDF
+
+from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.services.progress import ingestion_id_of
+from app.storage import ingestions
+from app.storage.database import Database
+from tests.databases import migrated
+from tests.processes import PROJECT, WorkerProcess
+
+SAMPLE = PROJECT / "samples" / "annual-report.pdf"
+
+
+@pytest.fixture(scope="module")
+async def environment(
+    postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "incoming").mkdir()
+    broker_url = valkey.url.removesuffix("/0") + "/7"
+    return {
+        "DATABASE_URL": await migrated(postgres, "worker"),
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": broker_url,
+        "STORAGE_URL": (folder / "files").as_uri(),
+        "INGEST_FOLDERS": str(folder / "incoming"),
+    }
+
+
+@pytest.fixture(scope="module")
+def incoming(environment: dict[str, str]) -> Path:
+    return Path(environment["INGEST_FOLDERS"])
+
+
+@pytest.fixture(scope="module")
+def client(environment: dict[str, str]) -> Iterator[Celery]:
+    """Anybody's Celery: it shares nothing with the worker but the broker's URL and the task's name."""
+    with Celery(
+        broker=environment["CELERY_BROKER_URL"], backend=environment["CELERY_RESULT_BACKEND"]
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def worker_database(environment: dict[str, str]):
+    database = Database(environment["DATABASE_URL"])
+    yield database
+    await database.close()
+
+
+@pytest.fixture(scope="module")
+def worker(
+    environment: dict[str, str], client: Celery, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[WorkerProcess]:
+    log = tmp_path_factory.mktemp("worker-log") / "worker.log"
+    with WorkerProcess(environment, log, "--concurrency", "2") as worker:
+        yield worker.wait_until_ready(client)
+
+
+def write_pdf(path: Path, pages: int, lines: int = 40) -> Path:
+    """A PDF whose text is not in any other one."""
+    pdf = FPDF()
+    pdf.set_font("helvetica", size=10)
+    for page in range(pages):
+        pdf.add_page()
+        for line in range(lines):
+            pdf.cell(
+                text=f"Page {page + 1} line {line + 1} speaks of {uuid4().hex}.",
+                new_x="LMARGIN",
+                new_y="NEXT",
+            )
+    pdf.output(str(path))
+    return path
+
+
+async def get(client: Celery, task_id: str, seconds: float = 30) -> dict:
+    return await asyncio.to_thread(client.AsyncResult(task_id).get, timeout=seconds)
+
+
+async def ingest(client: Celery, path: Path | str, task_id: str | None = None) -> dict:
+    sent = client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id or str(uuid4()))
+    return await get(client, sent.id)
+
+
+async def row_of(database: Database, task_id: str):
+    async with database.autocommit() as connection:
+        return await ingestions.find(connection, ingestion_id_of(task_id))
+
+
+async def wait_for_row(database: Database, task_id: str, condition, seconds: float = 20):
+    deadline = time.monotonic() + seconds
+    while True:
+        row = await row_of(database, task_id)
+        if row is not None and condition(row):
+            return row
+        assert time.monotonic() < deadline, row
+        await asyncio.sleep(0.02)
+
+
+async def test_a_plain_client_has_a_path_ingested(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    path = write_pdf(incoming / "plain.pdf", pages=12)
+    task_id = str(uuid4())
+    result = await ingest(client, path, task_id)
+    row = await row_of(worker_database, task_id)
+    assert result["status"] == "success"
+    assert result["pages"] == 12
+    assert result["chunks"] == row.chunks > 0
+    assert result["document_id"] == str(row.document_id)
+    assert (row.id, row.status, row.filename) == (UUID(task_id), "success", "plain.pdf")
+
+
+async def test_a_task_id_that_is_no_uuid_works_too(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    task_id = f"nightly-import-{uuid4().hex}"
+    result = await ingest(client, write_pdf(incoming / "named.pdf", pages=1), task_id)
+    assert result["status"] == "success"
+    assert (await row_of(worker_database, task_id)).status == "success"
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("/etc/passwd", "path_not_allowed"),
+        ("{incoming}/../../outside.pdf", "path_not_allowed"),
+        ("{incoming}/missing.pdf", "file_not_found"),
+        ("{incoming}", "file_not_found"),
+        ("", "path_not_allowed"),
+        ("{incoming}/nul\0byte.pdf", "file_not_found"),
+    ],
+)
+async def test_a_path_that_may_not_be_read_is_an_error_with_a_code(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path, path: str, code: str
+) -> None:
+    task_id = str(uuid4())
+    result = await ingest(client, path.format(incoming=incoming), task_id)
+    assert (result["status"], result["code"], result["retryable"]) == ("error", code, False)
+    assert (await row_of(worker_database, task_id)).error_code == code
+
+
+async def test_a_link_that_leads_out_of_the_folder_is_not_followed(
+    worker: WorkerProcess, client: Celery, incoming: Path
+) -> None:
+    (incoming / "link.pdf").symlink_to("/etc/passwd")
+    assert (await ingest(client, incoming / "link.pdf"))["code"] == "path_not_allowed"
+
+
+async def test_a_file_that_is_no_pdf_ends_in_its_verdict(
+    worker: WorkerProcess, client: Celery, incoming: Path
+) -> None:
+    (incoming / "letter.pdf").write_text("Dear reader, this is no PDF.")
+    result = await ingest(client, incoming / "letter.pdf")
+    assert (result["status"], result["code"], result["retryable"]) == ("error", "not_a_pdf", False)
+
+
+async def test_the_same_content_under_other_ids_is_ingested_once(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    path = write_pdf(incoming / "same.pdf", pages=8)
+    first, second, third = await asyncio.gather(*(ingest(client, path) for _ in range(3)))
+    later = await ingest(client, path)
+    assert {result["status"] for result in (first, second, third, later)} == {"success"}
+    assert len({(result["document_id"], result["chunks"]) for result in (first, second, third, later)}) == 1
+
+
+async def test_a_second_delivery_of_a_finished_task_stores_no_second_result(
+    worker: WorkerProcess, client: Celery, incoming: Path
+) -> None:
+    task_id = str(uuid4())
+    path = write_pdf(incoming / "twice.pdf", pages=1)
+    await ingest(client, path, task_id)
+    finished = client.AsyncResult(task_id).date_done
+    client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    await ingest(client, write_pdf(incoming / "after.pdf", pages=1))
+    assert client.AsyncResult(task_id).date_done == finished
+
+
+async def test_deliveries_of_one_task_at_the_same_time_ingest_once(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    task_id = str(uuid4())
+    path = write_pdf(incoming / "raced.pdf", pages=20)
+    for _ in range(4):
+        client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    result = await get(client, task_id)
+    row = await row_of(worker_database, task_id)
+    assert (result["status"], row.attempt) == ("success", 1)
+
+
+async def test_a_killed_child_is_replaced_and_its_work_continued(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    task_id = str(uuid4())
+    path = write_pdf(incoming / "killed.pdf", pages=150, lines=60)
+    client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    row = await wait_for_row(worker_database, task_id, lambda row: row.chunks > 0)
+    psutil.Process(int(row.worker.split("/")[-2])).kill()
+    result = await get(client, task_id)
+    row = await row_of(worker_database, task_id)
+    assert (result["status"], row.attempt, row.fruitless_attempts) == ("success", 2, 0)
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+async def test_other_pools_do_the_same(
+    environment: dict[str, str], client: Celery, incoming: Path, tmp_path: Path, pool: str
+) -> None:
+    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/6"
+    own = environment | {"CELERY_BROKER_URL": broker_url, "CELERY_RESULT_BACKEND": broker_url}
+    with (
+        Celery(broker=broker_url, backend=broker_url) as other_client,
+        WorkerProcess(own, tmp_path / "log", "--pool", pool, "--concurrency", "3") as worker,
+    ):
+        worker.wait_until_ready(other_client)
+        paths = [write_pdf(incoming / f"{pool}-{number}.pdf", pages=3) for number in range(4)]
+        results = await asyncio.gather(*(ingest(other_client, path) for path in paths))
+        assert {result["status"] for result in results} == {"success"}
+        assert worker.stop() == 0
+
+
+async def test_a_hard_limit_is_refused_where_it_cannot_be_kept(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    own = environment | {"TASK_HARD_LIMIT_SECONDS": "60"}
+    worker = WorkerProcess(own, tmp_path / "log", "--pool", "threads").start()
+    assert worker.process is not None
+    assert await asyncio.to_thread(worker.process.wait, 20) != 0
+    assert "TASK_HARD_LIMIT_SECONDS cannot be kept in the threads pool" in worker.output()
+
+
+async def test_a_time_limit_is_a_verdict(
+    environment: dict[str, str], incoming: Path, worker_database: Database, tmp_path: Path
+) -> None:
+    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/5"
+    own = environment | {
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": broker_url,
+        "TASK_SOFT_LIMIT_SECONDS": "0.2",
+    }
+    path = write_pdf(incoming / "slow.pdf", pages=150, lines=60)
+    task_id = str(uuid4())
+    with (
+        Celery(broker=broker_url, backend=broker_url) as client,
+        WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker,
+    ):
+        worker.wait_until_ready(client)
+        result = await ingest(client, path, task_id)
+    assert (result["status"], result["code"]) == ("error", "timed_out")
+    assert (await row_of(worker_database, task_id)).error_code == "timed_out"
+
+
+async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
+    environment: dict[str, str], incoming: Path, tmp_path: Path
+) -> None:
+    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/4"
+    own = environment | {
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": broker_url,
+        "DATABASE_URL": "postgresql+asyncpg://nobody@127.0.0.1:1/nothing",
+    }
+    with (
+        Celery(broker=broker_url, backend=broker_url) as client,
+        WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker,
+    ):
+        worker.wait_until_ready(client)
+        result = await ingest(client, write_pdf(incoming / "down.pdf", pages=1))
+        assert (result["status"], result["code"], result["retryable"]) == ("error", "storage_failed", True)
+        assert client.control.inspect(timeout=2).ping()
+
+
+async def test_a_stopped_worker_leaves_no_process(
+    environment: dict[str, str], incoming: Path, tmp_path: Path
+) -> None:
+    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/3"
+    own = environment | {"CELERY_BROKER_URL": broker_url, "CELERY_RESULT_BACKEND": broker_url}
+    with Celery(broker=broker_url, backend=broker_url) as client:
+        worker = WorkerProcess(own, tmp_path / "log", "--concurrency", "2").start().wait_until_ready(client)
+        await ingest(client, write_pdf(incoming / "last.pdf", pages=1))
+        family = psutil.Process(worker.pid).children(recursive=True)
+        assert await asyncio.to_thread(worker.stop) == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive
