@@ -5,7 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -258,43 +259,51 @@ async def test_a_server_told_to_go_ends_waits_and_streams_at_once(
     settings: Settings, add_task: AddTask
 ) -> None:
     task_id = await add_task()
-    port = free_port()
-    server = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
-        cwd=Path(__file__).parent.parent.parent,
-        env=os.environ | _environment(settings),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-        await _answers(client)
-        waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
-        async with client.stream("GET", f"/tasks/{task_id}/events") as response:
-            events = read_events(response)
-            await anext(events)
-            await asyncio.sleep(0.3)
-            began = time.monotonic()
-            server.send_signal(signal.SIGTERM)
-            assert (await waiting).json()["status"] == "queued"
-            assert [event async for event in events] == []
-    log = (await asyncio.to_thread(server.communicate, timeout=10))[1]
+    with api_process(settings) as (server, url):
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+            await until_it_answers(client)
+            waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
+            async with client.stream("GET", f"/tasks/{task_id}/events") as response:
+                events = read_events(response)
+                await anext(events)
+                await asyncio.sleep(0.3)
+                began = time.monotonic()
+                server.send_signal(signal.SIGTERM)
+                async with asyncio.timeout(5):
+                    assert (await waiting).json()["status"] == "queued"
+                    assert [event async for event in events] == []
+        log = (await asyncio.to_thread(server.communicate, timeout=10))[1]
     assert time.monotonic() - began < 5
     assert "Application shutdown complete" in log
     assert "Traceback" not in log
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+@contextmanager
+def api_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], str]]:
     assert settings.secret_key is not None
-    return {
-        "DATABASE_URL": settings.database_url,
-        "CELERY_BROKER_URL": settings.celery_broker_url,
-        "CELERY_RESULT_BACKEND": settings.celery_result_backend,
-        "STORAGE_URL": settings.storage_url,
-        "SECRET_KEY": settings.secret_key.get_secret_value(),
-    }
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
+        cwd=Path(__file__).parent.parent.parent,
+        env=os.environ
+        | {
+            "DATABASE_URL": settings.database_url,
+            "CELERY_BROKER_URL": settings.celery_broker_url,
+            "CELERY_RESULT_BACKEND": settings.celery_result_backend,
+            "STORAGE_URL": settings.storage_url,
+            "SECRET_KEY": settings.secret_key.get_secret_value(),
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with server:
+        try:
+            yield server, f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
 
 
-async def _answers(client: httpx.AsyncClient) -> None:
+async def until_it_answers(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(30):
         while True:
             try:
