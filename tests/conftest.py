@@ -12,6 +12,7 @@ from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.database import Database
 from app.storage.spaces import open_space
+from tests.stacks import Up
 
 PROJECT = Path(__file__).parent.parent
 
@@ -59,3 +60,10 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 async def space_id(database: Database) -> int:
     """The embedding space of the shared database: the local embedder's, as the real services open it."""
     return await open_space(database, EmbeddingIdentity("local", "l2_supercat", 256))
+
+
+@pytest.fixture(scope="session")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """A whole running service, in a folder whose path has spaces."""
+    with Up(tmp_path_factory.mktemp("a stack") / "with spaces") as running:
+        yield running

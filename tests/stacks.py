@@ -1,0 +1,99 @@
+"""A `pdf-ingest up` for tests, started and stopped like a user does."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+import psutil
+
+from app.embedded import free_port
+
+PROJECT = Path(__file__).parent.parent
+SAMPLES = PROJECT / "samples"
+
+
+class Up:
+    """A running `pdf-ingest up`."""
+
+    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+        self.data_dir = data_dir
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[str] = []
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "app.cli", "up", "--workers", "1"),
+                *("--port", str(self.port), "--data-dir", str(self.data_dir)),
+            ],
+            cwd=PROJECT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
+        self.wait_for(f"ready: {self.url}", seconds=60)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        self._listener.join()
+        self.process.stdout.close()
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(40)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def part(self, sign: str) -> psutil.Process:
+        """The child whose command line matches."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if re.search(sign, " ".join(child.cmdline())))
+
+    def wait_for(self, text: str, seconds: float = 30) -> None:
+        def said() -> bool:
+            assert self.process.poll() is None or any(text in line for line in self.lines), self.lines
+            return any(text in line for line in self.lines)
+
+        until(said, seconds)
+
+    def ingest(self, sample: str, **fields: str) -> str:
+        """The id of the document, once it is ready."""
+        with (SAMPLES / sample).open("rb") as file:
+            accepted = httpx.post(f"{self.url}/documents", files={"file": file}, data=fields).json()
+        task = httpx.get(f"{self.url}/tasks/{accepted['task_id']}?wait=30", timeout=40).json()
+        assert task["status"] == "success", task
+        return accepted["document_id"]
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _listen(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,129 @@
+"""The client commands, against a whole running service."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.stacks import PROJECT, SAMPLES, Up
+
+
+def pdf_ingest(*arguments: str | Path, url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *map(str, arguments)],
+        cwd=PROJECT,
+        env=os.environ | {"PDF_INGEST_URL": url, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_files_are_ingested_and_their_verdicts_shown(up: Up) -> None:
+    finished = pdf_ingest(
+        *("ingest", SAMPLES / "annual-report.pdf", SAMPLES / "wildbienen.pdf", "--collection", "cli"),
+        url=up.url,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"annual-report\.pdf +success +6 +\d+", finished.stdout)
+    assert re.search(r"wildbienen\.pdf +success +2 +\d+", finished.stdout)
+
+
+def test_the_exit_code_tells_that_a_file_of_a_folder_failed(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "deeper").mkdir()
+    for sample, name in (
+        ("salt-marsh-article.pdf", "a.pdf"),
+        ("damaged.pdf", "b.PDF"),
+        ("board-minutes-locked.pdf", "c.pdf"),
+    ):
+        (tmp_path / "deeper" / name).write_bytes((SAMPLES / sample).read_bytes())
+    (tmp_path / "d.pdf").write_text("no PDF at all")
+    (tmp_path / "e.txt").write_text("not even called a PDF")
+    finished = pdf_ingest("ingest", tmp_path, "--collection", "folder", url=up.url)
+    assert finished.returncode == 1
+    verdicts = dict(re.findall(r"^(\S+\.\w+) +([a-z_]+)  ", finished.stdout, re.MULTILINE))
+    assert verdicts == {"a.pdf": "success", "b.PDF": "corrupted", "c.pdf": "encrypted", "d.pdf": "not_a_pdf"}
+    assert "Retry with the right password" in finished.stdout
+
+
+def test_a_password_opens_a_locked_file(up: Up) -> None:
+    finished = pdf_ingest(
+        *(
+            "ingest",
+            SAMPLES / "board-minutes-locked.pdf",
+            "--password",
+            "lighthouse",
+            "--collection",
+            "locked",
+        ),
+        url=up.url,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_search_prints_file_page_score_and_text(up: Up) -> None:
+    up.ingest("annual-report.pdf", collection="searched")
+    finished = pdf_ingest(
+        "search", "camera stops turbines for eagles", "--collection", "searched", url=up.url
+    )
+    assert finished.returncode == 0
+    first = finished.stdout.split("\n")[:2]
+    assert re.fullmatch(r"annual-report\.pdf, page 5  score 0\.\d{4}", first[0])
+    assert "not a single dead eagle" in first[1]
+
+
+def test_a_search_without_hits_says_so(up: Up) -> None:
+    finished = pdf_ingest("search", "anything", "--collection", "never used", url=up.url)
+    assert (finished.returncode, finished.stdout) == (0, "Nothing was found.\n")
+
+
+def test_status_lists_documents_and_shows_one_by_its_id_or_its_task(up: Up) -> None:
+    with (SAMPLES / "wildbienen.pdf").open("rb") as file:
+        accepted = httpx.post(
+            f"{up.url}/documents",
+            files={"file": file},
+            data={"collection": "status", "metadata": '{"year": 2025}'},
+        ).json()
+    listed = pdf_ingest("status", "--collection", "status", url=up.url)
+    assert re.search(rf"{accepted['document_id']} +wildbienen\.pdf +status", listed.stdout)
+    assert "year: 2025" in pdf_ingest("status", accepted["document_id"], url=up.url).stdout
+    assert re.search(r"progress +stage:", pdf_ingest("status", accepted["task_id"], url=up.url).stdout)
+
+
+def test_an_unknown_id_is_told_in_one_sentence(up: Up) -> None:
+    finished = pdf_ingest("status", "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a01", url=up.url)
+    assert (finished.returncode, finished.stderr) == (1, "There is no task with this id.\n")
+
+
+@pytest.mark.parametrize("command", [("status",), ("search", "x"), ("ingest", SAMPLES / "wildbienen.pdf")])
+def test_a_service_that_is_not_there_is_told_in_one_sentence(command: tuple[str, ...]) -> None:
+    finished = pdf_ingest(*command, url="http://127.0.0.1:9")
+    assert finished.returncode == 1
+    assert finished.stderr == (
+        "The service at http://127.0.0.1:9 is not reachable. Start it with `pdf-ingest up`, "
+        "or set PDF_INGEST_URL to where it runs.\n"
+    )
+
+
+def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAX_PAGES", "many")
+    finished = pdf_ingest("up", url="unused")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("The settings are not valid. MAX_PAGES: ")
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_folder_without_pdfs_is_refused(up: Up, tmp_path: Path) -> None:
+    finished = pdf_ingest("ingest", tmp_path, url=up.url)
+    assert (finished.returncode, finished.stderr) == (1, "There is no PDF in the folders named.\n")
+
+
+def test_the_samples_are_what_the_script_beside_them_builds(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, SAMPLES / "make_samples.py", tmp_path], check=True)
+    built = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert built == {path.name: path.read_bytes() for path in SAMPLES.glob("*.pdf")}
