@@ -6,6 +6,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from app.errors import EmbeddingFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,10 @@ class EmbeddingIdentity:
 
 
 class Embedder(Protocol):
+    """Makes vectors of texts. `tokenizer` counts a text's tokens as the model does, or about so."""
+
     identity: EmbeddingIdentity
+    tokenizer: Tokenizer
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1. Never blocks the event loop.
@@ -26,3 +32,12 @@ class Embedder(Protocol):
         Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too.
         """
         ...
+
+
+def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows of an `(n, dimensions)` array, each of length 1. Raises EmbeddingFailed if one cannot be."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)  # float32 squares overflow
+    if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
+        raise EmbeddingFailed("The embedder made a vector that is zero or not a number.")
+    units: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
+    return units

@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import logging
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 import obstore
+import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
@@ -21,7 +21,7 @@ from app.errors import FileNotFound, PDFIngestError, StorageFailed
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile, GetOptions  # names of its type stubs only
 
-logger = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 _UPLOAD_PART_BYTES = 5 * 1024 * 1024  # the smallest part S3 takes; a smaller file is one plain PUT
 _UPLOADS_AT_ONCE = 2  # parts in flight: a 200 MB upload then needs 10 MB of memory
@@ -112,7 +112,7 @@ class FileStore:
             try:
                 await obstore.delete_async(self._open(), key)
             except FileNotFoundError:
-                logger.debug("file %s was already gone", key)
+                log.debug("file_already_gone", key=key)
 
     async def keys_older_than(self, seconds: float) -> AsyncIterator[str]:
         """Keys not written to for this long, and in a folder what a killed process left of an upload.
@@ -151,7 +151,7 @@ async def _take_back(writer: "AsyncWritableFile", error: BaseException) -> None:
     try:
         await writer.__aexit__(type(error), error, error.__traceback__)
     except (BaseError, OSError):
-        logger.warning("could not take back an unfinished upload", exc_info=True)
+        log.warning("unfinished_upload_not_taken_back", exc_info=True)
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
     try:
         yield
     except (BaseError, OSError) as error:
-        logger.error("the file store failed: %s", error)
+        log.error("file_store_failed", reason=str(error))
         if isinstance(error, FileNotFoundError) and missing is FileNotFound:
             raise FileNotFound("The file is not in the file store any more.") from error
         if any(f"os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):

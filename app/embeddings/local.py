@@ -1,0 +1,75 @@
+"""The built-in embedder: the model of wordllama, whose weights come in its wheel. No network, no server.
+
+Its files are read where the wheel puts them: importing wordllama itself would set up the logging of the
+whole process and load an HTTP client, to do the same.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+
+from app.embeddings.base import EmbeddingIdentity, unit_rows
+from app.errors import EmbeddingRefused
+
+MODEL = "l2_supercat"
+DIMENSIONS = 256
+_SHORTER_DIMENSIONS = (64, 128)  # the model was trained so that the first values are a vector, too
+
+_TEXTS_AT_ONCE = 128  # 20 to 50 ms of work: what a cancelled call still finishes
+
+
+class LocalEmbedder:
+    """A vector is the direction of the sum of its tokens' vectors. Loads 50 MB, in 0.1 s, when made.
+
+    Raises EmbeddingRefused for a model or for dimensions it does not have.
+    """
+
+    def __init__(self, model: str = MODEL, dimensions: int = DIMENSIONS) -> None:
+        if model != MODEL:
+            raise EmbeddingRefused(f"The built-in embedder has one model, {MODEL} (EMBEDDING_MODEL).")
+        if dimensions not in (*_SHORTER_DIMENSIONS, DIMENSIONS):
+            raise EmbeddingRefused(
+                "The built-in embedder makes vectors of 64, 128 or 256 values (EMBEDDING_DIMENSIONS)."
+            )
+        self.identity = EmbeddingIdentity("local", MODEL, dimensions)
+        self.tokenizer = built_in_tokenizer()
+        weights = load_file(_package() / "weights" / f"{MODEL}_{DIMENSIONS}.safetensors")
+        self._token_vectors = weights["embedding.weight"][:, :dimensions].astype(np.float32)
+
+    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """`(len(texts), dimensions)` float32, each row of length 1. Raises EmbeddingFailed for an empty text.
+
+        Any other text has a vector: what the model does not know is spelt in bytes, and those have one.
+        """
+        vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            batch = list(texts[start : start + _TEXTS_AT_ONCE])
+            vectors[start : start + len(batch)] = await asyncio.to_thread(self._embed, batch)
+        return vectors
+
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        # One text at a time stays in the cache: 7,000 texts/s a core; padded to a block, 2,350.
+        return unit_rows(np.stack([self._token_vectors[encoding.ids].sum(axis=0) for encoding in encodings]))
+
+
+def built_in_tokenizer() -> Tokenizer:
+    """The tokenizer of the built-in model, Llama 2's. For other models its counts are an estimate.
+
+    It has 32,000 words to their 30,000 to 250,000 and spells digits and most scripts one by one, so it
+    mostly counts more tokens than they do; fewer for long rows of dots and the like.
+    """
+    return Tokenizer.from_file(str(_package() / "tokenizers" / f"{MODEL}_tokenizer_config.json"))
+
+
+def _package() -> Path:
+    package = find_spec("wordllama")
+    if package is None or package.origin is None:
+        raise EmbeddingRefused("The built-in embedder's model is not installed (the package wordllama).")
+    return Path(package.origin).parent
