@@ -249,7 +249,9 @@ WRITE_TOO_MUCH = """
 
 def run_python(script: str, *arguments: str, prefix: tuple[str, ...] = ()) -> str:
     command = [*prefix, sys.executable, "-c", textwrap.dedent(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60
+    ).stdout.splitlines()[-1]
 
 
 def test_a_file_the_system_refuses_is_storage_failed_and_leaves_nothing(tmp_path: Path) -> None:
