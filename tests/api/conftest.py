@@ -4,13 +4,9 @@ No worker listens there: a task stays as a test leaves it.
 """
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
@@ -23,8 +19,7 @@ from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from app.resources import Services
-
-PROJECT = Path(__file__).parent.parent.parent
+from tests.databases import migrated
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Served:
 @asynccontextmanager
 async def _serve(app: FastAPI) -> AsyncIterator[Served]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(_run(server))
     async with asyncio.timeout(20):
         while not server.started:
             if serving.done():
@@ -57,23 +52,21 @@ async def _serve(app: FastAPI) -> AsyncIterator[Served]:
         await serving
 
 
+async def _run(server: uvicorn.Server) -> None:
+    try:
+        await server.serve()
+    except SystemExit as error:  # how uvicorn says that the application did not start; it would end pytest
+        raise RuntimeError("The API did not start; the log says why.") from error
+
+
 @pytest.fixture(scope="session")
-def settings(
+async def settings(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    postgres.create_database("api")
-    url = postgres.url("api")
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=PROJECT,
-        env=os.environ | {"DATABASE_URL": url},
-        check=True,
-        capture_output=True,
-    )
     broker_url = valkey.url.removesuffix("/0") + "/9"
     return Settings(
         _env_file=None,
-        database_url=url,
+        database_url=await migrated(postgres, "api"),
         celery_broker_url=broker_url,
         celery_result_backend=broker_url,
         storage_url=tmp_path_factory.mktemp("files").as_uri(),
