@@ -81,7 +81,7 @@ async def ingest_files(
 
 async def ingest_file(client: Client, path: Path, *, fields: dict[str, str], bars: Bars) -> Verdict:
     began = time.monotonic()
-    bar = bars.add(path.name)
+    bar = bars.add(path.name.encode(errors="replace").decode())
     try:
         accepted = await client.upload(path, fields)
         task = await follow(client.follow(accepted["task_id"]), bars, bar)

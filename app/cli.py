@@ -116,7 +116,7 @@ def search(
         if collection is not None:
             request["collection"] = collection
         async with Client(url) as client:
-            print_hits(console, (await client.search(request))["data"])
+            print_hits(console, (await client.search(request))["data"], query)
 
     _run(work())
 

@@ -42,7 +42,7 @@ class Question:
 
 QUESTIONS = (
     Question("output of the turbines from July to September", "annual-report.pdf", 3, "4,246"),
-    Question("Why do waves lose their energy in a marsh?", "salt-marsh-article.pdf", 1, "whirling uses up"),
+    Question("Does a dead marsh in winter protect a dike?", "salt-marsh-article.pdf", 2, "nearly as well"),
     Question("Wie überwintern die Königinnen der Hummeln?", "wildbienen.pdf", 2, "Glyzerin"),
 )
 
@@ -97,7 +97,7 @@ async def _unlock(client: Client, locked: Verdict, console: Console) -> Verdict:
     began = time.monotonic()
     accepted = await client.retry(str(locked.document_id), PASSWORD)
     bars = Bars(console)
-    bar = bars.add(f"{LOCKED} again, with its password")
+    bar = bars.add("the same with its password")
     with bars.progress:
         task = await follow(client.follow(accepted["task_id"]), bars, bar)
         verdict = verdict_of(locked.path, task, time.monotonic() - began)
@@ -110,7 +110,7 @@ async def _search(client: Client, console: Console) -> list[str]:
     for question in QUESTIONS:
         console.print(Text(f"\nSearch: {question.query}", style="bold"))
         hits = (await client.search({"query": question.query, "limit": 2}))["data"]
-        print_hits(console, hits)
+        print_hits(console, hits, question.query)
         if not hits or not _answers(hits[0], question):
             mistakes.append(
                 f"The first hit for {question.query!r} should be page {question.page} of "

@@ -1,5 +1,6 @@
 """What the command line prints: lines of the stack, verdicts, hits, documents."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.text import Text
 
 from app.batch import Verdict
 
+SHORTEST_MARKED_WORD = 4
 _COLOURS = {"postgres": "blue", "valkey": "magenta", "worker": "green", "api": "cyan", "stack": "bold"}
 
 
@@ -30,28 +32,41 @@ class LogPrinter:
 
 
 def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
+    """A line for each file, then a sentence for each that failed."""
     table = Table("file", "verdict", "pages", "chunks", "seconds", box=None, header_style="bold")
     for column in table.columns[2:]:
         column.justify = "right"
+    failures = []
     for verdict in verdicts:
-        colour = "green" if verdict.is_success else "red"
-        said = Text(verdict.code, style=colour) + Text(f"  {verdict.message}" if verdict.message else "")
-        pages = "" if verdict.pages is None else str(verdict.pages)
-        table.add_row(
-            Text(verdict.path.name), said, pages, str(verdict.chunks or ""), f"{verdict.seconds:.1f}"
-        )
+        name = printable(verdict.path.name)
+        code = Text(verdict.code, style="green" if verdict.is_success else "red")
+        counts = (str(count or "") for count in (verdict.pages, verdict.chunks))
+        table.add_row(Text(name), code, *counts, f"{verdict.seconds:.1f}")
+        if not verdict.is_success:
+            failures.append(Text.assemble((name, "bold"), f": {verdict.message}"))
     console.print(table)
+    for failure in failures:
+        console.print(failure, soft_wrap=True)
 
 
-def print_hits(console: Console, hits: list[dict[str, Any]]) -> None:
+def print_hits(console: Console, hits: list[dict[str, Any]], query: str) -> None:
+    """Each hit's place and text, the words of the query marked in it."""
     if not hits:
         console.print("Nothing was found.")
+    words = {word for word in re.findall(r"\w+", query) if len(word) >= SHORTEST_MARKED_WORD}
     for hit in hits:
         first, last = hit["page_start"], hit["page_end"]
         pages = f"page {first}" if first == last else f"pages {first}-{last}"
         place = Text.assemble((hit["filename"], "bold"), f", {pages}", (f"  score {hit['score']:.4f}", "dim"))
-        console.print(place)
-        console.print(Text("  " + " ".join(hit["text"].split())), soft_wrap=True)
+        text = Text("  " + " ".join(hit["text"].split()))
+        text.highlight_words(words, style="yellow", case_sensitive=False)
+        console.print(place, soft_wrap=True)
+        console.print(text, soft_wrap=True)
+
+
+def printable(name: str) -> str:
+    """A file's name without the bytes that are no text."""
+    return name.encode(errors="replace").decode()
 
 
 def print_documents(console: Console, documents: Iterable[dict[str, Any]]) -> None:
