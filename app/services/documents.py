@@ -146,6 +146,8 @@ class DocumentService:
                 if isinstance(outcome, AcceptedFile) and outcome.is_new_task
             ]
             taken.update(map(storage_key_of, new_tasks))
+        if claim is not None:
+            claim.is_answered = answered.status < 400
         self._ring_for(*new_tasks)
         return answered
 

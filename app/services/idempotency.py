@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from app.errors import IdempotencyKeyInWork, IdempotencyKeyReused
+from app.errors import DatabaseUnavailable, IdempotencyKeyInWork, IdempotencyKeyReused
 from app.storage import idempotency
 from app.storage.database import Connection, Database
 
@@ -26,15 +26,19 @@ class Answer:
     body: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
-    """A key this request holds or, with a `first_answer`, one that was answered before."""
+    """A key this request holds or, with a `first_answer`, one that was answered before.
+
+    `is_answered` is set after the commit: before it, the answer may still be lost.
+    """
 
     key: str
     caller: str
     token: bytes
     first_fingerprint: bytes = b""
     first_answer: Answer | None = None
+    is_answered: bool = False
 
     def replay(self, fingerprint: bytes) -> Answer | None:
         """The first answer, if there was one. Raises IdempotencyKeyReused when the content is another."""
@@ -81,8 +85,16 @@ async def claiming(database: Database, key: str | None, caller: str = "") -> Asy
     finally:
         touching.cancel()
         await asyncio.wait([touching])
+        if not claim.is_answered:
+            await _release(database, claim)
+
+
+async def _release(database: Database, claim: Claim) -> None:
+    try:
         async with database.transaction() as connection:
-            await idempotency.release_key(connection, key, caller, token)
+            await idempotency.release_key(connection, claim.key, claim.caller, claim.token)
+    except DatabaseUnavailable:  # the claim ends by itself, CLAIM_SECONDS later
+        log.warning("idempotency_key_not_released")
 
 
 async def _touch(database: Database, claim: Claim) -> None:
@@ -92,5 +104,5 @@ async def _touch(database: Database, claim: Claim) -> None:
         try:
             async with database.transaction() as connection:
                 await idempotency.touch_key(connection, claim.key, claim.caller, claim.token)
-        except Exception as error:  # noqa: BLE001 - a missed sign of life costs nothing, the next may succeed
-            log.warning("idempotency_key_not_touched", error=repr(error))
+        except DatabaseUnavailable:  # the next sign of life may still come in time
+            log.warning("idempotency_key_not_touched")
