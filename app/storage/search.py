@@ -221,7 +221,7 @@ _MATCHING_BY_INDEX: Final = f"""
 
 
 def _ranked(name: str, visible: _Visible, quick: str | None, thorough: str) -> str:
-    """CTEs that end in `name`: the quick list where it has :limit rows or more, else the thorough one."""
+    """CTEs that end in `name`: the quick list, joined by the thorough one if it has under :limit rows."""
     if quick is None:
         return f"{name} AS MATERIALIZED ({thorough.replace('{visible}', visible.conditions)})"
     is_needed = f"(SELECT count(*) FROM quick_{name}) < :limit"
@@ -231,7 +231,8 @@ def _ranked(name: str, visible: _Visible, quick: str | None, thorough: str) -> s
             {thorough.replace("{visible}", f"{visible.conditions} AND {is_needed}")}
         ),
         {name} AS MATERIALIZED (
-            SELECT * FROM thorough_{name} UNION ALL SELECT * FROM quick_{name} WHERE NOT {is_needed}
+            SELECT * FROM quick_{name} UNION SELECT * FROM thorough_{name}
+            ORDER BY score DESC, chunk_id LIMIT :depth
         )
     """
 
