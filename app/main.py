@@ -1,4 +1,4 @@
-"""The FastAPI application: `uvicorn --factory app.main:create_app`."""
+"""The FastAPI application: `uvicorn --factory app.main:create_app` (or `uvicorn app.main:app`)."""
 
 import asyncio
 import signal
@@ -16,7 +16,7 @@ from app.api import documents, health, search, tasks
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.config import Settings, get_settings
-from app.errors import InternalError
+from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
 from app.resources import open_services
 
@@ -62,9 +62,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problem_responses(InternalError),
     )
     answer_errors_with_problems(app)
-    for module in (documents, tasks, search, health):
-        app.include_router(module.router)
+    for module in (documents, tasks, search):
+        app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
+    app.include_router(health.router)
     app.add_api_route("/", _show_docs, include_in_schema=False)
+    return app
+
+
+def __getattr__(name: str) -> FastAPI:
+    """`app` is made when a server asks for it (`uvicorn app.main:app`), not on import."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()["app"] = app = create_app()
     return app
 
 

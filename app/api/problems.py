@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from app.errors import InternalError, InvalidQuery, PDFIngestError
 
@@ -66,9 +67,11 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
     )
 
 
-async def answer_error(_request: Request, error: Exception) -> JSONResponse:
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
     """The one error handler. Starlette raises an unexpected error again, so the server logs its traceback."""
-    headers = error.headers if isinstance(error, HTTPException) else None
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if "Allow" in headers:
+        headers["Allow"] = _allowed_methods(request)
     return problem_response(problem_of(error), headers)
 
 
@@ -107,6 +110,16 @@ def _response(problem: Problem) -> dict[str, Any]:
             }
         }
     return response
+
+
+def _allowed_methods(request: Request) -> str:
+    """Those of all routes of the path; Starlette knows those of the first alone."""
+    routes = request.app.router.routes
+    return ", ".join(
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    )
 
 
 def _retry_after_seconds(problem: Problem) -> int | None:

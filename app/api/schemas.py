@@ -105,7 +105,28 @@ class Task(BaseModel):
                     "created_at": "2026-11-20T09:00:00.000000Z",
                     "started_at": "2026-11-20T09:00:00.120000Z",
                     "finished_at": None,
-                }
+                },
+                {
+                    "task_id": _TASK_ID,
+                    "document_id": _DOCUMENT_ID,
+                    "status": "success",
+                    "progress": {"stage": "publishing", "pages_done": 112, "pages_total": 112, "chunks": 373},
+                    "queue_position": None,
+                    "attempt": 1,
+                    "next_attempt_at": None,
+                    "result": {
+                        "status": "success",
+                        "chunks": 373,
+                        "document_id": _DOCUMENT_ID,
+                        "pages": 112,
+                        "pages_failed": [],
+                        "pages_without_text": [2],
+                        "engine": "pdfium",
+                    },
+                    "created_at": "2026-11-20T09:00:00.000000Z",
+                    "started_at": "2026-11-20T09:00:00.120000Z",
+                    "finished_at": "2026-11-20T09:00:03.480000Z",
+                },
             ]
         }
     )
@@ -118,7 +139,9 @@ class Task(BaseModel):
     progress: TaskProgress = Field(description="How far it is.")
     queue_position: int | None = Field(description="Place in the queue, 1 is next; `null` unless queued.")
     attempt: int = Field(description="How many times work on it was begun.")
-    next_attempt_at: datetime | None = Field(description="When it is tried again; only while `retrying`.")
+    next_attempt_at: datetime | None = Field(
+        description="When it is tried again, while that is still to come."
+    )
     result: Annotated[TaskSuccess | TaskFailure, Field(discriminator="status")] | None = Field(
         description="The verdict, the same that the Celery task returns; `null` until the status is final."
     )

@@ -130,6 +130,7 @@ async def test_an_unknown_path_and_a_wrong_method_are_problems_too(client: httpx
     assert (wrong.status_code, wrong.json()["code"]) == (405, "method_not_allowed")
     assert wrong.headers["allow"] == "GET"
     assert wrong.headers["content-type"] == MEDIA_TYPE
+    assert (await client.put("/orders")).headers["allow"] == "GET, POST"
     foreign = await client.get("/foreign")
     assert (foreign.status_code, foreign.json()["code"]) == (413, "too_large")
 
