@@ -227,7 +227,7 @@ def test_an_address_that_is_no_absolute_url_is_refused(url: str) -> None:
 
 
 WRITE_TOO_MUCH = """
-    import asyncio, pathlib, resource, sys
+    import asyncio, os, pathlib, resource, sys
     from app.errors import StorageFailed
     from app.storage.files import FileStore
 
@@ -244,6 +244,8 @@ WRITE_TOO_MUCH = """
     if len(sys.argv) > 3:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)
     asyncio.run(main(pathlib.Path(sys.argv[1])))
+    sys.stdout.flush()
+    os._exit(0)  # a thread of obstore may still be returning: Python's own end would abort it
 """
 
 
