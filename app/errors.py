@@ -220,7 +220,6 @@ class WorkerLost(Stopped):
 
 class TaskTimedOut(Stopped):
     code = "timed_out"
-    retryable = True
     default_message = "The ingestion took longer than its time limit and was stopped."
 
 

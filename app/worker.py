@@ -19,6 +19,7 @@ from app.errors import (
     LeaseLost,
     PDFIngestError,
     TaskNotFound,
+    TaskTimedOut,
     WorkHeld,
 )
 from app.logs import configure_logging
@@ -28,6 +29,8 @@ from app.services.rag_service import RAGService
 from app.task_queue import TASK_NAME, new_celery
 
 DATABASE_PATIENCE_SECONDS = 10
+POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"thread": "threads"}
+"""Celery's pools by the name of their module."""
 HARD_LIMIT_MARGIN_SECONDS = 60
 
 log = structlog.get_logger(__name__)
@@ -64,9 +67,7 @@ def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     """
     ingestion_id = ingestion_id_of(self.request.id)
     try:
-        result = bridge.run(ingest, ingestion_id, file_path)
-    except TimeoutError:
-        result = bridge.run(give_up, ingestion_id)
+        result = ingest_within_limit(ingestion_id, file_path)
     except PDFIngestError as error:
         result = None if is_announced_by_row(ingestion_id, file_path) else error.as_result()
     except Exception:
@@ -75,6 +76,13 @@ def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     if result is None or has_result(self):
         raise Ignore
     return result
+
+
+def ingest_within_limit(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
+    try:
+        return bridge.run(ingest, ingestion_id, file_path)
+    except TimeoutError:
+        return bridge.run(give_up, ingestion_id)
 
 
 async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
@@ -94,9 +102,13 @@ async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
 
 
 async def give_up(ingestion_id: UUID) -> dict[str, Any] | None:
+    """End an ingestion that took too long. Raises TaskTimedOut when it had no row yet."""
     service = await shared_service()
     await service.give_up(ingestion_id)
-    return await service.result(ingestion_id)
+    try:
+        return await service.result(ingestion_id)
+    except TaskNotFound as error:
+        raise TaskTimedOut from error
 
 
 @retry(
@@ -133,7 +145,7 @@ def configure_worker_logging(**_: Any) -> None:
 @worker_init.connect
 def check_pool(sender: Any, **_: Any) -> None:
     """Refuse pools in which the bridge cannot work, and limits that a pool cannot keep."""
-    pool = sender.pool_cls.__module__.rpartition(".")[2]
+    pool = POOLS[sender.pool_cls.__module__.rpartition(".")[2]]
     if pool in {"gevent", "eventlet"}:
         raise SystemExit(
             f"The {pool} pool replaces threads and sockets under asyncio and is not supported. "

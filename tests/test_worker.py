@@ -1,6 +1,7 @@
 """A real prefork worker, driven by a plain Celery client that knows nothing of the API."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,24 +241,31 @@ async def test_a_hard_limit_is_refused_where_it_cannot_be_kept(
 
 
 async def test_a_time_limit_is_a_verdict(
-    environment: dict[str, str], incoming: Path, worker_database: Database, tmp_path: Path
+    environment: dict[str, str], postgres: EmbeddedPostgres, incoming: Path, tmp_path: Path
 ) -> None:
+    embedder = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
     broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/5"
     own = environment | {
         "CELERY_BROKER_URL": broker_url,
         "CELERY_RESULT_BACKEND": broker_url,
-        "TASK_SOFT_LIMIT_SECONDS": "0.2",
+        "DATABASE_URL": await migrated(postgres, "limits"),
+        "EMBEDDING_PROVIDER": "openai",
+        "EMBEDDING_BASE_URL": f"http://127.0.0.1:{embedder.getsockname()[1]}",
+        "TASK_SOFT_LIMIT_SECONDS": "3",
     }
-    path = write_pdf(incoming / "slow.pdf", pages=150, lines=60)
     task_id = str(uuid4())
     with (
         Celery(broker=broker_url, backend=broker_url) as client,
         WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker,
     ):
         worker.wait_until_ready(client)
-        result = await ingest(client, path, task_id)
-    assert (result["status"], result["code"]) == ("error", "timed_out")
-    assert (await row_of(worker_database, task_id)).error_code == "timed_out"
+        result = await ingest(client, write_pdf(incoming / "slow.pdf", pages=2), task_id)
+    embedder.close()
+    database = Database(own["DATABASE_URL"])
+    row = await row_of(database, task_id)
+    await database.close()
+    assert (result["status"], result["code"], result["retryable"]) == ("error", "timed_out", False)
+    assert (row.status, row.error_code) == ("error", "timed_out")
 
 
 async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
