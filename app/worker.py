@@ -28,7 +28,7 @@ from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
 from app.task_queue import TASK_NAME, new_celery
 
-DATABASE_PATIENCE_SECONDS = 10
+DATABASE_PATIENCE_SECONDS = 5
 POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"thread": "threads"}
 """Celery's pools by the name of their module."""
 HARD_LIMIT_MARGIN_SECONDS = 60
