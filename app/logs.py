@@ -28,8 +28,10 @@ def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+    # the plain traceback: the other shows the values of variables, passwords of PDFs among them
+    traceback = structlog.dev.plain_traceback
     renderers: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)]
         if is_console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
