@@ -8,12 +8,12 @@ in its old version or in its new one, whole. Which plan it takes is chosen here,
   that fewer than `limit` are left, a thorough part of the same statement runs, else it costs nothing.
 """
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from sqlalchemy import bindparam
 from sqlalchemy import text as sql
@@ -153,7 +153,8 @@ async def _begin(connection: AsyncConnection, wanted: SearchFilter) -> _Visible:
         parameters["document_ids"] = list(wanted.document_ids)
     if wanted.metadata is not None:
         conditions += " AND d.metadata @> CAST(:metadata AS jsonb)"
-        parameters["metadata"] = orjson.dumps(wanted.metadata).decode()
+        # not orjson: it refuses whole numbers over 64 bits, which a document's metadata may hold
+        parameters["metadata"] = json.dumps(wanted.metadata, ensure_ascii=False, allow_nan=False)
     found = await connection.execute(sql(_BEGIN.format(visible=conditions)), parameters)
     return _Visible(conditions, parameters, found.one().is_short)
 

@@ -13,6 +13,10 @@ PAGES = {
     "rivers.pdf": ["The Danube flows through ten countries.", "Salmon return to the river to spawn."],
     "bread.pdf": ["Sourdough needs flour, water, salt and patience.", "Bake the loaf in a hot oven."],
 }
+METADATA = {
+    "rivers.pdf": {"about": "river", "tags": ["a", "b"]},
+    "bread.pdf": {"about": "bread", "tags": ["a", "b"], "big": 2**70},
+}
 
 
 def make_pdf(path: Path, pages: list[str]) -> bytes:
@@ -36,7 +40,7 @@ async def documents(
         uploaded = await client.post(
             "/documents",
             files={"file": (name, make_pdf(folder / name, pages))},
-            data={"collection": REPORTS, "metadata": f'{{"about": "{name[:5]}", "tags": ["a", "b"]}}'},
+            data={"collection": REPORTS, "metadata": json.dumps(METADATA[name])},
         )
         assert uploaded.status_code == 202, uploaded.text
         await served.services.rag.ingest_pdf("", UUID(uploaded.json()["task_id"]))
@@ -98,6 +102,8 @@ async def test_filters_choose_the_documents(client: httpx.AsyncClient, documents
     assert await names(filter={"about": "river"}) == {"rivers.pdf"}
     assert await names(filter={"tags": ["b"]}) == {"rivers.pdf", "bread.pdf"}
     assert await names(filter={"about": "oceans"}) == set()
+    assert await names(filter={"big": 2**70}) == {"bread.pdf"}
+    assert await names(filter={"big": 2**70 + 1}) == set()
     assert await names(collection="another") == set()
     assert await names(document_ids=[]) == set()
 
