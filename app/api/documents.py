@@ -1,5 +1,6 @@
 """Documents over HTTP: upload, list, replace, retry, delete, and what is in them."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -57,6 +58,8 @@ from app.storage.document_views import DocumentFilter
 
 POLL_SECONDS = 1
 """The Retry-After of an accepted upload: small PDFs are done by then."""
+
+_CHUNK_CURSOR = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,9})")
 
 DocumentId = Annotated[UUID, Path(description="The `document_id` of the upload's answer.")]
 Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]
@@ -310,8 +313,6 @@ def _cursor(after: str | None) -> tuple[UUID, int] | None:
     """`<ingestion>:<ordinal>`, as `next` is made."""
     if after is None:
         return None
-    version, _, ordinal = after.partition(":")
-    try:
-        return UUID(version), int(ordinal) if ordinal.isdecimal() and len(ordinal) < 10 else -1
-    except ValueError:
-        refuse("query", "after", "must be the `next` of an answer")
+    if (cursor := _CHUNK_CURSOR.fullmatch(after)) is None:
+        refuse("query", "after", "must be the `next` of the answer before")
+    return UUID(cursor[1]), int(cursor[2])

@@ -33,9 +33,9 @@ async def send_original(request: Request, original: OriginalFile, read: Read) ->
         return Response(status_code=304, headers=headers)
     size = original.byte_size
     start, end, status = 0, size, 200
-    asked = _RANGE.fullmatch(request.headers.get("range", ""))
-    if asked and any(asked.groups()) and request.headers.get("if-range", etag) == etag:
-        start, end = _bounds(asked[1], asked[2], size)
+    asked = _range_of(request.headers.get("range", ""), size)
+    if asked and request.headers.get("if-range", etag) == etag:
+        start, end = asked
         status = 206
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     if start >= end:
@@ -57,12 +57,20 @@ def content_disposition(filename: str) -> str:
     return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-def _bounds(first: str, last: str, size: int) -> tuple[int, int]:
-    """`first-`, `first-last` or `-count` (the last ones) as start and end."""
+def _range_of(header: str, size: int) -> tuple[int, int] | None:
+    """Start and end of `first-`, `first-last` or `-count` (the last ones).
+
+    None for what is no single range (RFC 9110, 14.2: to be ignored); an end that is not after the start
+    when the file has no such bytes.
+    """
+    asked = _RANGE.fullmatch(header)
+    if asked is None or not any(asked.groups()):
+        return None
+    first, last = asked.groups()
     if not first:
-        return max(size - int(last), 0), size if int(last) else 0
+        return (max(size - int(last), 0), size) if int(last) else (0, 0)
     if last and int(last) < int(first):
-        return 0, 0
+        return None
     return int(first), min(int(last) + 1, size) if last else size
 
 

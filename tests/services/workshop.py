@@ -1,6 +1,7 @@
 """A document service with its own file store, and the worker's statements to move its tasks along."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def pdf(content: str = "") -> bytes:
 async def in_parts(content: bytes, size: int = 700) -> AsyncIterator[bytes]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 5) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if await condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"did not happen within {seconds} s")
 
 
 def outcomes_as_answer(outcomes: Sequence[AcceptedFile | RefusedFile]) -> Answer:
