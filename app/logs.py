@@ -47,6 +47,6 @@ def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> No
     root.setLevel(level)
     for chatty in ("httpx", "httpcore", "celery.redirected"):
         logging.getLogger(chatty).setLevel("WARNING")
-    for own_handlers in ("uvicorn", "uvicorn.access", "uvicorn.error"):
+    for own_handlers in ("uvicorn", "uvicorn.error"):
         logging.getLogger(own_handlers).handlers = []
         logging.getLogger(own_handlers).propagate = True
