@@ -1,75 +1,78 @@
-"""A reading process: one document in, frames out."""
+"""The life of a reading process: it is forked for one document, answers one request, and ends."""
 
 import mmap
-import sys
+import os
+import socket
+import traceback
 from collections.abc import Iterator
 
-from app.errors import Corrupted, Encrypted, NoPages, NoText, TooManyPages, Unreadable
-from app.pdf.engines import Engine, PageError, engine_called
-from app.pdf.pages import DocumentFacts, Line, Page
-from app.pdf.text import clean
-from app.pdf.wire import Frame, facts_to_frame, packed, page_to_frame, read_frame
+from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError
+from app.pdf import sandbox
+from app.pdf.document import DocumentReading
+from app.pdf.engines import PageError
+from app.pdf.pdfium import Pdfium
+from app.pdf.wire import (
+    LENGTH_BYTES,
+    ReadRequest,
+    RenderRequest,
+    Request,
+    framed,
+    length_of,
+    packed,
+    request_from_frame,
+    unpacked,
+)
+
+PICTURE_PIXELS = 25_000_000
+LONGEST_TRACEBACK = 4_000
 
 
-def main() -> None:
-    request = read_frame(sys.stdin.buffer)
-    assert request is not None
+def live(file: int, channel: int) -> None:
+    """Answers one request about an open file over an open socket. Only for a process forked for it."""
+    with socket.socket(fileno=channel) as connection, connection.makefile("rwb") as stream:
+        body = stream.read(length_of(stream.read(LENGTH_BYTES)))
+        request = request_from_frame(unpacked(body))
+        sandbox.limit(request.limits.memory_bytes, request.limits.cpu_seconds)
+        sandbox.confine()
+        for answer in _answers(file, request):
+            stream.write(answer)
+            stream.flush()
+
+
+def _answers(file: int, request: Request) -> Iterator[bytes]:
     try:
-        for frame in read_document(request):
-            sys.stdout.buffer.write(packed(frame))
-            sys.stdout.buffer.flush()
-    except Unreadable as verdict:
-        sys.stdout.buffer.write(packed({"verdict": verdict.code}))
+        content = _content(file)
+        if isinstance(request, ReadRequest):
+            yield from map(packed, DocumentReading(content, request).frames())
+            yield packed({"end": True})
+        else:
+            yield framed(_rendered(content, request))
+    except PDFIngestError as verdict:
+        own_words = None if verdict.message == verdict.default_message else verdict.message
+        yield packed({"verdict": verdict.code, "message": own_words})
+    except MemoryError:
+        yield packed({"verdict": OutOfMemory.code, "message": None})
+    except Exception:  # noqa: BLE001 - the owner logs it; what to do about it is decided there
+        yield packed({"failure": traceback.format_exc()[-LONGEST_TRACEBACK:]})
 
 
-def read_document(request: Frame) -> Iterator[Frame]:
-    with open(str(request["path"]), "rb") as stream:
-        file = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-    password = request["password"]
-    engine = open_document(file, password if isinstance(password, str) else None)
-    if engine.pages_total == 0:
-        raise NoPages
-    if engine.pages_total > int(str(request["max_pages"])):
-        raise TooManyPages
-    found = engine.properties()
-    facts = DocumentFacts(
-        engine=engine.name,
-        pages_total=engine.pages_total,
-        title=clean(found.title).strip() or None,
-        author=clean(found.author).strip() or None,
-        outline=tuple(engine.outline()),
-    )
-    yield facts_to_frame(facts)
-    yield from read_pages(engine)
+def _content(file: int) -> mmap.mmap:
+    if os.fstat(file).st_size == 0:
+        raise NotAPDF
+    return mmap.mmap(file, 0, access=mmap.ACCESS_COPY)
 
 
-def open_document(file: mmap.mmap, password: str | None) -> Engine:
-    verdicts: list[Unreadable] = []
-    for engine in map(engine_called, ("pdfium", "pypdf")):
-        for attempt in dict.fromkeys((None, password)):
-            try:
-                return engine(file, attempt)
-            except Unreadable as verdict:
-                verdicts.append(verdict)
-    raise next((verdict for verdict in verdicts if isinstance(verdict, Encrypted)), verdicts[0])
-
-
-def read_pages(engine: Engine) -> Iterator[Frame]:
-    has_text = has_pages = False
-    for number in range(1, engine.pages_total + 1):
-        try:
-            lines = tuple(
-                Line(clean(line.text), line.box, line.is_hidden) for line in engine.read_page(number).lines
-            )
-        except PageError:
-            yield page_to_frame(Page(number, error="The page could not be read."))
-            continue
-        has_pages = True
-        has_text = has_text or bool(lines)
-        yield page_to_frame(Page(number, lines))
-    if not has_text:
-        raise NoText if has_pages else Corrupted
-
-
-if __name__ == "__main__":
-    main()
+def _rendered(content: mmap.mmap, request: RenderRequest) -> bytes:
+    try:
+        engine = Pdfium(content, None)
+    except Encrypted:
+        engine = Pdfium(content, request.password)
+    if not 1 <= request.page_number <= engine.pages_total:
+        raise PageNotFound
+    try:
+        scale = request.max_width / max(engine.page_width(request.page_number), 1)
+        picture = engine.render(request.page_number, scale, PICTURE_PIXELS, is_gray=False)
+    except PageError as error:
+        raise Corrupted from error
+    picture.mark(request.highlights)
+    return picture.png()

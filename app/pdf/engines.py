@@ -5,9 +5,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from app.pdf.pages import Line, OutlineEntry
+
+if TYPE_CHECKING:
+    from app.pdf.pictures import Picture
 
 MOST_CHARACTERS_A_PAGE = 1_000_000
 _GARBAGE = re.compile("[\x00\x01\x03-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff]")
@@ -22,11 +25,8 @@ class PageText:
     """What an engine found on a page; its text is not clean yet."""
 
     lines: list[Line]
-    height: float = 0.0
-    is_garbled: bool = False
-    """The font does not say which characters its glyphs are."""
-    picture_share: float = 0.0
-    """Of the page's area; only looked at where text is scarce, garbled or invisible."""
+    is_scan: bool = False
+    """Its text is in its pictures: what was found is a page number or garbage."""
 
 
 @dataclass(slots=True)
@@ -35,6 +35,15 @@ class Properties:
     author: str = ""
     created_at: datetime | None = None
     modified_at: datetime | None = None
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """An engine that can make pictures of pages."""
+
+    def render(self, number: int, scale: float, most_pixels: int) -> "Picture":
+        """In shades of grey. Raises PageError."""
+        ...
 
 
 def is_garbled(text: str) -> bool:

@@ -1,6 +1,7 @@
 """What a reader yields: the facts of a document, then its pages in order."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in points; origin at the top left of the page."""
@@ -35,10 +36,16 @@ class OutlineEntry:
 
 @dataclass(frozen=True, slots=True)
 class DocumentFacts:
-    """What is known before the first page; `engine` is the one that reads it."""
+    """What is known before the first page. `engine` names the one that reads it, or "pdfium+pypdf" for both.
+
+    `page_labels` are the numbers printed on the pages, empty when they are simply 1, 2, 3…
+    """
 
     engine: str
     pages_total: int
     title: str | None = None
     author: str | None = None
     outline: tuple[OutlineEntry, ...] = field(default=())
+    created_at: datetime | None = None
+    modified_at: datetime | None = None
+    page_labels: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 
 import pypdfium2
@@ -20,6 +21,11 @@ from app.pdf.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
+SCARCE = 10
+"""Fewer characters on a page of pictures are a page number, not its text."""
+PICTURES_OF_A_SCAN = 0.25
+PICTURES_UNDER_OCR = 0.5
+"""Invisible text over so much picture is what OCR found in it; elsewhere it is hidden."""
 PALE = 200
 """Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?"""
 MOST_OBJECTS_RENDERED = 20_000
@@ -65,15 +71,24 @@ class Pdfium:
 
     def read_page(self, number: int) -> PageText:
         try:
-            page = self._document[number - 1]
-            text_page = page.get_textpage()
+            with closing(self._document[number - 1]) as page, closing(page.get_textpage()) as text_page:
+                return _Extraction(page, text_page).page_text()
         except pypdfium2.PdfiumError as error:
             raise PageError from error
+
+    def page_width(self, number: int) -> float:
+        """In points. Raises PageError."""
         try:
-            return _Extraction(page, text_page).page_text()
-        finally:
-            text_page.close()
-            page.close()
+            return float(self._document.get_page_size(number - 1)[0])
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
+
+    def render(self, number: int, scale: float, most_pixels: int, is_gray: bool = True) -> Picture:
+        try:
+            with closing(self._document[number - 1]) as page:
+                return render(page, scale, most_pixels, is_gray)
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
 
 
 def _verdict(code: int | None, file: mmap.mmap) -> Exception:
@@ -135,11 +150,12 @@ class _Extraction:
             for span, appearance in self._spans(line):
                 spans.append(span)
                 appearances.append(appearance)
-        is_scarce = len(text) < 200 and sum(len(span.text) for span in spans) < 10
+        is_scarce = len(spans) < SCARCE and sum(len(span.text) for span in spans) < SCARCE
         looks_at_pictures = has_garbage or is_scarce or "invisible" in appearances
         share = picture_share(self._page) if looks_at_pictures else 0.0
-        shown = self._marked(spans, appearances, is_ocr_layer=share > 0.5)
-        return PageText(lines_of(shown), self._height, has_garbage, share)
+        shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
+        is_scan = has_garbage or (is_scarce and share > PICTURES_OF_A_SCAN)
+        return PageText(lines_of(shown), is_scan)
 
     def _text(self) -> str:
         """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""
@@ -295,14 +311,17 @@ def _placing(page: pypdfium2.PdfPage) -> Callable[[float, float, float, float], 
 
 def picture_share(page: pypdfium2.PdfPage) -> float:
     """How much of the page its pictures cover, from 0 to 1; pictures that overlap count twice."""
-    width, height = page.get_size()
+    page_left, page_bottom, page_right, page_top = page.get_bbox()
     covered: float = 0.0
     for drawn in page.get_objects(max_depth=1):
         is_picture = drawn.type == raw.FPDF_PAGEOBJ_IMAGE
         if is_picture or (drawn.type == raw.FPDF_PAGEOBJ_FORM and _holds_picture(page, drawn)):
             left, bottom, right, top = drawn.get_bounds()
-            covered += max(min(right, width) - max(left, 0), 0) * max(min(top, height) - max(bottom, 0), 0)
-    return float(min(covered / max(width * height, 1), 1.0))
+            width = max(min(right, page_right) - max(left, page_left), 0)
+            height = max(min(top, page_top) - max(bottom, page_bottom), 0)
+            covered += width * height
+    area = (page_right - page_left) * (page_top - page_bottom)
+    return float(min(covered / max(area, 1), 1.0))
 
 
 def _holds_picture(page: pypdfium2.PdfPage, form: pypdfium2.PdfObject) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
-from app.errors import Corrupted, Encrypted, TooMuchText, UnsupportedEncryption
+from app.errors import Corrupted, Encrypted, OutOfMemory, TooMuchText, UnsupportedEncryption
 from app.pdf.engines import MOST_CHARACTERS_A_PAGE, PageError, PageText, Properties, is_garbled
 from app.pdf.pages import Line, OutlineEntry
 
@@ -28,6 +28,8 @@ class PyPDF:
             raise Encrypted from error
         except (DependencyError, NotImplementedError) as error:
             raise UnsupportedEncryption from error
+        except MemoryError as error:
+            raise OutOfMemory from error
         except Exception as error:  # a parser in pure Python fails in every way there is
             raise Corrupted from error
 
@@ -70,13 +72,13 @@ class PyPDF:
     def read_page(self, number: int) -> PageText:
         try:
             text = self._reader.pages[number - 1].extract_text()
+        except MemoryError:
+            raise
         except Exception as error:  # a parser in pure Python fails in every way there is
             raise PageError from error
         if len(text) > MOST_CHARACTERS_A_PAGE:
             raise TooMuchText
-        return PageText(
-            [Line(line) for line in text.split("\n") if line.strip()], is_garbled=is_garbled(text)
-        )
+        return PageText([Line(line) for line in text.split("\n") if line.strip()], is_scan=is_garbled(text))
 
 
 def _date(properties: pypdf.DocumentInformation, kind: str) -> datetime | None:

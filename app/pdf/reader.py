@@ -1,74 +1,288 @@
 """Reads PDFs without ever parsing one in the calling process."""
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator
+import os
+import shutil
+import signal
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
-from app.errors import ParserCrashed, PDFIngestError, error_for_code
-from app.pdf.pages import DocumentFacts, Page
-from app.pdf.wire import Frame, facts_from_frame, packed, page_from_frame, receive_frame
+import structlog
+
+from app.errors import (
+    InternalError,
+    OutOfMemory,
+    PageNotFound,
+    ParserCrashed,
+    PDFIngestError,
+    ReadingTimedOut,
+    Unreadable,
+    error_for_code,
+)
+from app.pdf.pages import Box, DocumentFacts, Page
+from app.pdf.processes import Exit, ReaderParent, ReadingProcess
+from app.pdf.wire import (
+    Frame,
+    FrameError,
+    ProcessLimits,
+    ReadRequest,
+    RenderRequest,
+    at_from_frame,
+    facts_from_frame,
+    page_from_frame,
+    unpacked,
+)
+
+_VERSION = 2  # raised by every change of this package that reads the same file otherwise
+
+READING_SECONDS = 20.0
+READING_SECONDS_A_PAGE = 0.02
+LONGEST_READING_SECONDS = 45.0
+STEP_SECONDS = 10.0
+"""For opening with one engine, or for one page: what takes longer is left out, the rest still read."""
+RENDERING_SECONDS = 20.0
+OCR_MARGIN_SECONDS = 15.0
+MOST_PROCESSES = 6
+"""For one document: after a crash it is read again without what crashed."""
+NEAR_THE_LIMIT = 0.6
+"""Of its memory, which a process that aborted had used."""
+OCR_CPU_SECONDS_A_PAGE = 2
+"""For rendering; tesseract's own process has the limit to itself."""
+OCR = "tesseract"
+PNG = b"\x89PNG"
+
+log = structlog.get_logger(__name__)
 
 
 class Reading:
-    """A document being read: what is known before its first page, then its pages in order."""
+    """A document being read: what is known before its first page, then its pages in order.
 
-    def __init__(self, facts: DocumentFacts, frames: AsyncIterator[Frame]) -> None:
-        self.facts = facts
-        self._frames = frames
+    `stage` is "reading" or "ocr"; `pages_done` pages have been read to the end, given out or not.
+    """
 
-    def __aiter__(self) -> AsyncIterator[Page]:
-        return self._pages()
+    facts: DocumentFacts
+    """`facts.engine` is certain with the first page: until then a second engine may have to help."""
 
-    async def _pages(self) -> AsyncIterator[Page]:
+    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest) -> None:
+        self.stage = "reading"
+        self.pages_done = 0
+        self._parent = parent
+        self._path = path
+        self._request = request
+        self._process: ReadingProcess | None = None
+        self._at = ("", 0)
+        self._seconds_left = READING_SECONDS
+        self._pages_given = 0
+        self._frames = self._all_frames()
+
+    async def begin(self) -> None:
+        """Waits until `facts` are known. Raises an Unreadable."""
+        await self._until("facts")
+
+    async def __aiter__(self) -> AsyncIterator[Page]:
+        while (frame := await self._until("page")) is not None:
+            page = page_from_frame(frame)
+            if page.number == self._pages_given + 1:  # those before it were given out before a crash
+                self._pages_given += 1
+                yield page
+
+    async def end(self) -> Exit | None:
+        """Kills the process if there is one; how it ended."""
+        process, self._process = self._process, None
+        return await process.end() if process else None
+
+    async def _until(self, kind: str) -> Frame | None:
+        """The next frame of this kind, None when all is read. Takes note of those before it."""
         async for frame in self._frames:
-            yield page_from_frame(frame)
+            if "at" in frame:
+                reader, page, self.pages_done = at_from_frame(frame["at"])
+                self._at = (reader, page)
+                self.stage = "ocr" if reader == OCR else "reading"
+            elif "facts" in frame:
+                self._note_facts(facts_from_frame(frame["facts"]))
+            if kind in frame:
+                return frame
+        return None
+
+    def _note_facts(self, facts: DocumentFacts) -> None:
+        if not hasattr(self, "facts"):
+            allowed = READING_SECONDS + READING_SECONDS_A_PAGE * facts.pages_total
+            self._seconds_left += min(allowed, LONGEST_READING_SECONDS) - READING_SECONDS
+        self.facts = facts
+
+    async def _all_frames(self) -> AsyncGenerator[Frame]:
+        """Of as many processes as it takes: what one dies of, the next leaves out."""
+        cause: Unreadable | None = None
+        for _ in range(MOST_PROCESSES):
+            self._process = await self._parent.begin(self._path, self._request)
+            try:
+                async for frame in self._frames_of(self._process):
+                    yield frame
+                return
+            except _ProcessDied as death:
+                log.warning("a reading process died", at=self._at, why=death.why)
+                cause = cause or death.verdict
+                is_worth_more = self._seconds_left > 0 and (death.verdict is None or self._leave_out())
+                if not is_worth_more:
+                    break
+            except Unreadable as verdict:
+                raise cause or verdict from verdict
+            finally:
+                await self.end()
+        raise cause or InternalError()
+
+    async def _frames_of(self, process: ReadingProcess) -> AsyncIterator[Frame]:
+        """Until its end. Raises what it found, an Unreadable, or _ProcessDied."""
+        while True:
+            try:
+                body = await self._received(process)
+                frame = unpacked(body) if body is not None else None
+            except TimeoutError as error:
+                raise _ProcessDied("took too long", ReadingTimedOut()) from error
+            except FrameError as error:
+                raise _ProcessDied(f"wrote {error}", ParserCrashed()) from error
+            if frame is None:
+                raise self._death(await self.end())
+            if "end" in frame:
+                return
+            if "verdict" in frame:
+                raise _verdict(frame)
+            if "failure" in frame:
+                raise _ProcessDied(str(frame["failure"]), ParserCrashed())
+            yield frame
+
+    async def _received(self, process: ReadingProcess) -> bytes | None:
+        """Raises TimeoutError. Time spent on OCR has a limit of its own."""
+        if self.stage == "ocr":
+            async with asyncio.timeout(self._request.ocr_page_seconds + OCR_MARGIN_SECONDS):
+                return await process.receive()
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(min(STEP_SECONDS, self._seconds_left)):
+                return await process.receive()
+        finally:
+            self._seconds_left -= time.monotonic() - started
+
+    def _death(self, how: Exit | None) -> "_ProcessDied":
+        if how is None:
+            return _ProcessDied("its parent is gone", None)
+        ended_by = os.WTERMSIG(how.status) if os.WIFSIGNALED(how.status) else 0
+        why = signal.Signals(ended_by).name if ended_by else f"status {how.status}"
+        is_full = how.most_memory_bytes > NEAR_THE_LIMIT * self._request.limits.memory_bytes
+        if ended_by == signal.SIGXCPU:
+            return _ProcessDied(why, ReadingTimedOut())
+        if ended_by == signal.SIGKILL or (ended_by == signal.SIGABRT and is_full):
+            return _ProcessDied(why, OutOfMemory())
+        return _ProcessDied(why, ParserCrashed())
+
+    def _leave_out(self) -> bool:
+        """What the process was at when it died; whether anything is left to read with."""
+        reader, page = self._at
+        if page == 0:
+            engines = [name for name in self._request.engines if name != reader]
+            self._request = replace(self._request, engines=engines)
+            return bool(engines)
+        pages = [*self._request.skipped.get(reader, ()), page]
+        self._request = replace(self._request, skipped={**self._request.skipped, reader: pages})
+        return True
+
+
+class _ProcessDied(Exception):  # noqa: N818 - a fact
+    """A reading process ended before its work did; without a verdict it was not the document's fault."""
+
+    def __init__(self, why: str, verdict: Unreadable | None) -> None:
+        super().__init__(why)
+        self.why = why
+        self.verdict = verdict
 
 
 class PDFReader:
-    """Reads any number of documents at once, each in a process of its own."""
+    """Reads any number of documents at once, each in a process of its own.
 
-    fingerprint = "1"
+    Belongs to the event loop that uses it first. `fingerprint` changes when the text read would.
+    """
 
-    def __init__(self, max_pages: int = 5_000) -> None:
-        self._max_pages = max_pages
+    def __init__(
+        self,
+        *,
+        max_pages: int = 5_000,
+        max_characters: int = 10_000_000,
+        engines: Sequence[str] = ("pdfium", "pypdf"),
+        ocr_languages: str | None = "eng",
+        ocr_pages: int = 200,
+        ocr_page_seconds: float = 30,
+        memory_bytes: int = 1024**3,
+    ) -> None:
+        """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off."""
+        self._parent = ReaderParent()
+        ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
+        self._request = ReadRequest(
+            limits=ProcessLimits(memory_bytes, int(LONGEST_READING_SECONDS) + ocr_seconds),
+            password=None,
+            engines=list(engines),
+            max_pages=max_pages,
+            max_characters=max_characters,
+            ocr_languages=ocr_languages,
+            ocr_pages=ocr_pages,
+            ocr_page_seconds=ocr_page_seconds,
+        )
+        self.fingerprint = _fingerprint(self._request)
 
     @asynccontextmanager
     async def open(self, path: Path, password: str | None = None) -> AsyncIterator[Reading]:
-        """Starts reading. Raises an Unreadable here or while pages are read; leaving ends the process."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.pdf.child",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        assert process.stdin is not None
+        """Starts reading. Raises an Unreadable, here or between pages; leaving ends the process."""
+        reading = Reading(self._parent, path, replace(self._request, password=password))
         try:
-            request: Frame = {"path": str(path), "password": password, "max_pages": self._max_pages}
-            process.stdin.write(packed(request))
-            process.stdin.close()
-            frames = _frames(process)
-            yield Reading(facts_from_frame(await anext(frames)), frames)
+            await reading.begin()
+            yield reading
         finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+            await reading.end()
+
+    async def render(
+        self,
+        path: Path,
+        page_number: int,
+        password: str | None = None,
+        highlights: Sequence[Box] = (),
+        max_width: int = 1_200,
+    ) -> bytes:
+        """A page as a PNG of this width, its boxes marked. Raises PageNotFound, or an Unreadable."""
+        request = RenderRequest(self._request.limits, password, page_number, max_width, list(highlights))
+        process = await self._parent.begin(path, request)
+        try:
+            async with asyncio.timeout(RENDERING_SECONDS):
+                answer = await process.receive()
+        except TimeoutError as error:
+            raise ReadingTimedOut("Rendering the page took too long and was stopped.") from error
+        except FrameError as error:
+            raise ParserCrashed from error
+        finally:
+            await process.end()
+        if answer is None:
+            raise ParserCrashed
+        if answer.startswith(PNG):
+            return answer
+        raise _verdict(unpacked(answer))
 
     async def close(self) -> None:
         """Ends every process of this reader."""
-
-
-async def _frames(process: asyncio.subprocess.Process) -> AsyncIterator[Frame]:
-    assert process.stdout is not None
-    while (frame := await receive_frame(process.stdout)) is not None:
-        if "verdict" in frame:
-            raise _verdict(frame)
-        yield frame
-    if await process.wait() != 0:
-        raise ParserCrashed
+        await self._parent.close()
 
 
 def _verdict(frame: Frame) -> PDFIngestError:
-    return error_for_code(str(frame["verdict"]))
+    message = frame.get("message")
+    if frame.get("verdict") == PageNotFound.code:
+        return PageNotFound()
+    verdict = error_for_code(str(frame.get("verdict")), message if isinstance(message, str) else None)
+    return verdict if isinstance(verdict, Unreadable) else ParserCrashed()
+
+
+def _fingerprint(request: ReadRequest) -> str:
+    versions = f"pypdfium2 {version('pypdfium2')}, pypdf {version('pypdf')}"
+    has_ocr = request.ocr_languages is not None and shutil.which(OCR) is not None
+    ocr = f"tesseract {request.ocr_languages}" if has_ocr else "no OCR"
+    return f"reader {_VERSION}, {'+'.join(request.engines)} of {versions}, {ocr}"

@@ -4,28 +4,80 @@ Never pickle: a hostile file may have taken over the process that reads it, so i
 the size and the types of all that arrives.
 """
 
-import asyncio
-from typing import BinaryIO
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from math import isfinite
+from typing import Any
 
 import orjson
 
-from app.pdf.pages import DocumentFacts, Line, OutlineEntry, Page
+from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 
-LARGEST_FRAME = 32 * 1024 * 1024
+LENGTH_BYTES = 4
+LARGEST_FRAME = 64 * 1024 * 1024
 
-Frame = dict[str, object]
+Frame = dict[str, Any]
 
 
 class FrameError(Exception):
     """What arrived is not what a reading process writes."""
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessLimits:
+    memory_bytes: int
+    cpu_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What to read, with which engines, and what to leave out: `skipped` names pages that failed before."""
+
+    limits: ProcessLimits
+    password: str | None
+    engines: Sequence[str]
+    max_pages: int
+    max_characters: int
+    ocr_languages: str | None
+    ocr_pages: int
+    ocr_page_seconds: float
+    skipped: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """A page as a PNG at most `max_width` pixels wide, its boxes marked."""
+
+    limits: ProcessLimits
+    password: str | None
+    page_number: int
+    max_width: int
+    highlights: Sequence[Box]
+
+
+Request = ReadRequest | RenderRequest
+_REQUESTS: dict[str, type[Request]] = {"read": ReadRequest, "render": RenderRequest}
+
+
 def packed(frame: Frame) -> bytes:
-    body = orjson.dumps(frame, default=list)
-    return len(body).to_bytes(4, "big") + body
+    return framed(orjson.dumps(frame))
+
+
+def framed(body: bytes) -> bytes:
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
+
+
+def length_of(head: bytes) -> int:
+    """Raises FrameError when it is too much."""
+    length = int.from_bytes(head, "big")
+    if length > LARGEST_FRAME:
+        raise FrameError(f"a frame of {length} bytes")
+    return length
 
 
 def unpacked(body: bytes) -> Frame:
+    """Raises FrameError."""
     try:
         frame = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -35,61 +87,66 @@ def unpacked(body: bytes) -> Frame:
     return frame
 
 
-def read_frame(stream: BinaryIO) -> Frame | None:
-    """The next frame, None at the end of the stream."""
-    length = stream.read(4)
-    return unpacked(stream.read(int.from_bytes(length, "big"))) if len(length) == 4 else None
+def request_to_frame(request: Request) -> Frame:
+    kind = next(kind for kind, request_class in _REQUESTS.items() if isinstance(request, request_class))
+    return {kind: request}
 
 
-async def receive_frame(stream: asyncio.StreamReader) -> Frame | None:
-    """The next frame, None when the stream ends (even in the middle of one)."""
-    try:
-        length = int.from_bytes(await stream.readexactly(4), "big")
-        if length > LARGEST_FRAME:
-            raise FrameError(f"a frame of {length} bytes")
-        return unpacked(await stream.readexactly(length))
-    except asyncio.IncompleteReadError:
-        return None
+def request_from_frame(frame: Frame) -> Request:
+    """Not checked: it comes from the owner."""
+    ((kind, fields),) = frame.items()
+    return _REQUESTS[kind](**{**fields, "limits": ProcessLimits(**fields["limits"])})
+
+
+def at_frame(reader: str, page: int, pages_done: int = 0) -> Frame:
+    """What is about to be read; page 0 is the document itself."""
+    return {"at": (reader, page, pages_done)}
+
+
+def at_from_frame(value: object) -> tuple[str, int, int]:
+    match value:
+        case [str(reader), int(page), int(pages_done)]:
+            return reader, page, pages_done
+    raise FrameError("not a place in a document")
 
 
 def facts_to_frame(facts: DocumentFacts) -> Frame:
-    return {
-        "engine": facts.engine,
-        "pages_total": facts.pages_total,
-        "title": facts.title,
-        "author": facts.author,
-        "outline": [(entry.title, entry.page, entry.level) for entry in facts.outline],
-    }
+    return {"facts": facts}
 
 
-def facts_from_frame(frame: Frame) -> DocumentFacts:
+def facts_from_frame(value: object) -> DocumentFacts:
+    fields = _checked(value, dict)
     return DocumentFacts(
-        engine=_string(frame.get("engine")),
-        pages_total=_integer(frame.get("pages_total")),
-        title=_optional_string(frame.get("title")),
-        author=_optional_string(frame.get("author")),
-        outline=tuple(_outline_entry(entry) for entry in _list(frame.get("outline"))),
+        engine=_checked(fields.get("engine"), str),
+        pages_total=_checked(fields.get("pages_total"), int),
+        title=_optional(fields.get("title")),
+        author=_optional(fields.get("author")),
+        outline=tuple(_outline_entry(entry) for entry in _checked(fields.get("outline"), list)),
+        created_at=_date(fields.get("created_at")),
+        modified_at=_date(fields.get("modified_at")),
+        page_labels=tuple(_checked(label, str) for label in _checked(fields.get("page_labels"), list)),
     )
 
 
 def page_to_frame(page: Page) -> Frame:
-    lines = [(line.text, line.box, line.is_hidden) for line in page.lines]
+    lines = [(line.text, _rounded(line.box), line.is_hidden) for line in page.lines]
     return {"page": page.number, "lines": lines, "error": page.error}
+
+
+def _rounded(box: Box | None) -> Box | None:
+    """To hundredths of a point; a hostile file may give infinite places, which JSON has not."""
+    if box is None or not all(map(isfinite, box)):
+        return None
+    left, top, right, bottom = box
+    return round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)
 
 
 def page_from_frame(frame: Frame) -> Page:
     return Page(
-        number=_integer(frame.get("page")),
-        lines=tuple(_line(line) for line in _list(frame.get("lines"))),
-        error=_optional_string(frame.get("error")),
+        number=_checked(frame.get("page"), int),
+        lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
+        error=_optional(frame.get("error")),
     )
-
-
-def _outline_entry(value: object) -> OutlineEntry:
-    match value:
-        case [str(title), int(page), int(level)]:
-            return OutlineEntry(title, page, level)
-    raise FrameError("not an outline entry")
 
 
 def _line(value: object) -> Line:
@@ -101,23 +158,26 @@ def _line(value: object) -> Line:
     raise FrameError("not a line")
 
 
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise FrameError("not a string")
-    return value
+def _outline_entry(value: object) -> OutlineEntry:
+    match value:
+        case {"title": str(title), "page": int(page), "level": int(level)}:
+            return OutlineEntry(title, page, level)
+    raise FrameError("not an outline entry")
 
 
-def _optional_string(value: object) -> str | None:
-    return None if value is None else _string(value)
+def _date(value: object) -> datetime | None:
+    text = _optional(value)
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise FrameError("not a date") from error
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int:
-        raise FrameError("not an integer")
-    return value
+def _optional(value: object) -> str | None:
+    return None if value is None else _checked(value, str)
 
 
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise FrameError("not a list")
+def _checked(value: object, expected: type[Any]) -> Any:
+    if type(value) is not expected:
+        raise FrameError(f"not a {expected.__name__}")
     return value

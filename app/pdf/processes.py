@@ -1,0 +1,127 @@
+"""Reading processes as their owner sees them. Each document has one of its own, forked by one parent."""
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from app.pdf.parent import EXIT
+from app.pdf.wire import LENGTH_BYTES, Request, length_of, packed, request_to_frame
+
+BUFFERED_BYTES = 256 * 1024
+"""A slow consumer keeps the process waiting, not pages in memory."""
+END_SECONDS = 5.0
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX")
+
+
+class Exit(NamedTuple):
+    status: int
+    most_memory_bytes: int
+
+
+class ReadingProcess:
+    """Answers one request about one document."""
+
+    def __init__(
+        self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter, owner: socket.socket
+    ) -> None:
+        self._stream = stream
+        self._writer = writer
+        self._owner = owner
+
+    async def receive(self) -> bytes | None:
+        """The next frame's content; None when the process is gone. Raises FrameError."""
+        try:
+            return await self._stream.readexactly(length_of(await self._stream.readexactly(LENGTH_BYTES)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    async def end(self) -> Exit | None:
+        """Kills the process if it still runs; how it ended, None when its parent is gone too."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._owner.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(END_SECONDS):
+                told = await loop.sock_recv(self._owner, EXIT.size)
+        except (OSError, TimeoutError):
+            return None
+        finally:
+            self._owner.close()
+            self._writer.close()
+        return Exit(*EXIT.unpack(told)) if len(told) == EXIT.size else None
+
+
+class ReaderParent:
+    """The parent of this owner's reading processes: started when first needed, and again if it dies."""
+
+    def __init__(self) -> None:
+        self._starting = asyncio.Lock()
+        self._process: asyncio.subprocess.Process | None = None
+        self._control: socket.socket | None = None
+
+    async def begin(self, path: Path, request: Request) -> ReadingProcess:
+        """A process that answers the request about the file at `path`."""
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return await self._begin(file, request)
+        finally:
+            os.close(file)
+
+    async def close(self) -> None:
+        """Ends the parent, and with it every process it has forked."""
+        process, self._process = self._process, None
+        if self._control is not None:
+            self._control.close()
+        if process is None:
+            return
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+    async def _begin(self, file: int, request: Request) -> ReadingProcess:
+        channel, far_channel = socket.socketpair()
+        owner, far_owner = socket.socketpair()
+        owner.setblocking(False)
+        with far_channel, far_owner:
+            descriptors = [file, far_channel.fileno(), far_owner.fileno()]
+            try:
+                socket.send_fds(await self._started(), [b"+"], descriptors)
+            except OSError:  # it died since: a new one
+                await self.close()
+                socket.send_fds(await self._started(), [b"+"], descriptors)
+        stream, writer = await asyncio.open_unix_connection(sock=channel, limit=BUFFERED_BYTES)
+        writer.write(packed(request_to_frame(request)))
+        return ReadingProcess(stream, writer, owner)
+
+    async def _started(self) -> socket.socket:
+        async with self._starting:
+            if self._control is None or self._process is None or self._process.returncode is not None:
+                control, far_control = socket.socketpair()
+                control.setblocking(False)
+                with far_control:
+                    self._process = await asyncio.create_subprocess_exec(
+                        sys.executable,
+                        *("-P", "-m", "app.pdf.parent", str(os.getpid())),
+                        stdin=far_control.fileno(),
+                        stdout=asyncio.subprocess.DEVNULL,
+                        env=_environment(),
+                        start_new_session=True,
+                    )
+                self._control = control
+            return self._control
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the owner's that a reading process does not need: there are passwords among it."""
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return {
+        **kept,
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "LC_ALL": "C.UTF-8",
+        "OMP_THREAD_LIMIT": "1",
+    }
