@@ -48,6 +48,9 @@ class Stack:
         self._claim()
         try:
             await self._start()
+        except OSError as error:
+            await self._stop()
+            raise ServerFailed(f"The stack cannot be started in {self.data_dir}: {error}.") from error
         except BaseException:
             await self._stop()
             raise
@@ -176,12 +179,17 @@ class Stack:
             raise ServerFailed("The database could not be migrated.")
 
     def _own_programs(self, environment: dict[str, str]) -> tuple[Program, Program]:
-        worker = ("-m", "celery", "-A", "app.worker.celery_app", "worker", "--loglevel", "info")
+        # Root is who runs this in a container; Celery's warning about it would fill the first screen.
+        celery = ("-W", "ignore:You're running the worker", "-m", "celery", "--quiet")
+        worker = ("-A", "app.worker.celery_app", "worker", "--loglevel", "info")
+        alone = ("--without-mingle", "--without-gossip")  # there is no other worker to ask: saves 1 s
         api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log")
         return (
             Program(
                 name="worker",
-                command=lambda: [sys.executable, *worker, "--concurrency", str(self._workers)],
+                command=lambda: [
+                    *(sys.executable, *celery, *worker, *alone, "--concurrency", str(self._workers)),
+                ],
                 folder=Path.cwd(),
                 environment=environment,
                 stop_signal=signal.SIGTERM,

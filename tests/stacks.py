@@ -1,6 +1,6 @@
 """A `pdf-ingest up` for tests, started and stopped like a user does."""
 
-import re
+import json
 import signal
 import subprocess
 import sys
@@ -61,10 +61,10 @@ class Up:
     def family(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def part(self, sign: str) -> psutil.Process:
-        """The child whose command line matches."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if re.search(sign, " ".join(child.cmdline())))
+    def pid_of(self, part: str) -> int:
+        """postgres, valkey, worker or api."""
+        pid, _created = json.loads((self.data_dir / "processes.json").read_text())[part]
+        return int(pid)
 
     def wait_for(self, text: str, seconds: float = 30) -> None:
         def said() -> bool:
@@ -80,6 +80,9 @@ class Up:
         task = httpx.get(f"{self.url}/tasks/{accepted['task_id']}?wait=30", timeout=40).json()
         assert task["status"] == "success", task
         return accepted["document_id"]
+
+    def has(self, document_id: str) -> bool:
+        return bool(httpx.get(f"{self.url}/documents/{document_id}").json()["status"] == "ready")
 
     def is_ready(self) -> bool:
         try:

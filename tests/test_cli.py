@@ -46,7 +46,7 @@ def test_the_exit_code_tells_that_a_file_of_a_folder_failed(up: Up, tmp_path: Pa
     (tmp_path / "e.txt").write_text("not even called a PDF")
     finished = pdf_ingest("ingest", tmp_path, "--collection", "folder", url=up.url)
     assert finished.returncode == 1
-    verdicts = dict(re.findall(r"^(\S+\.\w+) +([a-z_]+)  ", finished.stdout, re.MULTILINE))
+    verdicts = dict(re.findall(r"^ (\S+\.\w+) +([a-z_]+)  ", finished.stdout, re.MULTILINE))
     assert verdicts == {"a.pdf": "success", "b.PDF": "corrupted", "c.pdf": "encrypted", "d.pdf": "not_a_pdf"}
     assert "Retry with the right password" in finished.stdout
 
@@ -73,7 +73,7 @@ def test_a_search_prints_file_page_score_and_text(up: Up) -> None:
     )
     assert finished.returncode == 0
     first = finished.stdout.split("\n")[:2]
-    assert re.fullmatch(r"annual-report\.pdf, page 5  score 0\.\d{4}", first[0])
+    assert re.fullmatch(r"annual-report\.pdf, pages? (4-)?5  score 0\.\d{4}", first[0])
     assert "not a single dead eagle" in first[1]
 
 
