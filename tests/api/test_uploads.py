@@ -1,0 +1,310 @@
+"""Uploads as a stream: what is sent how, how much memory it takes, and what stays when it breaks off."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from fastapi.exceptions import RequestValidationError
+from hypothesis import given, strategies
+from hypothesis import settings as hypothesis_settings
+
+from app.api.uploads import MultipartBody
+from app.config import Settings
+from app.embedded import free_port
+from app.main import create_app
+from tests.api.conftest import Served
+from tests.services.workshop import eventually, pdf
+
+Serve = Callable[[Any], AbstractAsyncContextManager[Served]]
+PROJECT = Path(__file__).parent.parent.parent
+BOUNDARY = b"----b0undary"
+MEGABYTE = 1_000_000
+
+
+def part(name: str, content: bytes, filename: str | None = None) -> bytes:
+    shown = "" if filename is None else f'; filename="{filename}"'
+    return b'--%s\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (
+        BOUNDARY,
+        name.encode(),
+        shown.encode(),
+        content,
+    )
+
+
+END = b"--%s--\r\n" % BOUNDARY
+
+
+async def read_all(pieces: list[bytes]) -> list[tuple[str, str | None, bytes]]:
+    async def arriving() -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    read = []
+    async for part in MultipartBody(arriving(), BOUNDARY).parts():
+        content = b"".join([piece async for piece in part.content])
+        read.append((part.name, part.filename, content))
+    return read
+
+
+AWKWARD = strategies.lists(
+    strategies.sampled_from([b"\r\n", b"--", BOUNDARY, b"\r\n--", b"a", b"%PDF", b"\0", b"\r\n------b0und"])
+).map(b"".join)
+
+
+@given(
+    contents=strategies.lists(
+        AWKWARD.filter(lambda content: b"\r\n--" + BOUNDARY not in b"\r\n" + content), min_size=1, max_size=4
+    ),
+    cuts=strategies.lists(strategies.integers(0, 600)),
+)
+@hypothesis_settings(max_examples=150, deadline=None)
+def test_parts_come_out_as_they_went_in_wherever_the_body_is_cut(contents: list[bytes], cuts: list[int]):
+    body = b"".join(part(f"n{n}", content, f"ü{n}.pdf") for n, content in enumerate(contents)) + END
+    places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    pieces = [body[start:end] for start, end in pairwise(places)]
+    expected = [(f"n{n}", f"ü{n}.pdf", content) for n, content in enumerate(contents)]
+    assert asyncio.run(read_all(pieces)) == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no multipart at all",
+        part("file", pdf()),
+        part("file", pdf())[:-20],
+        b"--%s\r\nContent-Type: application/pdf\r\n\r\nx\r\n" % BOUNDARY + END,
+        b"--%s\r\nContent-Disposition form-data\r\n\r\nx\r\n" % BOUNDARY + END,
+        b"--%s\r\nX: %s\r\n\r\nx\r\n" % (BOUNDARY, b"h" * 9000) + END,
+    ],
+)
+async def test_a_broken_body_is_refused(body: bytes):
+    with pytest.raises(RequestValidationError):
+        await read_all([body])
+
+
+class RawUpload:
+    """An upload whose bytes are sent one by one, as slow and as broken as a test wants."""
+
+    def __init__(self, url: str) -> None:
+        self._address = httpx.URL(url)
+
+    async def begin(self, content_length: int, *headers: str) -> None:
+        self.reader, self.writer = await asyncio.open_connection(self._address.host, self._address.port)
+        lines = [
+            "POST /documents HTTP/1.1",
+            "Host: test",
+            f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}",
+            f"Content-Length: {content_length}",
+            *headers,
+        ]
+        await self.send("\r\n".join([*lines, "", ""]).encode())
+
+    async def send(self, content: bytes) -> None:
+        self.writer.write(content)
+        await self.writer.drain()
+
+    async def status(self) -> int:
+        line = await asyncio.wait_for(self.reader.readline(), 5)
+        return int(line.split()[1])
+
+    def abort(self) -> None:
+        self.writer.transport.abort()
+
+
+@pytest.fixture
+def folder(settings: Settings) -> Path:
+    return Path(httpx.URL(settings.storage_url).path)
+
+
+def names_in(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("way_of_leaving", ["reset", "end of stream"])
+async def test_a_client_that_leaves_in_the_middle_leaves_no_file(
+    served: Served, folder: Path, way_of_leaving: str
+):
+    before = names_in(folder)
+    upload = RawUpload(served.url)
+    await upload.begin(50 * MEGABYTE)
+    await upload.send(part("file", pdf(), "first.pdf"))
+    await upload.send(part("file", pdf() + bytes(12 * MEGABYTE), "second.pdf")[:-2])
+
+    async def is_being_stored() -> bool:
+        return names_in(folder) != before and bytes_in(folder) > 5 * MEGABYTE
+
+    async def is_as_before() -> bool:
+        return names_in(folder) == before
+
+    await eventually(is_being_stored)
+    if way_of_leaving == "reset":
+        upload.abort()
+    else:
+        upload.writer.close()
+    await eventually(is_as_before)
+
+
+async def test_a_file_that_is_no_pdf_is_never_stored(served: Served, folder: Path):
+    before = names_in(folder)
+    upload = RawUpload(served.url)
+    await upload.begin(20 * MEGABYTE)
+    await upload.send(part("file", bytes(10 * MEGABYTE), "zeros.pdf")[:-2])
+    await asyncio.sleep(0.2)
+    assert names_in(folder) == before
+    upload.abort()
+
+
+async def test_a_request_far_over_the_limit_is_refused_before_its_body_is_sent(served: Served):
+    upload = RawUpload(served.url)
+    await upload.begin(10**12, "Expect: 100-continue")
+    assert await upload.status() == 413
+    upload.abort()
+
+
+async def test_a_file_over_the_limit_is_refused_while_it_arrives(
+    settings: Settings, serve: Serve, tmp_path: Path
+):
+    changes = {"max_upload_bytes": MEGABYTE, "storage_url": tmp_path.as_uri()}
+    async with serve(create_app(settings.model_copy(update=changes))) as served:
+        upload = RawUpload(served.url)
+        await upload.begin(9 * MEGABYTE)
+        await upload.send(part("file", pdf() + bytes(5 * MEGABYTE), "large.pdf"))
+        assert await upload.status() == 413  # though the announced rest never comes
+        assert bytes_in(tmp_path) == 0
+        upload.abort()
+
+
+async def test_a_file_over_the_limit_is_only_its_own_problem(
+    settings: Settings, serve: Serve, tmp_path: Path
+):
+    changes = {"max_upload_bytes": MEGABYTE, "storage_url": tmp_path.as_uri()}
+    small = pdf()
+    files = [("file", pdf() + bytes(1_500_000)), ("file", small), ("file", pdf().ljust(MEGABYTE))]
+    async with (
+        serve(create_app(settings.model_copy(update=changes))) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as client,
+    ):
+        response = await client.post("/documents", files=files)
+        alone = await client.post("/documents", files=files[:1])
+    assert response.status_code == 202
+    large, accepted, just_fits = response.json()["data"]
+    assert large["problem"]["code"] == "too_large"
+    assert accepted["status"] == just_fits["status"] == "queued"
+    assert bytes_in(tmp_path) == len(small) + MEGABYTE
+    assert (alone.status_code, alone.json()["code"]) == (413, "too_large")
+
+
+async def test_a_large_refused_upload_still_gets_its_answer(settings: Settings, serve: Serve, tmp_path: Path):
+    """The client is in the middle of sending when the answer comes, and has announced no length."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield part("file", pdf(), "large.pdf")[:-2]
+        for _ in range(100):
+            yield bytes(MEGABYTE)
+
+    changes = {"max_upload_bytes": MEGABYTE, "storage_url": tmp_path.as_uri()}
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+    async with (
+        serve(create_app(settings.model_copy(update=changes))) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as client,
+    ):
+        response = await client.post("/documents", content=endless(), headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    assert bytes_in(tmp_path) == 0
+
+
+@contextmanager
+def api_process(settings: Settings, storage_url: str, max_upload_bytes: int) -> Iterator[tuple[int, str]]:
+    """The API in a process of its own, so that its memory can be measured."""
+    port = free_port()
+    assert settings.secret_key is not None
+    environment = os.environ | {
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.celery_broker_url,
+        "CELERY_RESULT_BACKEND": settings.celery_result_backend,
+        "STORAGE_URL": storage_url,
+        "MAX_UPLOAD_BYTES": str(max_upload_bytes),
+    }
+    server = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
+        cwd=PROJECT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield server.pid, url
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(20)
+
+
+async def peak_of(process: psutil.Process, done: asyncio.Event) -> int:
+    peak = 0
+    while not done.is_set():
+        peak = max(peak, process.memory_info().rss)
+        await asyncio.sleep(0.01)
+    return peak
+
+
+async def growth_while_uploading(url: str, pid: int, megabytes: int, at_once: int = 1) -> float:
+    """Megabytes of memory above idle, after a first small upload."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield part("file", pdf(), "large.pdf")[:-2]
+        for _ in range(megabytes):
+            yield os.urandom(1000) * 1000
+        yield b"\r\n" + END
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+    process = psutil.Process(pid)
+    done = asyncio.Event()
+    async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+        assert (await client.post("/documents", files={"file": pdf()})).status_code == 202
+        idle = process.memory_info().rss
+        measuring = asyncio.create_task(peak_of(process, done))
+        answers = await asyncio.gather(
+            *(client.post("/documents", content=body(), headers=headers) for _ in range(at_once))
+        )
+        done.set()
+    assert [answer.status_code for answer in answers] == [202] * at_once
+    growth = (await measuring - idle) / MEGABYTE
+    print(f"{at_once} x {megabytes} MB: {growth:.1f} MB above idle ({idle / MEGABYTE:.0f} MB)")
+    return growth
+
+
+async def test_an_upload_takes_little_memory(settings: Settings, tmp_path: Path):
+    with api_process(settings, tmp_path.as_uri(), 300 * MEGABYTE) as (pid, url):
+        assert await growth_while_uploading(url, pid, 60) < 30
+    assert bytes_in(tmp_path) > 60 * MEGABYTE
+
+
+@pytest.mark.heavy
+async def test_uploads_of_200_megabytes_stay_within_50_megabytes_of_idle(settings: Settings, tmp_path: Path):
+    with api_process(settings, tmp_path.as_uri(), 300 * MEGABYTE) as (pid, url):
+        assert await growth_while_uploading(url, pid, 200) < 50
+        assert await growth_while_uploading(url, pid, 200, at_once=2) < 80
