@@ -9,8 +9,10 @@ from app.pdf.layout import HYPHEN
 from app.pdf.pages import Line
 
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
-_BROKEN_END = re.compile(rf"((?:[^\W\d_]+-)*[^\W\d_]+)[{HYPHEN}\u2010\u00ad-]$")
+_MARKS = (HYPHEN, "-", "\u2010", "\u00ad")
+_BROKEN = re.compile(r"(?:[^\W\d_]+-)*[^\W\d_]+$")
 _SHORTEST_WORD = 3
+_LONGEST_WORD = 100
 
 
 class Hyphens:
@@ -19,7 +21,10 @@ class Hyphens:
     def __init__(self, lines: Iterable[Line]) -> None:
         self._counts: Counter[str] = Counter()
         for line in lines:
-            self._counts.update(_WORD.findall(_BROKEN_END.sub("", line.text).casefold()))
+            words = _WORD.findall(line.text.casefold())
+            if line.text.endswith(_MARKS):
+                del words[-1:]
+            self._counts.update(words)
 
     def joined(self, lines: Sequence[Line]) -> list[Line]:
         """The lines with each broken word whole on the line where it begins."""
@@ -33,16 +38,20 @@ class Hyphens:
                     waiting[0] = rest
                     break
                 waiting.popleft()
-            whole.append(replace(line, text=line.text.replace(HYPHEN, "-")))
+            if HYPHEN in line.text:
+                line = replace(line, text=line.text.replace(HYPHEN, "-"))
+            whole.append(line)
         return whole
 
     def _join(self, line: Line, following: Line) -> tuple[Line, Line] | None:
         """Both lines with the broken word on the first, if there is one."""
-        broken = _BROKEN_END.search(line.text[-200:])
-        end = _WORD.match(following.text)
-        if broken is None or end is None or line.is_hidden != following.is_hidden:
+        if not line.text.endswith(_MARKS) or line.is_hidden != following.is_hidden:
             return None
-        mark = "" if self._is_one_word(broken[1], end[0]) else "-"
+        broken = _BROKEN.search(line.text[-_LONGEST_WORD:-1])
+        end = _WORD.match(following.text)
+        if broken is None or end is None:
+            return None
+        mark = "" if self._is_one_word(broken[0], end[0]) else "-"
         taken, _, rest = following.text.partition(" ")
         return replace(line, text=line.text[:-1] + mark + taken), replace(following, text=rest.lstrip())
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from app.pdf.pages import Line
 
@@ -10,23 +10,23 @@ MOST_LINES = 3
 """At either edge of a page."""
 FEWEST_PAGES = 3
 SHARE_OF_PAGES = 0.4
-"""Left and right pages often have headers of their own."""
+"""Left and right pages often have heads of their own."""
 CELLS_OF_A_TABLE = 4
+"""The head of a table that goes on over pages stays."""
 
-_NUMBER = re.compile(r"\d+")
-_LONE_NUMBER = re.compile(r"[^\w]*(\d{1,5})[^\w]*")
+_NUMBER = re.compile(r"\d{1,5}")
 
 
 class RunningHeads:
-    """Which lines are repeated; each is left where it stands first, page numbers nowhere."""
+    """Which lines are repeated. Each is left where it stands first; page numbers are left nowhere."""
 
     def __init__(self, pages: Iterable[tuple[int, Sequence[Line]]]) -> None:
-        first_pages: dict[Hashable, int] = {}
-        counts: Counter[Hashable] = Counter()
+        first_pages: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         pages_with_text = 0
         for number, lines in pages:
             pages_with_text += bool(lines)
-            for key in {key for edge in _edges(lines) for _, key in _keys(edge, number)}:
+            for key in {key for edge in _edges(lines) for _, line in edge for key in _keys(line, number)}:
                 counts[key] += 1
                 first_pages.setdefault(key, number)
         enough = max(FEWEST_PAGES, SHARE_OF_PAGES * pages_with_text)
@@ -36,10 +36,12 @@ class RunningHeads:
         """The lines of page `number` that are not repeated ones."""
         dropped: set[int] = set()
         for edge in _edges(lines):
-            for place, key in _keys(edge, number):
-                if key not in self._first_pages:
+            for place, line in edge:
+                repeated = [key for key in _keys(line, number) if key in self._first_pages]
+                if not repeated:
                     break
-                if not isinstance(key, str) or self._first_pages[key] != number:
+                has_words = any(map(str.isalpha, line.text))
+                if not has_words or all(self._first_pages[key] != number for key in repeated):
                     dropped.add(place)
         return [line for place, line in enumerate(lines) if place not in dropped]
 
@@ -55,12 +57,13 @@ def _edges(lines: Sequence[Line]) -> tuple[Edge, Edge]:
     return placed[:half], placed[::-1][:half]
 
 
-def _keys(edge: Edge, number: int) -> Iterator[tuple[int, Hashable]]:
-    """What makes the line of one page that of another: its words, or its distance from the page's number."""
-    for place, line in edge:
-        if (lone := _LONE_NUMBER.fullmatch(line.text)) is not None:
-            yield place, int(lone[1]) - number
-        elif line.text.count("\t") < CELLS_OF_A_TABLE - 1 and any(map(str.isalpha, line.text)):
-            yield place, _NUMBER.sub("#", line.text).casefold()
-        else:
-            return
+def _keys(line: Line, number: int) -> Iterator[str]:
+    """What the line has in common with that of another page: all of it, or all but a page number."""
+    if line.text.count("\t") >= CELLS_OF_A_TABLE - 1 or len(line.text) > 300:
+        return
+    text = line.text.casefold()
+    if any(map(str.isalpha, text)):
+        yield text
+    numbers = list(_NUMBER.finditer(text))
+    for found in (numbers[:1] + numbers[-1:])[: len(numbers)]:
+        yield f"{text[: found.start()]}[page {int(found[0]) - number:+}]{text[found.end() :]}"
