@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
-from alembic import command as alembic
-from alembic.config import Config as AlembicConfig
 from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
@@ -66,8 +64,11 @@ def demo() -> None:
 @cli.command()
 def migrate() -> None:
     """Bring the tables of DATABASE_URL up to date."""
+    from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start
+    from alembic.config import Config
+
     _settings()
-    alembic.upgrade(AlembicConfig(PROJECT / "alembic.ini"), "head")
+    command.upgrade(Config(PROJECT / "alembic.ini"), "head")
 
 
 @cli.command()
