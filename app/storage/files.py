@@ -160,10 +160,12 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
     try:
         yield
     except (BaseError, OSError) as error:
-        log.error("file_store_failed", reason=str(error))
+        reason = str(error).partition("\n\nDebug source")[0]
         if isinstance(error, FileNotFoundError) and missing is FileNotFound:
+            log.warning("stored_file_missing", reason=reason)
             raise FileNotFound("The file is not in the file store any more.") from error
-        if any(f"os error {number})" in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+        log.error("file_store_failed", reason=reason)
+        if any(f"os error {number})" in reason for number in (errno.ENOSPC, errno.EDQUOT)):
             raise StorageFailed("The disk of the file store is full.") from error
         raise StorageFailed("The file store did not do its work. The log has the details.") from error
 
