@@ -26,6 +26,11 @@ log = structlog.get_logger(__name__)
 _UPLOAD_PART_BYTES = 5 * 1024 * 1024  # the smallest part S3 takes; a smaller file is one plain PUT
 _UPLOADS_AT_ONCE = 2  # parts in flight: a 200 MB upload then needs 10 MB of memory
 _READ_BYTES = 256 * 1024
+_DISK_IS_FULL = tuple(
+    name.format(number)
+    for number in (errno.ENOSPC, errno.EDQUOT)
+    for name in ("os error {})", "[Errno {}]")  # as Rust and as Python say it
+)
 
 
 class FileStore:
@@ -165,7 +170,7 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
             log.warning("stored_file_missing", reason=reason)
             raise FileNotFound("The file is not in the file store any more.") from error
         log.error("file_store_failed", reason=reason)
-        if any(f"os error {number})" in reason for number in (errno.ENOSPC, errno.EDQUOT)):
+        if any(name in reason for name in _DISK_IS_FULL):
             raise StorageFailed("The disk of the file store is full.") from error
         raise StorageFailed("The file store did not do its work. The log has the details.") from error
 
