@@ -1,0 +1,97 @@
+"""Listing and deleting the chunks of an ingestion."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from app.embedded import EmbeddedPostgres
+from app.embeddings.base import EmbeddingIdentity
+from app.storage.chunks import (
+    TEXT_SEARCH_VECTOR,
+    boxes_from_json,
+    delete_chunks,
+    embeddings_table,
+    list_chunks,
+)
+from app.storage.database import Database
+from app.storage.spaces import open_space
+from tests.databases import migrated
+from tests.storage.library import Library, Shelf
+
+LETTER = Shelf("letters", 1, 25)
+
+
+@pytest.fixture(scope="module")
+async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
+    database = Database(await migrated(postgres, "chunks"))
+    yield Library(database, await open_space(database, EmbeddingIdentity("test", "clusters", 8)), 8)
+    await database.close()
+
+
+async def test_chunks_are_listed_in_order_page_by_page(library: Library) -> None:
+    ingestion_id = await library.add_ingestion(uuid7(), LETTER)
+    await library.add_ingestion(uuid7(), LETTER)
+    ordinals, after = [], -1
+    async with library.database.transaction() as connection:
+        while chunks := await list_chunks(connection, ingestion_id, after, limit=10):
+            assert len(chunks) <= 10
+            ordinals += [chunk.ordinal for chunk in chunks]
+            after = ordinals[-1]
+    assert ordinals == list(range(25))
+
+
+async def test_a_listed_chunk_has_all_that_was_stored(library: Library) -> None:
+    ingestion_id = await library.add_ingestion(uuid7(), Shelf("letters", 1, 4, phrase="yours truly"))
+    async with library.database.transaction() as connection:
+        ids = {
+            row.ordinal: row.id
+            for row in await connection.execute(
+                text("SELECT id, ordinal FROM chunks WHERE ingestion_id = :id"), {"id": ingestion_id}
+            )
+        }
+        chunks = await list_chunks(connection, ingestion_id, -1, limit=10)
+    last = chunks[-1]
+    assert [chunk.chunk_id for chunk in chunks] == [ids[n] for n in range(4)]
+    assert (last.ordinal, last.page_start, last.page_end) == (3, 2, 2)
+    assert (last.tokens, last.heading, last.hidden_text) == (library.words, "A heading", False)
+    assert last.text.endswith(" yours truly")
+    assert last.boxes == ((1, (72.0, 100.0, 540.0, 112.5)),)
+
+
+async def test_an_unknown_ingestion_has_no_chunks(library: Library) -> None:
+    async with library.database.transaction() as connection:
+        assert await list_chunks(connection, uuid7(), -1, limit=10) == []
+
+
+async def test_deleting_takes_chunks_and_vectors_of_the_named_ingestions_only(library: Library) -> None:
+    first, second, other = [await library.add_ingestion(uuid7(), LETTER) for _ in range(3)]
+    async with library.database.transaction() as connection:
+        await delete_chunks(connection, library.space_id, [first, second, uuid7()])
+    async with library.database.transaction() as connection:
+        await delete_chunks(connection, library.space_id, [])
+        for ingestion_id, expected in ((first, 0), (second, 0), (other, 25)):
+            for table in ("chunks", embeddings_table(library.space_id)):
+                found = await connection.scalar(
+                    text(f"SELECT count(*) FROM {table} WHERE ingestion_id = :id"), {"id": ingestion_id}
+                )
+                assert found == expected, table
+
+
+def test_boxes_are_read_with_their_page() -> None:
+    assert boxes_from_json([[3, 1, 2.5, 3, 4], [4, 0, 0, 9, 9]]) == ((3, (1, 2.5, 3, 4)), (4, (0, 0, 9, 9)))
+    assert boxes_from_json([]) == ()
+
+
+async def test_a_word_of_the_heading_ranks_a_chunk_above_the_same_word_of_the_text(library: Library) -> None:
+    async with library.database.transaction() as connection:
+        rows = await connection.execute(
+            text(f"""
+                SELECT ts_rank({TEXT_SEARCH_VECTOR}, 'risk') AS rank
+                FROM (VALUES ('Risks', 'none'), ('None', 'risks'), (NULL, 'risks')) AS chunk(heading, text)
+            """)
+        )
+        by_heading, by_text, without_heading = (row.rank for row in rows)
+    assert by_heading == pytest.approx(2 * by_text)
+    assert by_text == without_heading
