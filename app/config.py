@@ -60,6 +60,13 @@ class Settings(BaseSettings):
         gt=0,
         description="A worker process stuck for longer is killed; prefork only. Default: soft limit + 60.",
     )
+    shutdown_grace_seconds: float = Field(
+        10, ge=0, description="On SIGTERM a worker finishes what it can in this time and hands over the rest."
+    )
+    worker_max_tasks: int = Field(1000, ge=1, description="A worker process is replaced after so many tasks.")
+    worker_max_memory_mb: int = Field(
+        1024, ge=1, description="A worker process that has grown beyond this is replaced after its task."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."

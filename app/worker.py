@@ -1,14 +1,23 @@
 """The seam between Celery and asyncio: `celery -A app.worker.celery_app worker`."""
 
+import asyncio
+import threading
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID
 
+import psutil
 import structlog
 from celery import Task
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore
-from celery.signals import setup_logging, worker_init, worker_process_shutdown, worker_shutdown
+from celery.signals import (
+    setup_logging,
+    worker_init,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from app.bridge import Bridge
@@ -44,6 +53,8 @@ celery_app = new_celery(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
+    worker_max_tasks_per_child=settings.worker_max_tasks,
+    worker_max_memory_per_child=settings.worker_max_memory_mb * 1024,
     broker_connection_retry_on_startup=True,
     # Redis gives an unacknowledged message to somebody else after this time: not while it can be in
     # work. The sweeper does not wait for it, and a second delivery does no harm.
@@ -70,6 +81,8 @@ def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
         result = ingest_within_limit(ingestion_id, file_path)
     except PDFIngestError as error:
         result = None if is_announced_by_row(ingestion_id, file_path) else error.as_result()
+    except asyncio.CancelledError:  # the worker shuts down: somebody else goes on
+        result = None
     except Exception:
         log.exception("task failed", task_id=str(ingestion_id))
         result = InternalError().as_result()
@@ -158,6 +171,21 @@ def check_pool(sender: Any, **_: Any) -> None:
             f"TASK_HARD_LIMIT_SECONDS cannot be kept in the {pool} pool: nothing can end a thread. "
             "Use --pool prefork or remove the setting; TASK_SOFT_LIMIT_SECONDS works in every pool."
         )
+
+
+@worker_shutting_down.connect
+def hand_over_after_grace(**_: Any) -> None:
+    """A shutdown lets work finish for a while; what still runs then gives its lease back."""
+    timer = threading.Timer(settings.shutdown_grace_seconds, hand_over)
+    timer.daemon = True
+    timer.start()
+
+
+def hand_over() -> None:
+    """SIGTERM raises SystemExit in a prefork child, which the bridge turns into a clean cancellation."""
+    for child in psutil.Process().children():
+        child.terminate()
+    bridge.close()
 
 
 @worker_process_shutdown.connect

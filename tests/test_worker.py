@@ -3,12 +3,13 @@
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import psutil
 import pytest
+import redis
 from celery import Celery
 from fpdf import FPDF
 
@@ -240,32 +241,76 @@ async def test_a_hard_limit_is_refused_where_it_cannot_be_kept(
     assert "TASK_HARD_LIMIT_SECONDS cannot be kept in the threads pool" in worker.output()
 
 
-async def test_a_time_limit_is_a_verdict(
-    environment: dict[str, str], postgres: EmbeddedPostgres, incoming: Path, tmp_path: Path
-) -> None:
-    embedder = socket.create_server(("127.0.0.1", 0))  # takes connections and never answers
+@pytest.fixture
+async def stuck_environment(
+    environment: dict[str, str], postgres: EmbeddedPostgres
+) -> AsyncIterator[dict[str, str]]:
+    """An embedder that takes connections and never answers: work that does not end by itself."""
+    embedder = socket.create_server(("127.0.0.1", 0))
     broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/5"
-    own = environment | {
+    yield environment | {
         "CELERY_BROKER_URL": broker_url,
         "CELERY_RESULT_BACKEND": broker_url,
-        "DATABASE_URL": await migrated(postgres, "limits"),
+        "DATABASE_URL": await migrated(postgres, f"stuck_{uuid4().hex}"),
         "EMBEDDING_PROVIDER": "openai",
         "EMBEDDING_BASE_URL": f"http://127.0.0.1:{embedder.getsockname()[1]}",
-        "TASK_SOFT_LIMIT_SECONDS": "3",
     }
-    task_id = str(uuid4())
-    with (
-        Celery(broker=broker_url, backend=broker_url) as client,
-        WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker,
-    ):
-        worker.wait_until_ready(client)
-        result = await ingest(client, write_pdf(incoming / "slow.pdf", pages=2), task_id)
     embedder.close()
-    database = Database(own["DATABASE_URL"])
-    row = await row_of(database, task_id)
+    with redis.Redis.from_url(broker_url) as broker:
+        broker.flushdb()
+
+
+@pytest.fixture
+def stuck_client(stuck_environment: dict[str, str]) -> Iterator[Celery]:
+    broker_url = stuck_environment["CELERY_BROKER_URL"]
+    with Celery(broker=broker_url, backend=broker_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def stuck_database(stuck_environment: dict[str, str]) -> AsyncIterator[Database]:
+    database = Database(stuck_environment["DATABASE_URL"])
+    yield database
     await database.close()
+
+
+async def test_a_time_limit_is_a_verdict(
+    stuck_environment: dict[str, str],
+    stuck_client: Celery,
+    stuck_database: Database,
+    incoming: Path,
+    tmp_path: Path,
+) -> None:
+    own = stuck_environment | {"TASK_SOFT_LIMIT_SECONDS": "3"}
+    task_id = str(uuid4())
+    with WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker:
+        worker.wait_until_ready(stuck_client)
+        result = await ingest(stuck_client, write_pdf(incoming / "slow.pdf", pages=2), task_id)
+    row = await row_of(stuck_database, task_id)
     assert (result["status"], result["code"], result["retryable"]) == ("error", "timed_out", False)
     assert (row.status, row.error_code) == ("error", "timed_out")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+async def test_a_worker_told_to_end_hands_over_what_does_not_finish(
+    stuck_environment: dict[str, str],
+    stuck_client: Celery,
+    stuck_database: Database,
+    incoming: Path,
+    tmp_path: Path,
+    pool: str,
+) -> None:
+    own = stuck_environment | {"SHUTDOWN_GRACE_SECONDS": "1"}
+    path = write_pdf(incoming / f"handed-over-{pool}.pdf", pages=2)
+    task_id = str(uuid4())
+    with WorkerProcess(own, tmp_path / "log", "--concurrency", "1", "--pool", pool) as worker:
+        stuck_client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+        await wait_for_row(stuck_database, task_id, lambda row: row.status == "processing")
+        started = time.monotonic()
+        await asyncio.to_thread(worker.stop)
+        assert time.monotonic() - started < 8
+    row = await row_of(stuck_database, task_id)
+    assert (row.status, row.fruitless_attempts, row.worker) == ("queued", 0, None)
 
 
 async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
