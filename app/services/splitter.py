@@ -44,19 +44,19 @@ class _Source:
 class Splitter:
     """Cuts documents into chunks of at most `chunk_tokens` tokens, special tokens included.
 
-    The same pages always give the same chunks; `fingerprint` changes when they would not.
+    The same pages always give the same chunks; `fingerprint` changes when they would not. Truncation and
+    padding of the tokenizer are switched off.
     """
 
     def __init__(self, tokenizer: Tokenizer, chunk_tokens: int) -> None:
-        counting = Tokenizer.from_str(tokenizer.to_str())  # a copy: the settings below are not the caller's
-        counting.no_truncation()
-        counting.no_padding()
-        self.tokenizer = counting
-        self.special_tokens = counting.num_special_tokens_to_add(is_pair=False)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.tokenizer = tokenizer
+        self.special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
         self.text_tokens = chunk_tokens - self.special_tokens
         if self.text_tokens < 1:
             raise ValueError(f"chunks of {chunk_tokens} tokens leave no room for text")
-        vocabulary = hashlib.sha256(counting.to_str().encode()).hexdigest()[:16]
+        vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
         self.fingerprint = f"splitter {_VERSION}, {chunk_tokens} tokens of {vocabulary}"
 
     def begin(self, facts: DocumentFacts) -> "Splitting":
