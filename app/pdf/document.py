@@ -155,7 +155,8 @@ class DocumentReading:
                 engine = self._open(name)
             except Unreadable:
                 continue
-            yield from self._read(engine, [number for number in missing if number <= engine.pages_total])
+            if engine.pages_total == self._pages_total:  # else its page 3 is not the other's
+                yield from self._read(engine, missing)
 
     def _count(self, page: PageText) -> None:
         self._characters += sum(len(line.text) for line in page.lines)

@@ -14,7 +14,9 @@ from pathlib import Path
 import structlog
 
 from app.errors import (
+    Corrupted,
     InternalError,
+    NoText,
     OutOfMemory,
     PageNotFound,
     ParserCrashed,
@@ -48,8 +50,8 @@ RENDERING_SECONDS = 20.0
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
 """For one document: after a crash it is read again without what crashed."""
-NEAR_THE_LIMIT = 0.6
-"""Of its memory, which a process that aborted had used."""
+SHARE_OF_AN_ABORT = 0.25
+"""Of its memory limit: a process that aborts with more in use could not double one of its buffers."""
 OCR_CPU_SECONDS_A_PAGE = 2
 """For rendering; tesseract's own process has the limit to itself."""
 OCR = "tesseract"
@@ -129,7 +131,7 @@ class Reading:
                 is_worth_more = self._seconds_left > 0 and (death.verdict is None or self._leave_out())
                 if not is_worth_more:
                     break
-            except Unreadable as verdict:
+            except (Corrupted, NoText) as verdict:  # of what was left to read
                 raise cause or verdict from verdict
             finally:
                 await self.end()
@@ -172,7 +174,7 @@ class Reading:
             return _ProcessDied("its parent is gone", None)
         ended_by = os.WTERMSIG(how.status) if os.WIFSIGNALED(how.status) else 0
         why = signal.Signals(ended_by).name if ended_by else f"status {how.status}"
-        is_full = how.most_memory_bytes > NEAR_THE_LIMIT * self._request.limits.memory_bytes
+        is_full = how.most_memory_bytes > SHARE_OF_AN_ABORT * self._request.limits.memory_bytes
         if ended_by == signal.SIGXCPU:
             return _ProcessDied(why, ReadingTimedOut())
         if ended_by == signal.SIGKILL or (ended_by == signal.SIGABRT and is_full):

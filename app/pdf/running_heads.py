@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from app.pdf.pages import Line
 
 MOST_LINES = 3
-"""At either edge of a page."""
+"""At either edge of a page, and never more than a quarter of it."""
 FEWEST_PAGES = 3
 SHARE_OF_PAGES = 0.4
 """Left and right pages often have heads of their own."""
@@ -43,7 +43,8 @@ class RunningHeads:
                 has_words = any(map(str.isalpha, line.text))
                 if not has_words or all(self._first_pages[key] != number for key in repeated):
                     dropped.add(place)
-        return [line for place, line in enumerate(lines) if place not in dropped]
+        kept = [line for place, line in enumerate(lines) if place not in dropped]
+        return kept or list(lines)
 
 
 Edge = list[tuple[int, Line]]
@@ -53,8 +54,8 @@ def _edges(lines: Sequence[Line]) -> tuple[Edge, Edge]:
     """The first lines from the top and from the bottom of the page, outermost first."""
     placed = [(place, line) for place, line in enumerate(lines) if not line.is_hidden]
     placed.sort(key=lambda item: item[1].box[1] if item[1].box else 0.0)
-    half = min(MOST_LINES, (len(placed) + 1) // 2)
-    return placed[:half], placed[::-1][:half]
+    most = min(MOST_LINES, max(1, len(placed) // 4))
+    return placed[:most], placed[::-1][:most]
 
 
 def _keys(line: Line, number: int) -> Iterator[str]:
