@@ -260,11 +260,6 @@ def test_the_fingerprint_names_the_tokenizer_and_the_limit() -> None:
     assert Splitter(tokenizer, LIMIT + 1).fingerprint != SPLITTERS["word_piece"].fingerprint
 
 
-def test_the_callers_tokenizer_keeps_its_settings() -> None:
-    assert TOKENIZERS["unigram"].truncation is not None
-    assert TOKENIZERS["unigram"].padding is not None
-
-
 def test_a_limit_without_room_for_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no room"):
         Splitter(TOKENIZERS["word_piece"], 2)
