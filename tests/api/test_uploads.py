@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -100,8 +100,14 @@ class RawUpload:
     def __init__(self, url: str) -> None:
         self._address = httpx.URL(url)
 
-    async def begin(self, content_length: int, *headers: str) -> None:
+    async def __aenter__(self) -> Self:
         self.reader, self.writer = await asyncio.open_connection(self._address.host, self._address.port)
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self.abort()  # an open request would keep the server from stopping
+
+    async def begin(self, content_length: int, *headers: str) -> None:
         lines = [
             "POST /documents HTTP/1.1",
             "Host: test",
@@ -141,10 +147,6 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_file(
     served: Served, folder: Path, way_of_leaving: str
 ):
     before = names_in(folder)
-    upload = RawUpload(served.url)
-    await upload.begin(50 * MEGABYTE)
-    await upload.send(part("file", pdf(), "first.pdf"))
-    await upload.send(part("file", pdf() + bytes(12 * MEGABYTE), "second.pdf")[:-2])
 
     async def is_being_stored() -> bool:
         return names_in(folder) != before and bytes_in(folder) > 5 * MEGABYTE
@@ -152,42 +154,45 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_file(
     async def is_as_before() -> bool:
         return names_in(folder) == before
 
-    await eventually(is_being_stored)
-    if way_of_leaving == "reset":
-        upload.abort()
-    else:
-        upload.writer.close()
-    await eventually(is_as_before)
+    async with RawUpload(served.url) as upload:
+        await upload.begin(50 * MEGABYTE)
+        await upload.send(part("file", pdf(), "first.pdf"))
+        await upload.send(part("file", pdf() + bytes(12 * MEGABYTE), "second.pdf")[:-2])
+        await eventually(is_being_stored)
+        if way_of_leaving == "reset":
+            upload.abort()
+        else:
+            upload.writer.close()
+        await eventually(is_as_before)
 
 
 async def test_a_file_that_is_no_pdf_is_never_stored(served: Served, folder: Path):
     before = names_in(folder)
-    upload = RawUpload(served.url)
-    await upload.begin(20 * MEGABYTE)
-    await upload.send(part("file", bytes(10 * MEGABYTE), "zeros.pdf")[:-2])
-    await asyncio.sleep(0.2)
-    assert names_in(folder) == before
-    upload.abort()
+    async with RawUpload(served.url) as upload:
+        await upload.begin(20 * MEGABYTE)
+        await upload.send(part("file", bytes(10 * MEGABYTE), "zeros.pdf")[:-2])
+        await asyncio.sleep(0.2)
+        assert names_in(folder) == before
 
 
 async def test_a_request_far_over_the_limit_is_refused_before_its_body_is_sent(served: Served):
-    upload = RawUpload(served.url)
-    await upload.begin(10**12, "Expect: 100-continue")
-    assert await upload.status() == 413
-    upload.abort()
+    async with RawUpload(served.url) as upload:
+        await upload.begin(10**12, "Expect: 100-continue")
+        assert await upload.status() == 413
 
 
 async def test_a_file_over_the_limit_is_refused_while_it_arrives(
     settings: Settings, serve: Serve, tmp_path: Path
 ):
     changes = {"max_upload_bytes": MEGABYTE, "storage_url": tmp_path.as_uri()}
-    async with serve(create_app(settings.model_copy(update=changes))) as served:
-        upload = RawUpload(served.url)
+    async with (
+        serve(create_app(settings.model_copy(update=changes))) as served,
+        RawUpload(served.url) as upload,
+    ):
         await upload.begin(9 * MEGABYTE)
         await upload.send(part("file", pdf() + bytes(5 * MEGABYTE), "large.pdf"))
         assert await upload.status() == 413  # though the announced rest never comes
         assert bytes_in(tmp_path) == 0
-        upload.abort()
 
 
 async def test_a_file_over_the_limit_is_only_its_own_problem(
