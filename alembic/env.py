@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, pool
+from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.storage.models import Base
+
+LOCK = 0x4D69_6772  # any number, the same in every process
 
 
 def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -22,8 +24,10 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_async(url: str) -> None:
+    """One at a time: the second of two that start together finds nothing left to do."""
     engine = create_async_engine(url, poolclass=pool.NullPool)
     async with engine.begin() as connection:
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         await connection.run_sync(migrate)
     await engine.dispose()
 

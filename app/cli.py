@@ -63,11 +63,15 @@ def demo() -> None:
 
 @cli.command()
 def migrate() -> None:
-    """Bring the tables of DATABASE_URL up to date."""
+    """Bring the tables of DATABASE_URL up to date, and make the key of SECRET_KEY_FILE."""
     from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start
     from alembic.config import Config
 
-    _settings()
+    from app.storage.passwords import make_key_file
+
+    settings = _settings()
+    if settings.secret_key is None and settings.secret_key_file is not None:
+        make_key_file(settings.secret_key_file)
     command.upgrade(Config(PROJECT / "alembic.ini"), "head")
 
 

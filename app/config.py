@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         None, description="Fernet key that encrypts PDF passwords; without one a password is refused."
+    )
+    secret_key_file: Path | None = Field(
+        None, description="Where the key is kept when SECRET_KEY is not set; `migrate` makes the file."
     )
     embedding_provider: Literal["local", "openai"] = Field(
         "local", description="local (built in, no network) or openai (any OpenAI-compatible server)."
@@ -78,6 +81,13 @@ class Settings(BaseSettings):
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @model_validator(mode="after")
+    def read_secret_key(self) -> Self:
+        """Of the file, which may not have been made yet."""
+        if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
+            self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
+        return self
 
 
 @lru_cache

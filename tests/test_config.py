@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
 
@@ -57,3 +57,15 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "very-secret")
     monkeypatch.setenv("EMBEDDING_API_KEY", "very-secret")
     assert "very-secret" not in repr(Settings())
+
+
+def test_the_key_is_read_from_its_file_unless_it_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "secret-key"
+    monkeypatch.setenv("SECRET_KEY_FILE", str(file))
+    assert Settings().secret_key is None
+    file.write_text("of the file\n")
+    assert Settings().secret_key == SecretStr("of the file")
+    monkeypatch.setenv("SECRET_KEY", "of the environment")
+    assert Settings().secret_key == SecretStr("of the environment")

@@ -1,7 +1,22 @@
 """PDF passwords at rest: encrypted in the ingestion's row, erased with its verdict."""
 
+import os
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
 from cryptography.fernet import Fernet, InvalidToken
 from pydantic import SecretStr
+
+
+def make_key_file(path: Path) -> None:
+    """A new key that only its owner can read. A file that is there stays, also one made at this moment."""
+    with NamedTemporaryFile(dir=path.parent) as file:
+        file.write(Fernet.generate_key())
+        file.flush()
+        os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(file.name, path)
 
 
 class PasswordCipher:
