@@ -98,7 +98,7 @@ def _height(span: Span) -> float:
 def _share_a_row(one: Span, other: Span) -> bool:
     """Middles close enough for a superscript, too far for a drop cap and its third line."""
     low, high = sorted((_height(one), _height(other)))
-    return abs(one.top + one.bottom - other.top - other.bottom) < min(high, 2 * low)
+    return abs(one.top + one.bottom - other.top - other.bottom) < 1.2 * min(high, 2 * low)
 
 
 def _cells(row: list[Placed]) -> Row:
