@@ -18,10 +18,17 @@ PROJECT = Path(__file__).parent.parent
 class WorkerProcess:
     """`celery worker` in a process group of its own; its output goes to a file."""
 
-    def __init__(self, environment: Mapping[str, str], log: Path, *options: str) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log: Path,
+        *options: str,
+        app: str = "app.worker.celery_app",
+        level: str = "info",
+    ) -> None:
         self._environment = dict(os.environ) | dict(environment)
         self._log = log
-        self._options = options
+        self._command = ["-m", "celery", "-A", app, "worker", "--loglevel", level, *options]
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -39,7 +46,7 @@ class WorkerProcess:
     def start(self) -> Self:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "app.worker.celery_app", "worker", *self._options],
+                [sys.executable, *self._command],
                 cwd=PROJECT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,

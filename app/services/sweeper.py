@@ -82,11 +82,11 @@ class Sweeper:
         """Rows went first; the files follow, and are forgotten once they are gone."""
         async with self._database.autocommit() as connection:
             storage_keys = await sweep.files_to_delete(connection, FILES_PER_SWEEP)
-            if not storage_keys:
-                return
-            for storage_key in storage_keys:
-                await self._files.delete(storage_key)
-            await sweep.forget_files(connection, storage_keys)
+        for storage_key in storage_keys:
+            await self._files.delete(storage_key)
+        if storage_keys:
+            async with self._database.autocommit() as connection:
+                await sweep.forget_files(connection, storage_keys)
 
     async def _tidy(self) -> None:
         """Remove uploads that never got a row, and old idempotency keys."""

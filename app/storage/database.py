@@ -26,8 +26,10 @@ class Database:
     """An engine with pooled connections. It belongs to the event loop that first uses it."""
 
     def __init__(self, url: str, *, pool_size: int = 10, is_pgbouncer: bool = False) -> None:
+        self._is_pgbouncer = is_pgbouncer
         self._engine = create_async_engine(
             url,
+            hide_parameters=True,  # they are the documents' text, and errors go to the log
             pool_size=pool_size,
             max_overflow=0,
             pool_recycle=1800,
@@ -48,7 +50,14 @@ class Database:
 
     @asynccontextmanager
     async def autocommit(self) -> AsyncIterator[AsyncConnection]:
-        """Each statement is a transaction of its own, so no pause of this process can hold a lock."""
+        """Each statement is a transaction of its own, so no pause of this process can hold a lock.
+
+        Behind PgBouncer it is one transaction: what is prepared is known to one server connection only.
+        """
+        if self._is_pgbouncer:
+            async with self.transaction() as connection:
+                yield connection
+            return
         with _unavailability():
             async with self._engine.connect() as connection:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
@@ -119,10 +128,11 @@ def _refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:
 
 
 async def _set_halfvec_codec(connection: asyncpg.Connection) -> None:
-    schema = await connection.fetchval(
-        "SELECT typnamespace::regnamespace::text FROM pg_type WHERE typname = 'halfvec'"
-    )
-    if schema is not None:  # before the first migration there is no such type
-        await connection.set_type_codec(
-            "halfvec", schema=schema, encoder=lambda row: row, decoder=lambda row: row, format="binary"
+    async with connection.transaction():  # behind PgBouncer it keeps the server connection
+        schema = await connection.fetchval(
+            "SELECT typnamespace::regnamespace::text FROM pg_type WHERE typname = 'halfvec'"
         )
+        if schema is not None:  # before the first migration there is no such type
+            await connection.set_type_codec(
+                "halfvec", schema=schema, encoder=lambda row: row, decoder=lambda row: row, format="binary"
+            )

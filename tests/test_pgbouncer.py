@@ -1,0 +1,96 @@
+"""The service behind a real PgBouncer, where each transaction may have another server connection."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+from celery import Celery
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.resources import open_services
+from app.storage.search import SearchFilter
+from tests.databases import migrated
+from tests.processes import WorkerProcess
+from tests.test_worker import ingest, write_pdf
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="the program pgbouncer is not installed"),
+]
+
+
+@pytest.fixture
+async def pgbouncer_url(postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[str]:
+    """Three server connections for everybody."""
+    server = urlsplit(await migrated(postgres, f"bouncer_{uuid4().hex}"))
+    port = free_port()
+    (tmp_path / "users.txt").write_text(f'"{server.username}" "{server.password}"\n')
+    (tmp_path / "pgbouncer.ini").write_text(f"""
+[databases]
+* = host=127.0.0.1 port={server.port}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = plain
+auth_file = {tmp_path}/users.txt
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 200
+""")
+    command = ["pgbouncer", str(tmp_path / "pgbouncer.ini")]
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents[:3]):
+            folder.chmod(folder.stat().st_mode | 0o005)
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+    await asyncio.sleep(0.5)
+    assert process.poll() is None, "pgbouncer did not start"
+    yield f"postgresql+asyncpg://{server.username}:{server.password}@127.0.0.1:{port}{server.path}"
+    process.terminate()
+    process.wait(10)
+
+
+async def test_ingesting_and_searching_work_behind_pgbouncer(
+    pgbouncer_url: str, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    broker_url = valkey.url.removesuffix("/0") + "/2"
+    (tmp_path / "incoming").mkdir()
+    environment = {
+        "DATABASE_URL": pgbouncer_url,
+        "DATABASE_PGBOUNCER": "true",
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": broker_url,
+        "STORAGE_URL": (tmp_path / "files").as_uri(),
+        "INGEST_FOLDERS": str(tmp_path / "incoming"),
+    }
+    paths = [write_pdf(tmp_path / "incoming" / f"{number}.pdf", pages=30) for number in range(12)]
+    with (
+        Celery(broker=broker_url, backend=broker_url) as client,
+        WorkerProcess(environment, tmp_path / "log", "--concurrency", "4") as worker,
+    ):
+        worker.wait_until_ready(client)
+        results = await asyncio.gather(*(ingest(client, path) for path in paths))
+        output = worker.output()
+    assert {result["status"] for result in results} == {"success"}
+    assert "Traceback" not in output
+    settings = Settings(_env_file=None, **{name.lower(): value for name, value in environment.items()})
+    async with open_services(settings) as services:
+        started = time.monotonic()
+        answers = await asyncio.gather(
+            *(
+                services.rag.search(f"page {number} line 3", mode, SearchFilter(), 10)
+                for number in range(60)
+                for mode in ("hybrid", "vector", "text")
+            )
+        )
+        assert {len(hits) for hits in answers} == {10}
+        assert time.monotonic() - started < 60
