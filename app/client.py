@@ -95,6 +95,12 @@ class Client:
         body = {} if password is None else {"password": password}
         return await self._send("POST", f"/documents/{document_id}/retry", json=body)
 
+    async def delete(self, document_id: str) -> None:
+        await self._send("DELETE", f"/documents/{document_id}")
+
+    async def cancel(self, task_id: str) -> None:
+        await self._send("POST", f"/tasks/{task_id}/cancel")
+
     async def search(self, request: dict[str, Any]) -> dict[str, Any]:
         return await self._send("POST", "/search", json=request)
 

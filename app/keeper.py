@@ -115,11 +115,21 @@ class Keeper:
             await asyncio.sleep(0.03)
         self._watch = asyncio.create_task(self._restart_when_it_dies(child))
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process, which leads a process group; None when there is none at the moment."""
+        return None if self._child is None or self._child.exited.is_set() else self._child.pid
+
+    async def kill(self) -> None:
+        """SIGKILL it and all it has started; it stays down until `start`."""
+        await self._stop_watching()
+        if self._child is not None:
+            await self._child.close()
+            self._child = None
+
     async def stop(self) -> None:
         """Ask it to end, wait, and kill what is still there after its time, or when hurried."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        await self._stop_watching()
         if self._child is None:
             return
         self._child.send_signal(self._program.stop_signal)
@@ -132,6 +142,11 @@ class Keeper:
 
     def hurry(self) -> None:
         self._is_hurried.set()
+
+    async def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
 
     async def _launch(self) -> _Child:
         program = self._program

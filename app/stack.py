@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -29,16 +30,32 @@ PROJECT = Path(__file__).parent.parent
 class Stack:
     """Everything the service needs, in one data folder and on one port."""
 
-    def __init__(
-        self, data_dir: Path, *, port: int, workers: int, say: Say, secret_key: str | None = None
+    def __init__(  # noqa: PLR0913 - each is a choice of its own
+        self,
+        data_dir: Path,
+        *,
+        port: int,
+        workers: int,
+        say: Say,
+        secret_key: str | None = None,
+        worker_names: tuple[str, ...] = ("worker",),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Without a `secret_key` the data folder keeps one of its own."""
+        """Without a `secret_key` the data folder keeps one of its own.
+
+        Each of the `worker_names` is a Celery worker with `workers` processes; `settings` are environment
+        variables of our programs.
+        """
         self.data_dir = data_dir.absolute()
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._workers = workers
         self.say = say
         self._secret_key = secret_key
+        self._worker_names = worker_names
+        self._settings = dict(settings or {})
+        self.environment: dict[str, str] = {}
+        """What our programs get when they are started the next time; known once the servers run."""
         self._lock: IO[str] | None = None
         self._keepers: list[Keeper] = []
         self._processes: dict[str, tuple[int, float]] = {}
@@ -66,6 +83,10 @@ class Stack:
         for keeper in self._keepers:
             keeper.hurry()
 
+    def part(self, name: str) -> Keeper:
+        """The keeper of `postgres`, `valkey`, `api` or a worker."""
+        return next(keeper for keeper in self._keepers if keeper.name == name)
+
     async def _start(self) -> None:
         await asyncio.to_thread(self._stop_left_over)
         if not _port_is_free(self.port):
@@ -74,9 +95,9 @@ class Stack:
         valkey = EmbeddedValkey(self.data_dir / "valkey")
         await self._keep(_server_program(postgres), _server_program(valkey))
         await asyncio.to_thread(postgres.create_database, "pdf_ingest")
-        environment = self._environment(postgres, valkey)
-        await self._migrate(environment)
-        await self._keep(*self._own_programs(environment))
+        self.environment = self._environment(postgres, valkey)
+        await self._migrate()
+        await self._keep(*map(self._worker, self._worker_names), self._api())
 
     async def _keep(self, *programs: Program) -> None:
         """Start programs side by side; the first that fails stops the starting of the others."""
@@ -92,7 +113,7 @@ class Stack:
 
     async def _stop(self) -> None:
         """API first, so that nothing new comes in; the worker next; then what both write to."""
-        order = ("api", "worker", "valkey", "postgres")
+        order = ("api", *self._worker_names, "valkey", "postgres")
         for keeper in sorted(self._keepers, key=lambda keeper: order.index(keeper.name)):
             await keeper.stop()
         self._keepers.clear()
@@ -156,6 +177,7 @@ class Stack:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
             "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
+            **self._settings,
         }
 
     def _own_secret_key(self) -> str:
@@ -164,10 +186,10 @@ class Stack:
             write_secret(file, Fernet.generate_key().decode())
         return file.read_text()
 
-    async def _migrate(self, environment: dict[str, str]) -> None:
+    async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app.cli", "migrate"),
-            env=environment,
+            env=self.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -178,37 +200,38 @@ class Stack:
         if process.returncode != 0:
             raise ServerFailed("The database could not be migrated.")
 
-    def _own_programs(self, environment: dict[str, str]) -> tuple[Program, Program]:
+    def _worker(self, name: str) -> Program:
         # Root is who runs this in a container; Celery's warning about it would fill the first screen.
         celery = ("-W", "ignore:You're running the worker", "-m", "celery", "--quiet")
         worker = ("-A", "app.worker.celery_app", "worker", "--loglevel", "info")
-        alone = ("--without-mingle", "--without-gossip")  # there is no other worker to ask: saves 1 s
+        alone = ("--without-mingle", "--without-gossip")  # workers need nothing of each other: saves 1 s
+        return Program(
+            name=name,
+            command=lambda: [
+                *(sys.executable, *celery, *worker, *alone, "--hostname", f"{name}@%h"),
+                *("--concurrency", str(self._workers)),
+            ],
+            folder=Path.cwd(),
+            environment=self.environment,
+            stop_signal=signal.SIGTERM,
+            stop_seconds=20,
+            orphan_signal=signal.SIGKILL,
+        )
+
+    def _api(self) -> Program:
         api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log")
-        return (
-            Program(
-                name="worker",
-                command=lambda: [
-                    *(sys.executable, *celery, *worker, *alone, "--concurrency", str(self._workers)),
-                ],
-                folder=Path.cwd(),
-                environment=environment,
-                stop_signal=signal.SIGTERM,
-                stop_seconds=20,
-                orphan_signal=signal.SIGKILL,
-            ),
-            Program(
-                name="api",
-                command=lambda: [
-                    *(sys.executable, *api, "--host", "127.0.0.1", "--port", str(self.port)),
-                    *("--timeout-graceful-shutdown", "5"),
-                ],
-                folder=Path.cwd(),
-                environment=environment,
-                stop_signal=signal.SIGTERM,
-                stop_seconds=10,
-                orphan_signal=signal.SIGKILL,
-                is_ready=self._is_api_ready,
-            ),
+        return Program(
+            name="api",
+            command=lambda: [
+                *(sys.executable, *api, "--host", "127.0.0.1", "--port", str(self.port)),
+                *("--timeout-graceful-shutdown", "5"),
+            ],
+            folder=Path.cwd(),
+            environment=self.environment,
+            stop_signal=signal.SIGTERM,
+            stop_seconds=10,
+            orphan_signal=signal.SIGKILL,
+            is_ready=self._is_api_ready,
         )
 
     def _is_api_ready(self, _pid: int) -> bool:

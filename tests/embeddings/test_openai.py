@@ -21,7 +21,7 @@ from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.local import built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
-from tests.embedding_stub import EmbeddingStub, Failure, serving, vector_of
+from app.chaos.embedding_stub import EmbeddingStub, Failure, serving, vector_of
 
 KEY = "sk-very-secret-0123456789"
 TOKENIZER = built_in_tokenizer()

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible embedding server for tests, chaos and benchmarks: real HTTP, vectors from the words.
+"""An OpenAI-compatible embedding server for chaos, tests and benchmarks: real HTTP, vectors from the words.
 
-    python -m tests.embedding_stub --port 9000 [--dimensions 1536] [--delay-ms 100] [--key secret]
+    python -m app.chaos.embedding_stub --port 9000 [--dimensions 1536] [--delay-ms 100] [--key secret]
 
 Texts that share words have similar vectors, so search works on them. `GET /stub` says what it has
 embedded; `POST /stub` with fields of `Behaviour` changes what it does, for example
@@ -66,7 +66,10 @@ class Failure:
 
 @dataclass
 class Behaviour:
-    """What the stub does until told otherwise; `failures` are used up one by one."""
+    """What the stub does until told otherwise; `failures` are used up one by one.
+
+    A request with a text that contains a key of `slow` waits for so many seconds more.
+    """
 
     dimensions: int = 1536
     delay_seconds: float = 0.0
@@ -75,6 +78,7 @@ class Behaviour:
     refused_fields: tuple[str, ...] = ()
     max_inputs: int = 2048
     failures: list[Failure] = field(default_factory=list)
+    slow: dict[str, float] = field(default_factory=dict)
 
     def change(self, fields: dict[str, Any]) -> None:
         for name, value in fields.items():
@@ -117,7 +121,7 @@ class EmbeddingStub:
         self.requests.append({**fields, "inputs": len(texts)})
         if self.behaviour.key and request.headers.get("Authorization") != f"Bearer {self.behaviour.key}":
             return _refusal(401, f"Incorrect API key provided: {request.headers.get('Authorization')}")
-        await asyncio.sleep(self.behaviour.delay_seconds)
+        await asyncio.sleep(self.behaviour.delay_seconds + self._extra_seconds(texts))
         failure = self.behaviour.failures.pop(0) if self.behaviour.failures else Failure()
         await asyncio.sleep(failure.delay_seconds)
         if failure.status != 200:
@@ -131,6 +135,10 @@ class EmbeddingStub:
         if failure.garbage is not None:
             return Response(_GARBAGE[failure.garbage](entries), media_type="application/json")
         return _json({"object": "list", "model": asked["model"], "data": entries})
+
+    def _extra_seconds(self, texts: list[str]) -> float:
+        slow = self.behaviour.slow
+        return max((slow[mark] for mark in slow for text in texts if mark in text), default=0.0)
 
     def _refusal_of(self, asked: dict[str, Any], texts: list[str]) -> Response | None:
         for name in self.behaviour.refused_fields:
