@@ -1,0 +1,115 @@
+"""What a chaos run has found, as a table and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.chaos.audit import percentile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Of one scenario. Seconds are lists: one entry for each ingestion that a fault has hit."""
+
+    scenario: str
+    faults: int
+    documents: int
+    verdicts: int
+    lost: list[str]
+    """Accepted, not ended by the scenario itself, and not ready with exactly the chunks it should have."""
+    doubled_chunks: int
+    wrong_counts: int
+    """Documents with more or fewer chunks than they should have."""
+    orphans: int
+    """Chunks and vectors that belong to nothing."""
+    files_left: int
+    stuck: int
+    embedded_twice: int
+    taken_up_seconds: list[float]
+    working_seconds: list[float]
+    unrecovered: int
+    seconds: float
+    mistakes: list[str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        return not (
+            self.lost
+            or self.doubled_chunks
+            or self.wrong_counts
+            or self.orphans
+            or self.files_left
+            or self.stuck
+            or self.mistakes
+            or self.documents != self.verdicts
+        )
+
+
+def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
+    table = Table(title="Chaos", title_justify="left", box=None, header_style="bold")
+    table.add_column("scenario", no_wrap=True)
+    columns = ("faults", "docs", "verdicts", "lost", "doubled", "wrong", "orphans", "files", "stuck", "twice")
+    for name in (*columns, "p50 s", "p99 s", "max s", "took s"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for outcome in outcomes:
+        table.add_row(*_cells(outcome))
+    console.print(table)
+    console.print(
+        "lost … stuck must be 0. twice: texts embedded more often than once. p50, p99, max: from a fault"
+        " (or its end) until the work it hit stores something again.",
+        style="dim",
+    )
+    for outcome in outcomes:
+        for mistake in (*outcome.lost, *outcome.mistakes):
+            console.print(Text(f"{outcome.scenario}: {mistake}", style="bold red"))
+        for note in outcome.notes:
+            console.print(Text(f"{outcome.scenario}: {note}"))
+
+
+def _cells(outcome: Outcome) -> list[Text | str]:
+    must_be_zero = (
+        len(outcome.lost),
+        outcome.doubled_chunks,
+        outcome.wrong_counts,
+        outcome.orphans,
+        outcome.files_left,
+        outcome.stuck,
+    )
+    verdicts = Text(str(outcome.verdicts), style="" if outcome.verdicts == outcome.documents else "bold red")
+    return [
+        Text(outcome.scenario, style="" if outcome.is_good else "bold red"),
+        str(outcome.faults),
+        str(outcome.documents),
+        verdicts,
+        *(Text(str(count), style="bold red" if count else "") for count in must_be_zero),
+        str(outcome.embedded_twice),
+        *(_seconds(percentile(outcome.working_seconds, share)) for share in (0.5, 0.99, 1)),
+        f"{outcome.seconds:.0f}",
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def write_json(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
+    summary: dict[str, Any] = {
+        "seed": seed,
+        "is_good": all(outcome.is_good for outcome in outcomes),
+        "scenarios": [{**asdict(outcome), **_recovery(outcome)} for outcome in outcomes],
+    }
+    path.write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _recovery(outcome: Outcome) -> dict[str, Any]:
+    return {
+        name: {f"p{round(share * 100)}": percentile(values, share) for share in (0.5, 0.99, 1)}
+        for name, values in (("taken_up", outcome.taken_up_seconds), ("working", outcome.working_seconds))
+    }

@@ -1,0 +1,183 @@
+"""Looks at the rows all the time: who holds what, and when work that was hit goes on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+from uuid import UUID
+
+import asyncpg
+
+FINAL = frozenset({"success", "error", "cancelled"})
+LOOK_SECONDS = 0.02
+RECONNECT_SECONDS = 0.05
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """An ingestion as it was at one moment."""
+
+    id: UUID
+    document_id: UUID
+    status: str
+    attempt: int
+    fruitless_attempts: int
+    epoch: int
+    chunks: int
+    holder_pid: int | None
+    error_code: str | None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL
+
+    @property
+    def is_held(self) -> bool:
+        return self.status == "processing" and self.holder_pid is not None
+
+
+@dataclass(slots=True)
+class Hit:
+    """Work that a fault has hit; it goes on when a chunk is added or its verdict is there."""
+
+    seen: Sight
+    at: float
+    lost_holder: bool
+    """Then only a new holder's progress counts: the last write of the old one may arrive late."""
+    taken_up_seconds: float | None = None
+
+    def is_taken_up(self, now: Sight) -> bool:
+        return now.is_final or now.epoch > self.seen.epoch or not self.lost_holder
+
+    def is_working(self, now: Sight) -> bool:
+        return self.is_taken_up(now) and (now.is_final or now.chunks > self.seen.chunks)
+
+
+@dataclass
+class Recoveries:
+    """Seconds from a fault to a new holder, and to new progress, of each ingestion hit."""
+
+    taken_up: list[float] = field(default_factory=list)
+    working: list[float] = field(default_factory=list)
+    hit_again: int = 0
+
+
+class Watcher:
+    """Use it in an `async with` block; it looks at the ingestions of `watched` documents."""
+
+    def __init__(self, database_url: str) -> None:
+        self._url = database_url.replace("+asyncpg", "")
+        self._connection: asyncpg.Connection | None = None
+        self._lock = asyncio.Lock()
+        self._hits: dict[UUID, Hit] = {}
+        self.sights: dict[UUID, Sight] = {}
+        self.recoveries = Recoveries()
+        self.since: Any = None
+
+    async def __aenter__(self) -> Self:
+        await self.begin()
+        self._looking = asyncio.create_task(self._look_for_ever())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._looking.cancel()
+        await asyncio.wait([self._looking])
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def begin(self) -> None:
+        """Forget what was; from now on only ingestions made later count."""
+        self.since = await self.query("SELECT clock_timestamp() AS now")
+        self.since = self.since[0]["now"]
+        self.sights, self._hits, self.recoveries = {}, {}, Recoveries()
+
+    async def query(self, statement: str, *arguments: Any) -> list[Any]:
+        """Waits for a database that is away."""
+        while True:
+            try:
+                async with self._lock:
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await asyncpg.connect(self._url, timeout=5)
+                    rows: list[Any] = await self._connection.fetch(statement, *arguments, timeout=30)
+                    return rows
+            except _AWAY:
+                await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def look(self) -> dict[UUID, Sight]:
+        rows = await self.query(
+            "SELECT id, document_id, status, attempt, fruitless_attempts, lease_epoch, chunks, worker,"
+            " error_code FROM ingestions WHERE created_at >= $1",
+            self.since,
+        )
+        self.sights = {row["id"]: _sight(row) for row in rows}
+        self._note_progress()
+        return self.sights
+
+    async def until(self, condition: Callable[[dict[UUID, Sight]], bool], seconds: float) -> bool:
+        """Whether the condition on the sights came true in time."""
+        deadline = time.monotonic() + seconds
+        while not condition(self.sights):
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(LOOK_SECONDS)
+        return True
+
+    @asynccontextmanager
+    async def hitting(self, pids: Iterable[int] | None = None) -> AsyncIterator[None]:
+        """Around an act of breaking: what the processes `pids` held then (None: all that is held) is hit.
+
+        The clock starts at the end of the block: after a kill, or when what was taken away is back.
+        """
+        lost = None if pids is None else set(pids)
+        before = {} if lost is not None else {sight.id: sight for sight in self.sights.values()}
+        yield
+        at = time.monotonic()
+        for sight in (await self.look()).values():
+            held = sight.holder_pid in lost if lost is not None else _is_in(before, sight)
+            if held and sight.is_held:
+                self.recoveries.hit_again += sight.id in self._hits
+                self._hits[sight.id] = Hit(sight, at, lost_holder=lost is not None)
+
+    @property
+    def unrecovered(self) -> int:
+        return len(self._hits)
+
+    def _note_progress(self) -> None:
+        now = time.monotonic()
+        for hit in list(self._hits.values()):
+            sight = self.sights.get(hit.seen.id)
+            if sight is None:
+                continue
+            if hit.taken_up_seconds is None and hit.is_taken_up(sight):
+                hit.taken_up_seconds = now - hit.at
+                self.recoveries.taken_up.append(hit.taken_up_seconds)
+            if hit.is_working(sight):
+                self.recoveries.working.append(now - hit.at)
+                del self._hits[hit.seen.id]
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+def _is_in(before: dict[UUID, Sight], sight: Sight) -> bool:
+    return sight.id in before and before[sight.id].is_held
+
+
+def _sight(row: Any) -> Sight:
+    holder = row["worker"]
+    return Sight(
+        id=row["id"],
+        document_id=row["document_id"],
+        status=row["status"],
+        attempt=row["attempt"],
+        fruitless_attempts=row["fruitless_attempts"],
+        epoch=row["lease_epoch"],
+        chunks=row["chunks"],
+        holder_pid=int(holder.split("/")[-2]) if holder else None,
+        error_code=row["error_code"],
+    )

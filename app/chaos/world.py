@@ -1,0 +1,242 @@
+"""A stack of its own with everything a scenario may break, and what it has been given to ingest."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from uuid import UUID, uuid4
+
+import psutil
+import redis
+
+from app.chaos.audit import Content
+from app.chaos.embedding_stub import EmbeddingStub, serving
+from app.chaos.pdfs import Specimen
+from app.chaos.watcher import Sight, Watcher
+from app.client import Client, RequestRefused
+from app.embedded import free_port
+from app.keeper import Say
+from app.stack import Stack
+
+WORKERS = ("worker-1", "worker-2")
+PROCESSES = 2
+DIMENSIONS = 64
+BATCH_INPUTS = 8  # small, so that a document has many moments to be hit in
+EMBEDDING_SECONDS = 0.04
+EMBEDDING_TIMEOUT_SECONDS = 2
+UPLOADS_AT_ONCE = 8
+READY_SECONDS = 30
+_TRY_AGAIN = {"storage_failed", "not_ready", "internal_error", ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An upload that got its 202."""
+
+    specimen: Specimen
+    document_id: UUID
+    task_id: UUID
+
+
+@dataclass
+class World:
+    """The stack, its embedder and the eyes on its database, for all scenarios; what one has been given."""
+
+    stack: Stack
+    client: Client
+    stub: EmbeddingStub
+    watcher: Watcher
+    chance: Random
+    folder: Path
+    specimens: Sequence[Specimen]
+    longest: Sequence[Specimen]
+    """Of at least 500 chunks."""
+    truths: dict[str, Content] = field(default_factory=dict)
+    """By the specimen's mark: what an undisturbed run has stored."""
+    collection: str = ""
+    accepted: dict[str, Accepted] = field(default_factory=dict)
+    excused: dict[str, str] = field(default_factory=dict)
+    """By mark: the status that the scenario itself has brought about."""
+    faults: int = 0
+    notes: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+    uploading: asyncio.Task[None] | None = None
+
+    # -- what is ingested
+
+    async def begin(self, collection: str) -> None:
+        self.collection = collection
+        self.accepted, self.excused, self.notes, self.mistakes, self.faults = {}, {}, [], [], 0
+        self.uploading = None
+        self.stub.texts.clear()
+        await self.watcher.begin()
+
+    def upload_all(self, specimens: Iterable[Specimen]) -> None:
+        """In the background: scenarios begin while files still come in."""
+        self.uploading = asyncio.create_task(self._upload_all(list(specimens)))
+
+    async def upload(self, specimen: Specimen) -> Accepted:
+        """Sent again until it is accepted, as a client would that must not lose it."""
+        while True:
+            try:
+                answer = await self.client.upload(specimen.path, {"collection": self.collection})
+                break
+            except RequestRefused as refusal:
+                if refusal.code not in _TRY_AGAIN:
+                    raise
+                await asyncio.sleep(0.2)
+        accepted = Accepted(specimen, UUID(answer["document_id"]), UUID(answer["task_id"]))
+        self.accepted[specimen.mark] = accepted
+        return accepted
+
+    async def delete(self, document_id: UUID) -> None:
+        """A document that is gone already is as good as deleted."""
+        try:
+            await self.client.delete(str(document_id))
+        except RequestRefused as refusal:
+            if refusal.code != "document_not_found":
+                raise
+
+    async def _upload_all(self, specimens: list[Specimen]) -> None:
+        slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
+
+        async def send(specimen: Specimen) -> None:
+            async with slots:
+                await self.upload(specimen)
+
+        async with asyncio.TaskGroup() as group:
+            for specimen in specimens:
+                group.create_task(send(specimen))
+
+    @property
+    def is_in_work(self) -> bool:
+        """Whether files still come in or wait for their verdict."""
+        if self.uploading is not None and not self.uploading.done():
+            return True
+        return any(not sight.is_final for sight in self.watcher.sights.values())
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait for all verdicts; whether they came in time."""
+        deadline = time.monotonic() + seconds
+        if self.uploading is not None:
+            await self.uploading
+        await self.watcher.look()
+        while self.is_in_work:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def beats(self, least: float, most: float, *, at_most: int) -> AsyncIterator[int]:
+        """Random moments, as long as there is work to disturb."""
+        for number in range(at_most):
+            await asyncio.sleep(self.chance.uniform(least, most))
+            if not self.is_in_work:
+                return
+            yield number
+
+    # -- what is broken
+
+    def someone_in_work(self, spared: Iterable[UUID] = ()) -> Sight | None:
+        """Work to hit. Not what was already hit twice without storing anything: that would be poison."""
+        candidates = [
+            sight
+            for sight in self.watcher.sights.values()
+            if sight.is_held and sight.fruitless_attempts < 2 and sight.id not in set(spared)
+        ]
+        return self.chance.choice(candidates) if candidates else None
+
+    async def kill_holder(self, sight: Sight) -> None:
+        """SIGKILL for the prefork child that holds the lease."""
+        if sight.holder_pid is None or not is_worker_child(sight.holder_pid):
+            return
+        async with self.watcher.hitting([sight.holder_pid]):
+            os.kill(sight.holder_pid, signal.SIGKILL)
+        self.faults += 1
+
+    async def kill_worker(self, name: str) -> None:
+        """SIGKILL for the worker, its children and what those have started."""
+        pid = self.stack.part(name).pid
+        if pid is None:
+            return
+        children = [child.pid for child in psutil.Process(pid).children()]
+        async with self.watcher.hitting(children):
+            os.killpg(pid, signal.SIGKILL)
+            await self.stack.part(name).kill()
+        self.faults += 1
+
+    async def start(self, *names: str) -> None:
+        await asyncio.gather(
+            *(self.stack.part(name).start() for name in names if self.stack.part(name).pid is None)
+        )
+
+    async def restart(self, *names: str, settings: dict[str, str] | None = None) -> None:
+        """Stop parts in order and start them again, with other settings if any are given."""
+        self.stack.environment.update(settings or {})
+        for name in names:
+            await self.stack.part(name).stop()
+        await self.start(*names)
+
+    def broker(self) -> redis.Redis:
+        return redis.Redis.from_url(self.stack.environment["CELERY_BROKER_URL"], socket_timeout=5)
+
+
+def is_worker_child(pid: int) -> bool:
+    """Whether it lives, and is not stopped."""
+    try:
+        return psutil.Process(pid).status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED}
+    except psutil.NoSuchProcess:
+        return False
+
+
+@asynccontextmanager
+async def open_world(
+    folder: Path, *, seed: int, specimens: Sequence[Specimen], longest: Sequence[Specimen], say: Say
+) -> AsyncIterator[World]:
+    """Start everything; at the end stop everything. Raises ServerFailed."""
+    stub = EmbeddingStub(dimensions=DIMENSIONS, delay_seconds=EMBEDDING_SECONDS)
+    with serving(stub.app) as embedding_url:
+        stack = Stack(
+            folder / "stack",
+            port=free_port(),
+            workers=PROCESSES,
+            say=say,
+            worker_names=WORKERS,
+            settings=_settings(embedding_url),
+        )
+        async with (
+            stack,
+            Client(stack.url) as client,
+            Watcher(stack.environment["DATABASE_URL"]) as watcher,
+        ):
+            yield World(
+                stack=stack,
+                client=client,
+                stub=stub,
+                watcher=watcher,
+                chance=Random(seed),  # noqa: S311 - the same every time is the point
+                folder=folder,
+                specimens=specimens,
+                longest=longest,
+            )
+
+
+def _settings(embedding_url: str) -> dict[str, str]:
+    return {
+        "EMBEDDING_PROVIDER": "openai",
+        "EMBEDDING_BASE_URL": embedding_url,
+        "EMBEDDING_API_KEY": uuid4().hex,
+        "EMBEDDING_MODEL": "chaos",
+        "EMBEDDING_DIMENSIONS": str(DIMENSIONS),
+        "EMBEDDING_BATCH_INPUTS": str(BATCH_INPUTS),
+        "EMBEDDING_TIMEOUT_SECONDS": str(EMBEDDING_TIMEOUT_SECONDS),
+        "CHUNK_TOKENS": "256",
+        "MAX_QUEUED": "10000",
+        "DATABASE_PGBOUNCER": "false",
+        "LOG_LEVEL": "INFO",
+    }
