@@ -44,8 +44,6 @@ _VERSION = 2  # raised by every change of this package that reads the same file 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
 LONGEST_READING_SECONDS = 45.0
-STEP_SECONDS = 10.0
-"""For opening with one engine, or for one page: what takes longer is left out, the rest still read."""
 RENDERING_SECONDS = 20.0
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
@@ -69,12 +67,13 @@ class Reading:
     facts: DocumentFacts
     """`facts.engine` is certain with the first page: until then a second engine may have to help."""
 
-    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest) -> None:
+    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest, step_seconds: float) -> None:
         self.stage = "reading"
         self.pages_done = 0
         self._parent = parent
         self._path = path
         self._request = request
+        self._step_seconds = step_seconds
         self._process: ReadingProcess | None = None
         self._at = ("", 0)
         self._seconds_left = READING_SECONDS
@@ -128,7 +127,7 @@ class Reading:
             except _ProcessDied as death:
                 log.warning("a reading process died", at=self._at, why=death.why)
                 cause = cause or death.verdict
-                is_worth_more = self._seconds_left > 0 and (death.verdict is None or self._leave_out())
+                is_worth_more = self._seconds_left > 1 and (death.verdict is None or self._leave_out())
                 if not is_worth_more:
                     break
             except (Corrupted, NoText) as verdict:  # of what was left to read
@@ -158,13 +157,16 @@ class Reading:
             yield frame
 
     async def _received(self, process: ReadingProcess) -> bytes | None:
-        """Raises TimeoutError. Time spent on OCR has a limit of its own."""
+        """Raises TimeoutError. Time spent on OCR has a limit of its own.
+
+        No step gets more than half of what is left: the next process must have time for the rest.
+        """
         if self.stage == "ocr":
             async with asyncio.timeout(self._request.ocr_page_seconds + OCR_MARGIN_SECONDS):
                 return await process.receive()
         started = time.monotonic()
         try:
-            async with asyncio.timeout(min(STEP_SECONDS, self._seconds_left)):
+            async with asyncio.timeout(min(self._step_seconds, self._seconds_left / 2)):
                 return await process.receive()
         finally:
             self._seconds_left -= time.monotonic() - started
@@ -208,7 +210,7 @@ class PDFReader:
     Belongs to the event loop that uses it first. `fingerprint` changes when the text read would.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - limits, each named by the caller
         self,
         *,
         max_pages: int = 5_000,
@@ -218,9 +220,14 @@ class PDFReader:
         ocr_pages: int = 200,
         ocr_page_seconds: float = 30,
         memory_bytes: int = 1024**3,
+        step_seconds: float = 10,
     ) -> None:
-        """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off."""
+        """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
+
+        `step_seconds` is for opening with one engine, or for one page: what takes longer is left out.
+        """
         self._parent = ReaderParent()
+        self._step_seconds = step_seconds
         ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
         self._request = ReadRequest(
             limits=ProcessLimits(memory_bytes, int(LONGEST_READING_SECONDS) + ocr_seconds),
@@ -237,7 +244,7 @@ class PDFReader:
     @asynccontextmanager
     async def open(self, path: Path, password: str | None = None) -> AsyncIterator[Reading]:
         """Starts reading. Raises an Unreadable, here or between pages; leaving ends the process."""
-        reading = Reading(self._parent, path, replace(self._request, password=password))
+        reading = Reading(self._parent, path, replace(self._request, password=password), self._step_seconds)
         try:
             await reading.begin()
             yield reading

@@ -25,11 +25,8 @@ def stream(content: bytes, entries: bytes = b"") -> bytes:
     return b"<</Length %d%b>>\nstream\n%b\nendstream" % (len(content), entries, content)
 
 
-def compressed(content: bytes, levels: int = 1) -> bytes:
-    """A stream packed once, or packed again: a filter for each level."""
-    for _ in range(levels):
-        content = zlib.compress(content, 9)
-    return stream(content, b"/Filter[%b]" % (b"/FlateDecode " * levels))
+def compressed(content: bytes, entries: bytes = b"") -> bytes:
+    return stream(zlib.compress(content, 9), b"/Filter/FlateDecode" + entries)
 
 
 def one_page(

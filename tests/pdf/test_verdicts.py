@@ -1,0 +1,177 @@
+"""Every file ends in its verdict."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.errors import NoText, Unreadable
+from app.pdf.pages import Page
+from app.pdf.reader import PDFReader
+from tests.pdf.conftest import Write
+from tests.pdfs.builder import placed
+from tests.pdfs.hostile import (
+    CASES,
+    LARGE_PROSE,
+    READY,
+    Case,
+    billion_laughs,
+    one_killing_page,
+    prose,
+    scan,
+    slow_page,
+    written,
+)
+
+needs_tesseract = pytest.mark.skipif(
+    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
+)
+
+LITTLE_MEMORY = 200_000_000
+
+
+def _marked(case: Case) -> object:
+    marks = [pytest.mark.heavy] * case.is_heavy + [needs_tesseract] * case.needs_ocr
+    return pytest.param(case, id=case.name, marks=marks)
+
+
+@pytest.fixture(scope="module")
+async def shared_reader() -> AsyncIterator[PDFReader]:
+    opened = PDFReader()
+    yield opened
+    await opened.close()
+
+
+@pytest.mark.parametrize("case", [_marked(case) for case in CASES])
+async def test_a_hostile_file_ends_in_its_verdict(
+    case: Case, shared_reader: PDFReader, tmp_path: Path
+) -> None:
+    path = written(case, tmp_path)
+    pages: list[Page] = []
+    try:
+        pages = await read(shared_reader, path, case.password)
+        verdict = READY
+    except Unreadable as error:
+        verdict = error.code
+    finally:
+        path.unlink()
+    assert verdict == case.verdict
+    if verdict == READY:
+        _check_text(case, pages)
+
+
+def _check_text(case: Case, pages: list[Page]) -> None:
+    lines = [line for page in pages for line in page.lines]
+    shown_text = "\n".join(line.text for line in lines if not line.is_hidden)
+    places = [shown_text.find(expected) for expected in case.text]
+    assert -1 not in places, f"{case.text} in {shown_text!r}"
+    assert places == sorted(places)
+    assert sorted(line.text for line in lines if line.is_hidden) == sorted(case.hidden)
+    assert sum(page.error is not None for page in pages) == case.pages_failed
+
+
+async def verdict_of(reader: PDFReader, path: Path) -> Unreadable:
+    with pytest.raises(Unreadable) as caught:
+        await read(reader, path)
+    return caught.value
+
+
+async def read(reader: PDFReader, path: Path, password: str | None = None) -> list[Page]:
+    async with reader.open(path, password) as reading:
+        return [page async for page in reading]
+
+
+async def test_a_scan_says_that_ocr_is_off(write: Write) -> None:
+    reader = PDFReader(ocr_languages=None)
+    verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))
+    await reader.close()
+    assert isinstance(verdict, NoText)
+    assert "OCR=auto" in verdict.message
+
+
+async def test_a_scan_says_that_tesseract_is_missing(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    reader = PDFReader()
+    verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))
+    await reader.close()
+    assert isinstance(verdict, NoText)
+    assert "install tesseract" in verdict.message
+
+
+async def test_a_page_number_on_a_scan_is_no_text(write: Write) -> None:
+    reader = PDFReader(ocr_languages=None)
+    verdict = await verdict_of(reader, write(scan(LARGE_PROSE, placed("17", 300, 30))))
+    await reader.close()
+    assert verdict.code == "no_text"
+
+
+@needs_tesseract
+async def test_a_language_tesseract_does_not_have_is_named_as_the_cause(write: Write) -> None:
+    reader = PDFReader(ocr_languages="tlh")
+    verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))
+    await reader.close()
+    assert verdict.code == "no_text"
+    assert "OCR_LANGUAGES" in verdict.message
+
+
+@needs_tesseract
+async def test_ocr_keeps_the_places_of_lines(reader: PDFReader, write: Write) -> None:
+    (page,) = await read(reader, write(scan(LARGE_PROSE)))
+    first = page.lines[0]
+    assert first.box is not None
+    assert first.box == pytest.approx((72, 792 - 720 - 14, 480, 792 - 720 + 5), abs=15)
+
+
+@needs_tesseract
+async def test_ocr_stops_at_its_number_of_pages(write: Write) -> None:
+    reader = PDFReader(ocr_pages=0)
+    verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))
+    await reader.close()
+    assert verdict.code == "no_text"
+
+
+async def test_more_pages_than_allowed_are_refused_before_any_is_read(write: Write) -> None:
+    reader = PDFReader(max_pages=2)
+    verdict = await verdict_of(reader, write(prose(3)))
+    await reader.close()
+    assert verdict.code == "too_many_pages"
+
+
+async def test_more_text_than_allowed_is_refused(write: Write) -> None:
+    reader = PDFReader(max_characters=200)
+    verdict = await verdict_of(reader, write(prose(9)))
+    await reader.close()
+    assert verdict.code == "too_much_text"
+
+
+async def test_a_page_that_kills_its_process_costs_only_itself(write: Write) -> None:
+    reader = PDFReader(engines=("pdfium",), memory_bytes=LITTLE_MEMORY)
+    pages = await read(reader, write(one_killing_page()))
+    await reader.close()
+    assert [page.error is None for page in pages] == [True, False, True]
+    assert pages[2].lines
+
+
+async def test_a_page_pdfium_dies_of_is_read_by_pypdf(write: Write) -> None:
+    reader = PDFReader(memory_bytes=LITTLE_MEMORY)
+    async with reader.open(write(one_killing_page())) as reading:
+        pages = [page async for page in reading]
+        engine = reading.facts.engine
+    await reader.close()
+    assert engine == "pdfium+pypdf"
+    assert [page.error for page in pages] == [None, None, None]
+
+
+async def test_a_page_that_takes_too_long_is_left_out(write: Write) -> None:
+    reader = PDFReader(engines=("pdfium",), step_seconds=0.5)
+    verdict = await verdict_of(reader, write(slow_page()))
+    await reader.close()
+    assert verdict.code == "timed_out"
+
+
+async def test_a_process_without_enough_memory_says_so(write: Write) -> None:
+    reader = PDFReader(engines=("pdfium",), memory_bytes=LITTLE_MEMORY)
+    verdict = await verdict_of(reader, write(billion_laughs()))
+    await reader.close()
+    assert verdict.code == "out_of_memory"
