@@ -5,7 +5,7 @@ nearly all of them share one common word with the query and rank nowhere. So in 
 with a rare word or a rare pair of words are ranked. Over 1,706 chunks of four reports and a book, with
 400 queries made of half a sentence and two words from elsewhere, ranking 2 % of the chunks in this way
 kept a mean reciprocal rank of 0.828 (all chunks with any word: 0.834; rare single words only: 0.754;
-chunks with all words: 0.168).
+chunks with all words: 0.168). Over 100,000 chunks 97 % of the first ten are the same.
 """
 
 from dataclasses import dataclass

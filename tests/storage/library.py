@@ -74,12 +74,15 @@ class Library:
         )
         return [" ".join(VOCABULARY[word] for word in row) for row in np.concatenate([own, shared], axis=1)]
 
-    async def fill(self, shelves: Sequence[Shelf]) -> None:
-        """Insert the documents of the shelves, published; indexes of words and vectors are made after."""
+    async def fill(self, shelves: Sequence[Shelf], hidden: Sequence[Shelf] = ()) -> None:
+        """Insert the documents of the shelves; those of `hidden` are finished but not published."""
         async with self._without_indexes():
             for shelf in shelves:
                 for _ in range(shelf.documents):
                     await self.add_document(shelf)
+            for shelf in hidden:
+                for _ in range(shelf.documents):
+                    await self.add_ingestion(uuid7(), shelf)
         async with self.database.transaction() as connection:
             await connection.execute(text("ANALYZE"))
 

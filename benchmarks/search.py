@@ -1,0 +1,187 @@
+"""How fast and how complete search is: `python -m benchmarks.search [chunks …]`.
+
+Starts a Postgres of its own, fills it with made-up documents (12 % of the chunks belong to versions that
+are not published) and prints, for each search, the rows of ten that came back, the median and 95th
+percentile of the time, and the share of the truth among them. The truth is what comparing or ranking
+everything finds, timed too.
+"""
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import numpy as np
+from alembic import command
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import text
+
+from app.embedded import EmbeddedPostgres
+from app.embeddings.base import EmbeddingIdentity
+from app.storage.chunks import embeddings_table
+from app.storage.database import Database, halfvecs
+from app.storage.search import SearchFilter, search_hybrid, search_text, search_vector
+from app.storage.spaces import open_space
+from app.storage.words import find_words
+from tests.databases import run_alembic
+from tests.storage.library import SUBJECTS, Library, Shelf
+
+DIMENSIONS = 256
+WORDS_A_CHUNK = 150
+WORDS_A_QUERY = 8
+QUERIES = 100
+LIMIT = 10
+SHORT = Shelf("short", 10, 400)
+LONG_DOCUMENT_CHUNKS = 300
+
+Ids = list[UUID]
+Query = tuple[NDArray[np.float32], str]
+
+
+@dataclass(slots=True)
+class Measured:
+    """One search, over all queries."""
+
+    seconds: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    found: int = 0
+    expected: int = 0
+
+
+class Benchmark:
+    """The searches over one library, and the truth to compare them with."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.queries: list[Query] = [
+            (
+                library.vectors(1, number % SUBJECTS)[0],
+                " ".join(library.texts(1, number % SUBJECTS)[0].split()[:: WORDS_A_CHUNK // WORDS_A_QUERY]),
+            )
+            for number in range(QUERIES)
+        ]
+
+    async def vector(self, query: Query, wanted: SearchFilter) -> Ids:
+        async with self.library.database.transaction() as connection:
+            hits = await search_vector(connection, self.library.space_id, query[0], wanted, LIMIT)
+        return [hit.chunk_id for hit in hits]
+
+    async def words(self, query: Query, wanted: SearchFilter) -> Ids:
+        async with self.library.database.transaction() as connection:
+            hits = await search_text(connection, query[1], wanted, LIMIT)
+        return [hit.chunk_id for hit in hits]
+
+    async def hybrid(self, query: Query, wanted: SearchFilter) -> Ids:
+        async with self.library.database.transaction() as connection:
+            hits = await search_hybrid(connection, self.library.space_id, *query, wanted, LIMIT)
+        return [hit.chunk_id for hit in hits]
+
+    async def every_vector(self, query: Query, wanted: SearchFilter) -> Ids:
+        """Compare everything visible."""
+        statement = f"""
+            SELECT chunk_id FROM {embeddings_table(self.library.space_id)}
+            JOIN documents d ON d.live_ingestion_id = ingestion_id
+            WHERE d.collection = coalesce(CAST(:collection AS text), d.collection)
+            ORDER BY embedding <#> (CAST(:vectors AS halfvec[]))[1] LIMIT {LIMIT}
+        """
+        return await self._truth(statement, wanted, vectors=halfvecs(query[0][np.newaxis]))
+
+    async def every_match(self, query: Query, wanted: SearchFilter) -> Ids:
+        """Rank everything visible that has any of the words."""
+        async with self.library.database.transaction() as connection:
+            words = await find_words(connection, query[1])
+        statement = f"""
+            SELECT c.id AS chunk_id FROM chunks c JOIN documents d ON d.live_ingestion_id = c.ingestion_id
+            WHERE tsv @@ CAST(:words AS tsquery)
+                AND d.collection = coalesce(CAST(:collection AS text), d.collection)
+            ORDER BY ts_rank(tsv, CAST(:words AS tsquery)) DESC, c.id LIMIT {LIMIT}
+        """
+        return await self._truth(statement, wanted, words=words.any_word)
+
+    async def _truth(self, statement: str, wanted: SearchFilter, **parameters: object) -> Ids:
+        async with self.library.database.transaction() as connection:
+            await connection.execute(text("SET LOCAL enable_indexscan = off"))
+            await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
+            rows = await connection.execute(text(statement), {"collection": wanted.collection, **parameters})
+            return [row.chunk_id for row in rows]
+
+    async def measure(
+        self,
+        search: Callable[[Query, SearchFilter], Awaitable[Ids]],
+        truth: Callable[[Query, SearchFilter], Awaitable[Ids]] | None,
+        wanted: SearchFilter,
+    ) -> Measured:
+        measured = Measured()
+        for query in self.queries:
+            began = time.perf_counter()
+            ids = await search(query, wanted)
+            measured.seconds.append(time.perf_counter() - began)
+            measured.rows.append(len(ids))
+            if truth is not None:
+                expected = await truth(query, wanted)
+                measured.found += len(set(expected) & set(ids))
+                measured.expected += len(expected)
+        return measured
+
+
+async def run(database_url: str, chunks: int, console: Console) -> None:
+    await run_alembic(database_url, command.upgrade, "head")
+    database = Database(database_url)
+    space_id = await open_space(database, EmbeddingIdentity("benchmark", "clusters", DIMENSIONS))
+    library = Library(database, space_id, DIMENSIONS, words=WORDS_A_CHUNK)
+    began = time.perf_counter()
+    documents = (chunks - SHORT.documents * SHORT.chunks) // LONG_DOCUMENT_CHUNKS
+    long = Shelf("long", documents, LONG_DOCUMENT_CHUNKS)
+    await library.fill([SHORT, long], hidden=[Shelf("hidden", documents // 8, LONG_DOCUMENT_CHUNKS)])
+    console.print(f"{chunks:,} visible chunks, filled in {time.perf_counter() - began:.0f} s")
+
+    benchmark = Benchmark(library)
+    everything, short = SearchFilter(), SearchFilter(collection="short")
+    table = Table("search", "in", "rows of 10", "median ms", "95 % ms", "of the truth")
+    for name, search, truth, wanted in (
+        ("vector, by index", benchmark.vector, benchmark.every_vector, everything),
+        ("vector, comparing all (the truth)", benchmark.every_vector, None, everything),
+        ("vector, short list", benchmark.vector, benchmark.every_vector, short),
+        ("text, rare words and pairs", benchmark.words, benchmark.every_match, everything),
+        ("text, ranking all (the truth)", benchmark.every_match, None, everything),
+        ("text, short list", benchmark.words, benchmark.every_match, short),
+        ("hybrid", benchmark.hybrid, None, everything),
+        ("hybrid, short list", benchmark.hybrid, None, short),
+    ):
+        measured = await benchmark.measure(search, truth, wanted)
+        table.add_row(name, wanted.collection or "everything", *cells(measured))
+    console.print(table)
+    await database.close()
+
+
+def cells(measured: Measured) -> tuple[str, str, str, str]:
+    milliseconds = sorted(1000 * seconds for seconds in measured.seconds)
+    return (
+        f"{min(measured.rows)}",
+        f"{statistics.median(milliseconds):.1f}",
+        f"{milliseconds[int(0.95 * len(milliseconds))]:.1f}",
+        f"{measured.found / measured.expected:.3f}" if measured.expected else "",
+    )
+
+
+def main() -> None:
+    sizes = [int(argument) for argument in sys.argv[1:]] or [10_000, 60_000]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedPostgres(Path(folder) / "postgres", is_durable=False) as postgres,
+    ):
+        for chunks in sizes:
+            name = f"search_{uuid4().hex}"
+            postgres.create_database(name)
+            asyncio.run(run(postgres.url(name), chunks, Console(width=110)))
+
+
+if __name__ == "__main__":
+    main()
