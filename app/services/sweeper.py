@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 class Queue(Protocol):
     """What the sweeper needs of the task queue."""
 
-    async def enqueue(self, ingestion_id: UUID) -> bool: ...
+    async def enqueue(self, ingestion_id: UUID, *, is_begun: bool = False) -> bool: ...
 
     async def length(self) -> int | None: ...
 
@@ -53,15 +53,15 @@ class Sweeper:
                 log.exception("sweep failed")
 
     async def sweep(self) -> None:
-        for ingestion_id in await self._find_unannounced():
-            await self._queue.enqueue(ingestion_id)
+        for ingestion_id, is_begun in await self._find_unannounced():
+            await self._queue.enqueue(ingestion_id, is_begun=is_begun)
         await self._delete_files()
         if time.monotonic() - self._tidied > TIDY_SECONDS:
             self._tidied = time.monotonic()
             await self._tidy()
 
-    async def _find_unannounced(self) -> list[UUID]:
-        """Requeue lost leases; then the ingestions that wait for a worker but have no message."""
+    async def _find_unannounced(self) -> list[tuple[UUID, bool]]:
+        """(id, whether it was begun) of lost leases, and of what waits for a worker without a message."""
         waiting_messages = await self._queue.length()
         async with self._database.transaction() as connection:
             if not await sweep.try_lock(connection):
@@ -71,12 +71,13 @@ class Sweeper:
             requeued = await sweep.requeue_lost(connection, self._space_id, dead)
             if requeued:
                 log.warning("work lost its worker", task_ids=[str(lost) for lost in requeued])
+            lost = [(ingestion_id, True) for ingestion_id in requeued]
             if waiting_messages is None:
-                return []
-            missing = await sweep.count_due(connection) - waiting_messages
+                return lost
+            missing = await sweep.count_due(connection) - waiting_messages - len(lost)
             if missing <= 0:
-                return []
-            return list(await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP)))
+                return lost
+            return [*lost, *await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP))]
 
     async def _delete_files(self) -> None:
         """Rows went first; the files follow, and are forgotten once they are gone."""

@@ -39,7 +39,8 @@ async def requeue_lost(
 ) -> Sequence[UUID]:
     """Queue again what lost its lease, or end it as worker_lost when it was lost too often.
 
-    `dead` are (ingestion, epoch) pairs whose holder is known to be dead. Returns what is queued again.
+    `dead` are (ingestion, epoch) pairs whose holder is known to be dead. Returns what is queued again,
+    and counts as rung for.
     """
     lost = WorkerLost()
     found = await connection.execute(
@@ -56,7 +57,7 @@ async def requeue_lost(
             RETURNING ingestions.id
         ), requeued AS (
             UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-                rung_at = NULL, rings = 0, revision = revision + 1
+                rung_at = clock_timestamp(), rings = 1, revision = revision + 1
             FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS}
             RETURNING ingestions.id
         ), {without_chunks("ended", space_id)}
@@ -77,8 +78,8 @@ async def count_due(connection: AsyncConnection) -> int:
     return await connection.scalar(text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE}")) or 0
 
 
-async def mark_rung(connection: AsyncConnection, limit: int) -> Sequence[UUID]:
-    """The next ingestions to ring for, at most `limit`: first those whose message is surely gone.
+async def mark_rung(connection: AsyncConnection, limit: int) -> list[tuple[UUID, bool]]:
+    """The next ingestions to ring for, at most `limit`, and whether each was begun; those come first.
 
     Each is rung again after 2, 4, 8 … 60 seconds, so that a slow queue is not flooded.
     """
@@ -94,11 +95,11 @@ async def mark_rung(connection: AsyncConnection, limit: int) -> Sequence[UUID]:
             )
             ORDER BY attempt = 0, created_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )
-        RETURNING id
+        RETURNING id, attempt > 0 AS is_begun
         """),
         {"limit": limit},
     )
-    return found.scalars().all()
+    return [(row.id, row.is_begun) for row in found]
 
 
 async def files_to_delete(connection: AsyncConnection, limit: int) -> Sequence[str]:
