@@ -1,0 +1,48 @@
+# One image for the API, the workers and the migration.
+
+FROM python:3.13-slim-trixie AS build
+WORKDIR /opt/pdf-ingest
+RUN python -m venv --without-pip /opt/venv
+COPY pyproject.toml requirements.lock ./
+# What pyproject.toml needs at run time, in the versions and with the hashes of the lock. Only wheels: nothing
+# is compiled, so no compiler is needed. setuptools makes the command `pdf-ingest`, then goes.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+        > wanted.txt \
+    && pip --python /opt/venv/bin/python install --disable-pip-version-check --only-binary :all: \
+        --require-hashes --constraint requirements.lock --requirement wanted.txt setuptools
+COPY README.md alembic.ini ./
+COPY alembic alembic
+COPY app app
+RUN pip --python /opt/venv/bin/python install --disable-pip-version-check --no-cache-dir --no-deps \
+        --no-build-isolation --editable . \
+    && pip --python /opt/venv/bin/python uninstall --yes setuptools \
+    && rm -r wanted.txt requirements.lock \
+    && python -m compileall -q app alembic
+
+FROM python:3.13-slim-trixie
+LABEL org.opencontainers.image.title="pdf-ingest" \
+      org.opencontainers.image.description="PDF ingestion service: API, worker and migration" \
+      org.opencontainers.image.licenses="MIT"
+
+# English is always there. Three letters each: `apt-cache search tesseract-ocr` lists more than a hundred.
+ARG OCR_LANGUAGES="deu fra ita por spa"
+# Debian keeps only the newest version of a package, so a pinned one would soon not be found.
+# hadolint ignore=DL3008,SC2046
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tesseract-ocr $(printf 'tesseract-ocr-%s ' $OCR_LANGUAGES) \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --system --gid 10001 ingest \
+    && useradd --system --uid 10001 --gid ingest --home-dir /tmp --no-create-home --shell /usr/sbin/nologin ingest \
+    && install --directory --owner ingest --group ingest --mode 0700 /data /secrets
+
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/pdf-ingest /opt/pdf-ingest
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+WORKDIR /opt/pdf-ingest
+USER 10001:10001
+EXPOSE 8000
+CMD ["uvicorn", "--factory", "app.main:create_app", "--host", "0.0.0.0", "--port", "8000", \
+     "--no-access-log", "--timeout-graceful-shutdown", "20"]

@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# Tries a running `docker compose up` the hard way: four PDFs of 400 pages, a worker killed in mid-ingestion,
+# Redis killed, a worker told to stop, everything taken down and started again. Every PDF must come out whole.
+#
+#   tests/compose_smoke.sh [FILE.pdf …]      your own PDFs in place of the made ones
+#
+# Needs docker compose, curl and python3. Leaves its documents in the collection "smoke".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+api=http://${API_ADDRESS:-127.0.0.1}:${API_PORT:-8000}
+pages=400
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+workers=$(docker compose ps -q worker | wc -l)
+
+say() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
+fail() {
+    say "FAILED: $*"
+    exit 1
+}
+get() { curl --silent --show-error --fail --max-time 90 "$api$1"; }
+
+# pick KEY…: one value out of the JSON on standard input
+pick() {
+    python3 -c '
+import json, sys
+value = json.load(sys.stdin)
+for key in sys.argv[1:]:
+    value = value[int(key) if isinstance(value, list) else key]
+print(value)' "$@"
+}
+
+# upload FILE [FORM FIELD…]: prints "DOCUMENT TASK"
+upload() {
+    local file=$1 fields=() field
+    shift
+    for field in collection=smoke on_duplicate=keep "$@"; do fields+=(--form "$field"); done
+    curl --silent --show-error --fail-with-body --form "file=@$file" "${fields[@]}" "$api/documents" |
+        python3 -c 'import json, sys; answer = json.load(sys.stdin); print(answer["document_id"], answer["task_id"])'
+}
+
+# until_status WANTED TASK…: until one of the tasks has it
+until_status() {
+    local wanted=$1 task
+    shift
+    for _ in $(seq 200); do
+        for task in "$@"; do
+            if [ "$(get "/tasks/$task" | pick status)" = "$wanted" ]; then return; fi
+        done
+        sleep 0.1
+    done
+    fail "none of the tasks came to be '$wanted'"
+}
+
+until_ready() {
+    for _ in $(seq 90); do
+        if get /readyz >"$folder/ready" 2>&1; then return; fi
+        sleep 1
+    done
+    fail "the API is not ready after 90 s: $(cat "$folder/ready")"
+}
+
+# verdict TASK: waits for the end, which must be a success
+verdict() {
+    local answer status
+    for _ in 1 2 3 4; do
+        answer=$(get "/tasks/$1?wait=60")
+        status=$(pick status <<<"$answer")
+        case $status in
+        success)
+            say "task $1: success, attempt $(pick attempt <<<"$answer")"
+            return
+            ;;
+        error | cancelled) fail "task $1: $answer" ;;
+        esac
+    done
+    fail "task $1 has no verdict after 4 minutes: $answer"
+}
+
+# whole DOCUMENT: every chunk is there exactly once, in order, from the first page to the last
+whole() {
+    API=$api DOCUMENT=$1 python3 - <<'PYTHON'
+import json, os, urllib.request
+
+url = f"{os.environ['API']}/documents/{os.environ['DOCUMENT']}"
+
+
+def get(address):
+    with urllib.request.urlopen(address, timeout=30) as answer:
+        return json.load(answer)
+
+
+document, chunks, after = get(url), [], ""
+while after is not None:
+    part = get(f"{url}/chunks?limit=500{after and '&after=' + after}")
+    chunks += part["data"]
+    after = part["next"]
+assert document["status"] == "ready", document
+assert [chunk["ordinal"] for chunk in chunks] == list(range(document["chunks"])), "chunks lost or doubled"
+pages = {page for chunk in chunks for page in range(chunk["page_start"], chunk["page_end"] + 1)}
+assert len(pages) + document["pages_without_text"] >= document["pages"] > 0, "pages are missing"
+print(f"          {document['filename']}: {document['pages']} pages, {len(chunks)} chunks, each once")
+PYTHON
+}
+
+# kill_inside SERVICE: SIGKILL for all that runs in its first container, which Docker must start again.
+# (`docker kill` would count as the wish of an operator, and no restart follows that.)
+kill_inside() {
+    local container before
+    container=$(docker compose ps -q "$1" | head -n 1)
+    before=$(docker inspect --format '{{.RestartCount}}' "$container")
+    docker exec "$container" sh -c 'kill -9 -1' >"$folder/kill" 2>&1 || true
+    for _ in $(seq 60); do
+        if [ "$(docker inspect --format '{{.RestartCount}} {{.State.Running}}' "$container")" = "$((before + 1)) true" ]; then
+            say "$1 killed; Docker started it again"
+            return
+        fi
+        sleep 0.5
+    done
+    fail "$1 was killed and did not come back"
+}
+
+key() { docker compose exec -T api sha256sum /secrets/secret-key; }
+
+search() {
+    curl --silent --show-error --fail --header 'Content-Type: application/json' \
+        --data "{\"query\": \"$1\", \"collection\": \"smoke\", \"mode\": \"text\", \"limit\": 1}" "$api/search"
+}
+
+finds_its_page() {
+    local hit
+    [ "${#own[@]}" -gt 0 ] && return
+    hit=$(search "maplex$((pages - 1))")
+    [ "$(pick data 0 filename <<<"$hit")" = maple.pdf ] || fail "search found something else: $hit"
+    [ "$(pick data 0 page_start <<<"$hit")" = $((pages - 1)) ] || fail "search found another page: $hit"
+    say "search finds page $((pages - 1)) of maple.pdf"
+}
+
+own=("$@")
+files=("$@")
+if [ "${#own[@]}" -eq 0 ]; then
+    for name in alder birch larch maple; do
+        python3 tests/large_pdf.py "$folder/$name.pdf" "$name" "$pages"
+        files+=("$folder/$name.pdf")
+    done
+fi
+
+until_ready
+say "ready, with $workers worker containers"
+[ "$(docker compose exec -T api id -u)" -ne 0 ] || fail "the API runs as root"
+for where in /opt/pdf-ingest/x /secrets/x; do
+    ! docker compose exec -T api touch "$where" 2>"$folder/touch" || fail "the API can write $where"
+done
+! docker compose exec -T api sh -c 'command -v cc || command -v gcc' || fail "there is a compiler in the image"
+docker compose exec -T worker tesseract --list-langs | grep -qx deu || fail "tesseract knows no German"
+say "not root, nothing writable but the volumes, no compiler, tesseract is there"
+
+documents=()
+tasks=()
+for file in "${files[@]}"; do
+    answer=$(upload "$file")
+    documents+=("${answer% *}")
+    tasks+=("${answer#* }")
+done
+until_status processing "${tasks[@]}"
+kill_inside worker
+kill_inside redis
+for task in "${tasks[@]}"; do verdict "$task"; done
+for document in "${documents[@]}"; do whole "$document"; done
+finds_its_page
+
+answer=$(upload samples/board-minutes-locked.pdf password=lighthouse)
+verdict "${answer#* }"
+say "a PDF with a password is opened"
+
+answer=$(upload "${files[0]}")
+until_status processing "${answer#* }"
+docker compose restart worker 2>"$folder/restart"
+verdict "${answer#* }"
+whole "${answer% *}"
+say "a worker was told to stop in mid-ingestion, and nothing is missing"
+
+before=$(key)
+docker compose down 2>"$folder/down"
+docker compose up --detach --no-build --scale "worker=$workers" 2>"$folder/up"
+until_ready
+[ "$(key)" = "$before" ] || fail "the key is another one"
+for document in "${documents[@]}"; do whole "$document"; done
+finds_its_page
+answer=$(upload "${files[0]}")
+verdict "${answer#* }"
+say "down and up again: everything is still there"
