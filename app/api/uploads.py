@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from app.errors import StorageFailed, UploadRefused, UploadTooLarge, UploadTooSlow
 from app.pdf.text import clean
@@ -66,6 +67,8 @@ async def read_form(
             files, texts = await _read_parts(parts, upload, fields, max_files)
     except TimeoutError as error:
         raise UploadTooSlow from error
+    except ClientDisconnect as error:  # nobody reads the answer, but it is no error of ours either
+        raise UploadRefused("The upload broke off.") from error
     if not files:
         refuse("body", FILE_FIELD, "a PDF is missing")
     try:

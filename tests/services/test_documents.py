@@ -89,8 +89,12 @@ async def test_one_file_uploaded_at_the_same_moment_becomes_one_document(
     other_process = Workshop(
         Database(database_url), workshop.space_id, workshop.folder, collection=workshop.collection
     )
+    shops = [workshop, other_process] * 10
+    # with connections open, so that none is ahead of the others
+    await asyncio.gather(*(shop.scalars("SELECT CAST(pg_sleep(0.2) AS text)") for shop in shops))
     content = pdf()
-    added = await asyncio.gather(*(shop.add(content) for shop in [workshop, other_process] * 15))
+    together = asyncio.Barrier(len(shops))
+    added = await asyncio.gather(*(shop.add(content, together=together) for shop in shops))
     await other_process.database.close()
     assert len({file.document_id for file in added}) == 1
     assert len({file.task_id for file in added}) == 1
@@ -101,8 +105,9 @@ async def test_one_file_uploaded_at_the_same_moment_becomes_one_document(
 
 async def test_the_same_files_in_any_order_never_wait_for_each_other_in_a_circle(workshop: Workshop):
     contents = [pdf() for _ in range(6)]
+    together = asyncio.Barrier(8)
     added = await asyncio.gather(
-        *(workshop.add_all(random.sample(contents, len(contents))) for _ in range(12))
+        *(workshop.add_all(random.sample(contents, len(contents)), together=together) for _ in range(8))
     )
     assert len({file.document_id for files in added for file in files if isinstance(file, AcceptedFile)}) == 6
     assert await workshop.count_documents() == 6

@@ -35,7 +35,7 @@ async def in_parts(content: bytes, size: int = 700) -> AsyncIterator[bytes]:
         yield content[start : start + size]
 
 
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 5) -> None:
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 20) -> None:
     for _ in range(int(seconds / 0.02)):
         if await condition():
             return
@@ -81,8 +81,13 @@ class Workshop:
         return UploadOptions(**{"collection": self.collection, **options})
 
     async def add_all(
-        self, contents: Sequence[bytes], claim: Claim | None = None, **options: Any
+        self,
+        contents: Sequence[bytes],
+        claim: Claim | None = None,
+        together: asyncio.Barrier | None = None,
+        **options: Any,
     ) -> Sequence[AcceptedFile | RefusedFile]:
+        """Outcomes in the order of the contents; with a barrier, the rows of all are made at one moment."""
         shown: list[AcceptedFile | RefusedFile] = []
 
         def answer(outcomes: Sequence[AcceptedFile | RefusedFile]) -> Answer:
@@ -93,6 +98,8 @@ class Workshop:
             arrived: list[ReceivedFile | RefusedFile] = [
                 await upload.receive("report.pdf", in_parts(content)) for content in contents
             ]
+            if together is not None:
+                await together.wait()
             await self.service.add(upload, arrived, self.options(**options), answer, claim)
         return shown
 
