@@ -43,14 +43,8 @@ def up(
     workers: Annotated[int, typer.Option(min=1, help="Processes of the worker.")] = 2,
 ) -> None:
     """Run the whole service here: Postgres, Valkey, a worker and the API, until Ctrl-C."""
-    secret_key = _settings().secret_key
-    stack = Stack(
-        data_dir,
-        port=port,
-        workers=workers,
-        say=LogPrinter(console),
-        secret_key=secret_key.get_secret_value() if secret_key else None,
-    )
+    _settings()
+    stack = Stack(data_dir, port=port, workers=workers, say=LogPrinter(console))
     _run(_serve(stack), hurry=stack.hurry)
 
 

@@ -19,7 +19,6 @@ from typing import IO, Self
 
 import httpx
 import psutil
-from cryptography.fernet import Fernet
 
 from app.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
 from app.keeper import Keeper, Program, Say
@@ -30,20 +29,17 @@ PROJECT = Path(__file__).parent.parent
 class Stack:
     """Everything the service needs, in one data folder and on one port."""
 
-    def __init__(  # noqa: PLR0913 - each is a choice of its own
+    def __init__(
         self,
         data_dir: Path,
         *,
         port: int,
         workers: int,
         say: Say,
-        secret_key: str | None = None,
         worker_names: tuple[str, ...] = ("worker",),
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Without a `secret_key` the data folder keeps one of its own.
-
-        Each of the `worker_names` is a Celery worker with `workers` processes; `settings` are environment
+        """Each of the `worker_names` is a Celery worker with `workers` processes; `settings` are environment
         variables of our programs.
         """
         self.data_dir = data_dir.absolute()
@@ -51,7 +47,6 @@ class Stack:
         self.url = f"http://127.0.0.1:{port}"
         self._workers = workers
         self.say = say
-        self._secret_key = secret_key
         self._worker_names = worker_names
         self._settings = dict(settings or {})
         self.environment: dict[str, str] = {}
@@ -173,18 +168,12 @@ class Stack:
             "CELERY_BROKER_URL": valkey.url,
             "CELERY_RESULT_BACKEND": valkey.url,
             "STORAGE_URL": files.as_uri(),
-            "SECRET_KEY": self._secret_key or self._own_secret_key(),
+            "SECRET_KEY_FILE": str(self.data_dir / "secret.key"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",
             "LOG_FORMAT": os.environ.get("LOG_FORMAT", "console"),
             **self._settings,
         }
-
-    def _own_secret_key(self) -> str:
-        file = self.data_dir / "secret.key"
-        if not file.exists():
-            write_secret(file, Fernet.generate_key().decode())
-        return file.read_text()
 
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
