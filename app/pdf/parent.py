@@ -17,10 +17,13 @@ from contextlib import suppress
 from typing import NoReturn
 
 from app.pdf import child, sandbox
+from app.pdf.engines import engine_called
 
 EXIT = struct.Struct("=iq")
 """Wait status, and the most memory the process used, in bytes."""
 DESCRIPTORS = 3
+FIRST_IDLE_SECONDS = 0.5
+"""Then the second engine is loaded too: 0.2 s that no document has to wait for."""
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -40,8 +43,14 @@ class Parent:
 
     def serve(self) -> None:
         """Until the owner closes the control socket."""
+        idle_seconds: float | None = FIRST_IDLE_SECONDS
         while True:
-            for key, _ in self._selector.select():
+            ready = self._selector.select(idle_seconds)
+            if not ready:
+                idle_seconds = None
+                engine_called("pypdf")
+                gc.freeze()
+            for key, _ in ready:
                 if key.fileobj is self._control:
                     if not self._begin():
                         return self._end_all()

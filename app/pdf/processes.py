@@ -71,9 +71,10 @@ class ReaderParent:
 
     async def close(self) -> None:
         """Ends the parent, and with it every process it has forked."""
-        process, self._process = self._process, None
-        if self._control is not None:
-            self._control.close()
+        process, control = self._process, self._control
+        self._process = self._control = None
+        if control is not None:
+            control.close()
         if process is None:
             return
         try:
@@ -91,29 +92,41 @@ class ReaderParent:
             descriptors = [file, far_channel.fileno(), far_owner.fileno()]
             try:
                 socket.send_fds(await self._started(), [b"+"], descriptors)
-            except OSError:  # it died since: a new one
-                await self.close()
+            except OSError:  # it has died since; by now a new one is needed, or made already
                 socket.send_fds(await self._started(), [b"+"], descriptors)
         stream, writer = await asyncio.open_unix_connection(sock=channel, limit=BUFFERED_BYTES)
         writer.write(packed(request_to_frame(request)))
         return ReadingProcess(stream, writer, owner)
 
     async def _started(self) -> socket.socket:
+        """The control socket of a parent that lives, as far as can be seen."""
         async with self._starting:
-            if self._control is None or self._process is None or self._process.returncode is not None:
-                control, far_control = socket.socketpair()
-                control.setblocking(False)
-                with far_control:
-                    self._process = await asyncio.create_subprocess_exec(
-                        sys.executable,
-                        *("-P", "-m", "app.pdf.parent", str(os.getpid())),
-                        stdin=far_control.fileno(),
-                        stdout=asyncio.subprocess.DEVNULL,
-                        env=_environment(),
-                        start_new_session=True,
-                    )
-                self._control = control
-            return self._control
+            if self._control is not None and _is_open(self._control):
+                return self._control
+            await self.close()
+            control, far_control = socket.socketpair()
+            control.setblocking(False)
+            with far_control:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    *("-P", "-m", "app.pdf.parent", str(os.getpid())),
+                    stdin=far_control.fileno(),
+                    stdout=asyncio.subprocess.DEVNULL,
+                    env=_environment(),
+                    start_new_session=True,
+                )
+            self._control = control
+            return control
+
+
+def _is_open(control: socket.socket) -> bool:
+    """The parent never writes: what can be read is that it is gone."""
+    try:
+        return control.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 def _environment() -> dict[str, str]:
