@@ -102,17 +102,23 @@ class VersionFields(BaseModel):
     """The fields beside `file` when a document gets a new version."""
 
     metadata: MetadataField = Field(
-        None, description="A JSON object, at most 10,000 bytes; replaces the document's when given."
+        None,
+        description="A JSON object, at most 10,000 bytes; replaces the document's when given.",
+        examples=[{"year": 2025, "department": "finance"}],
     )
     password: Password | None = Field(
-        None, description="Opens an encrypted PDF. Kept encrypted, and only until the verdict."
+        None,
+        description="Opens an encrypted PDF. Kept encrypted, and only until the verdict.",
+        examples=["open sesame"],
     )
 
 
 class UploadFields(VersionFields):
     """The fields beside `file` when documents are added; they hold for all files of the request."""
 
-    collection: CollectionName = Field("default", description="Where the documents belong.")
+    collection: CollectionName = Field(
+        "default", description="Where the documents belong.", examples=["reports"]
+    )
     on_duplicate: Literal["return", "replace", "keep"] = Field(
         "return",
         description="What to do with bytes that the collection has already: `return` the document it has "

@@ -123,8 +123,9 @@ async def upload_documents(
     idempotency_key: Annotated[
         IdempotencyKey | None,
         Header(
+            alias="Idempotency-Key",
             description="Any text of your choice. Sent again within 24 hours, the same request gets the "
-            "first answer and begins nothing new."
+            "first answer and begins nothing new.",
         ),
     ] = None,
 ) -> Response:
@@ -148,7 +149,7 @@ async def list_documents(
     collection: Annotated[CollectionName | None, Query(description="Only of this collection.")] = None,
     status: Annotated[DocumentStatus | None, Query(description="Only with this status.")] = None,
     filename: Annotated[
-        str | None, Query(max_length=1000, description="Only with exactly this file name.")
+        str | None, Query(min_length=1, max_length=1000, description="Only with exactly this file name.")
     ] = None,
     limit: Limit = 50,
     after: Annotated[UUID | None, Query(description="The `next` of the answer before.")] = None,

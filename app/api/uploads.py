@@ -203,32 +203,36 @@ def refuse(place: str, name: str | None, reason: str) -> NoReturn:
 
 def multipart_body(fields: type[BaseModel], *, several: bool) -> dict[str, Any]:
     """The `openapi_extra` of an operation that reads a form with `read_form`."""
-    schema = fields.model_json_schema(ref_template="#/components/schemas/{model}")
-    file = {"type": "string", "format": "binary", "contentMediaType": "application/pdf"}
-    described = {
-        FILE_FIELD: {"type": "array", "items": file, "minItems": 1, "maxItems": MAX_FILES}
-        if several
-        else file
+    pdf = {"type": "string", "format": "binary", "contentMediaType": "application/pdf"}
+    file: dict[str, Any] = pdf | {"description": "The PDF."}
+    if several:
+        file = {"type": "array", "items": pdf, "minItems": 1, "maxItems": MAX_FILES}
+        file["description"] = "The PDF; may be sent several times."
+    described = fields.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    schema = {
+        "type": "object",
+        "title": fields.__name__,
+        "properties": {FILE_FIELD: file} | {name: _without_null(kind) for name, kind in described.items()},
+        "required": [FILE_FIELD],
+        "additionalProperties": False,
     }
-    described[FILE_FIELD]["description"] = "The PDF" + ("; may be sent several times." if several else ".")
+    content = {"schema": schema, "encoding": {FILE_FIELD: {"contentType": "application/pdf"}}}
     return {
         "requestBody": {
             "required": True,
             "description": "Fields in any order. Other fields than these are refused.",
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "title": fields.__name__,
-                        "properties": described | schema["properties"],
-                        "required": [FILE_FIELD],
-                        "additionalProperties": False,
-                    },
-                    "encoding": {FILE_FIELD: {"contentType": "application/pdf"}},
-                }
-            },
+            "content": {"multipart/form-data": content},
         }
     }
+
+
+def _without_null(kind: dict[str, Any]) -> dict[str, Any]:
+    """What is optional in a form is left out; it has no null."""
+    if "anyOf" not in kind:
+        return kind
+    kept = {name: value for name, value in kind.items() if name not in ("anyOf", "default")}
+    (choice,) = (choice for choice in kind["anyOf"] if choice != {"type": "null"})
+    return {**kept, **choice}
 
 
 def _boundary(request: Request) -> bytes:

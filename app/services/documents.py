@@ -134,18 +134,17 @@ class DocumentService:
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
-        with upload.handing_over() as taken:
-            async with self._database.transaction() as connection:
-                outcomes = await self._add_all(connection, arrived, options, password)
-                answered = answer(outcomes)
-                if claim is not None and answered.status < 400:  # what was refused may be sent again
-                    await claim.keep(connection, fingerprint, answered)
+        async with self._database.transaction() as connection:
+            outcomes = await self._add_all(connection, arrived, options, password)
+            answered = answer(outcomes)
+            if claim is not None and answered.status < 400:  # what was refused may be sent again
+                await claim.keep(connection, fingerprint, answered)
             new_tasks = [
                 outcome.task_id
                 for outcome in outcomes
                 if isinstance(outcome, AcceptedFile) and outcome.is_new_task
             ]
-            taken.update(map(storage_key_of, new_tasks))
+            upload.hand_over(*map(storage_key_of, new_tasks))
         if claim is not None:
             claim.is_answered = answered.status < 400
         self._ring_for(*new_tasks)
@@ -166,14 +165,13 @@ class DocumentService:
     ) -> AcceptedFile:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = _new_ingestion(file, self._encrypt(password))
-        with upload.handing_over() as taken:
-            async with self._database.transaction() as connection:
-                collection = await _collection_of(connection, document_id)
-                await documents.lock_contents(connection, collection, [file.sha256])
-                if await documents.lock_document(connection, document_id) is None:
-                    raise DocumentNotFound
-                await self._add_version(connection, document_id, new, metadata)
-            taken.add(file.storage_key)
+        async with self._database.transaction() as connection:
+            collection = await _collection_of(connection, document_id)
+            await documents.lock_contents(connection, collection, [file.sha256])
+            if await documents.lock_document(connection, document_id) is None:
+                raise DocumentNotFound
+            await self._add_version(connection, document_id, new, metadata)
+            upload.hand_over(new.storage_key)
         self._ring_for(new.ingestion_id)
         return AcceptedFile(document_id, new.ingestion_id, new.filename)
 

@@ -1,8 +1,7 @@
 """Files on their way in: checked and hashed while they stream into the file store."""
 
 import hashlib
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -10,7 +9,7 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from app.errors import EmptyFile, RequestRefused, StorageFailed, UploadNotAPDF, UploadRefused, UploadTooLarge
+from app.errors import EmptyFile, StorageFailed, UploadNotAPDF, UploadTooLarge
 from app.pdf.text import clean
 from app.storage.files import FileStore
 
@@ -57,21 +56,12 @@ class Upload:
         await self._files.write(key, counted.all_after(head))
         return ReceivedFile(ingestion_id, clean_filename(filename), counted.sha256, counted.byte_size)
 
-    @contextmanager
-    def handing_over(self) -> Iterator[set[str]]:
-        """Around the transaction that makes the rows; put the keys they take into the yielded set.
+    def hand_over(self, *storage_keys: str) -> None:
+        """To the rows of these files, as the last thing before their commit.
 
-        When it breaks in another way than by a refusal it may have been committed all the same: its
-        files are left, and the sweeper deletes those that really have no row.
+        A commit can happen without us hearing of it. If it did not, the sweeper deletes the files.
         """
-        offered, self._homeless = self._homeless, set()
-        taken: set[str] = set()
-        try:
-            yield taken
-        except (UploadRefused, RequestRefused):
-            self._homeless = offered
-            raise
-        self._homeless = offered - taken
+        self._homeless.difference_update(storage_keys)
 
     async def discard(self) -> None:
         """Delete what no row took over. Never raises: the sweeper deletes what is left."""

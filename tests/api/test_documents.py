@@ -505,6 +505,23 @@ def test_no_filename_breaks_out_of_its_header(filename: str):
     assert header.count(";") == 2
 
 
+async def test_the_examples_of_the_form_s_description_work(shelf: Shelf):
+    openapi = (await shelf.client.get("/openapi.json")).json()
+    body = openapi["paths"]["/documents"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    fields = body["schema"]["properties"]
+    examples = {
+        name: field["examples"][0] if "examples" in field else field["default"]
+        for name, field in fields.items()
+        if name != "file"
+    }
+    assert set(examples) == {"collection", "metadata", "password", "on_duplicate"}
+    sent = {name: value if isinstance(value, str) else json.dumps(value) for name, value in examples.items()}
+    response = await shelf.client.post("/documents", data=sent, files={"file": pdf()})
+    assert response.status_code == 202, response.text
+    document = await shelf.get(response.json()["links"]["document"])
+    assert (document["collection"], document["metadata"]) == (examples["collection"], examples["metadata"])
+
+
 async def test_uploads_are_refused_while_the_queue_is_full(settings: Settings, serve: Serve):
     full = create_app(settings.model_copy(update={"max_queued": 1}))
     async with serve(full) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as client:

@@ -1,11 +1,14 @@
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from app.embedded import free_port
 from app.errors import (
     AlreadyInWork,
     DatabaseUnavailable,
@@ -24,9 +27,9 @@ from app.errors import (
 from app.services.documents import AcceptedFile, RefusedFile
 from app.services.uploads import clean_filename
 from app.storage import ingestions
-from app.storage.database import Database
+from app.storage.database import Connection, Database
 from app.storage.document_views import DocumentFilter
-from tests.services.workshop import Workshop, in_parts, pdf
+from tests.services.workshop import Workshop, pdf
 
 
 @pytest.fixture
@@ -201,19 +204,36 @@ async def test_without_a_key_a_password_is_refused(database: Database, space_id:
     assert keyless.stored() == set()
 
 
-async def test_a_file_is_left_to_the_sweeper_when_the_commit_may_have_happened(workshop: Workshop):
-    async with workshop.service.uploading() as upload:
-        file = await upload.receive("a.pdf", in_parts(pdf()))
-        with pytest.raises(DatabaseUnavailable), upload.handing_over():
-            raise DatabaseUnavailable
-    assert workshop.stored() == {file.storage_key}
+class Unheard(Database):
+    """Commits, but the connection is lost before anybody hears of it."""
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        async with super().transaction() as connection:
+            yield connection
+        raise DatabaseUnavailable
 
 
-async def test_a_file_is_deleted_at_once_when_its_row_was_refused(workshop: Workshop):
-    async with workshop.service.uploading() as upload:
-        await upload.receive("a.pdf", in_parts(pdf()))
-        with pytest.raises(QueueFull), upload.handing_over():
-            raise QueueFull
+async def test_a_file_is_kept_when_its_row_was_committed_unheard(database_url: str, workshop: Workshop):
+    unheard = Workshop(
+        Unheard(database_url), workshop.space_id, workshop.folder, collection=workshop.collection
+    )
+    with pytest.raises(DatabaseUnavailable):
+        await unheard.add(pdf())
+    await unheard.database.close()
+    (key,) = await workshop.scalars(
+        "SELECT storage_key FROM ingestions JOIN documents ON latest_ingestion_id = ingestions.id"
+        " WHERE collection = :collection",
+        collection=workshop.collection,
+    )
+    assert workshop.stored() == {key}
+
+
+async def test_no_file_is_kept_when_the_database_is_not_there(space_id: int, tmp_path: Path):
+    nowhere = Database(f"postgresql+asyncpg://postgres@127.0.0.1:{free_port()}/nowhere")
+    workshop = Workshop(nowhere, space_id, tmp_path)
+    with pytest.raises(DatabaseUnavailable):
+        await workshop.add(pdf())
     assert workshop.stored() == set()
 
 
