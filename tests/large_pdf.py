@@ -1,6 +1,6 @@
 """Writes a PDF as long as an annual report, with nothing but Python: `python3 large_pdf.py FILE NAME PAGES`.
 
-Every page says which one it is, in words of its own: the harbour log of NAME, page N, signed by "NAMExN".
+Every page says which one it is, in a word of its own: page 7 of "maple" is signed by "maplex7".
 The same arguments make the same bytes.
 """
 
@@ -22,10 +22,11 @@ VOCABULARY = (
 def lines_of(name: str, page: int) -> list[str]:
     chance = random.Random(f"{name} {page}")
     vocabulary = VOCABULARY.split()
-    lines = [f"Harbour log of {name}, page {page}", f"Signed by {name}x{page}."]
+    lines = [f"Harbour log of {name}, page {page}"]
     while len(lines) < LINES_A_PAGE:
         words = [chance.choice(vocabulary) for _ in range(chance.randint(9, 13))]
         lines.append(f"{' '.join(words).capitalize()} {chance.randint(2, 9_999)}.")
+    lines[LINES_A_PAGE // 2] = f"Signed by {name}x{page}."  # a running head would be left out by readers
     return lines
 
 
