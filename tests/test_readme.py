@@ -30,7 +30,7 @@ def test_the_curl_examples_upload_poll_and_search(up: Up, tmp_path: Path) -> Non
         json.loads, re.findall(r"\{.*?\}(?=\{\"|$)", finished.stdout.replace("\n", ""))
     )
     assert task["task_id"] == accepted["task_id"]
-    assert task["status"] == "success"
+    assert task["status"] == "success", task
     assert "eagle" in found["data"][0]["text"]
 
 

@@ -79,11 +79,10 @@ def test_a_stack_beside_another_keeps_its_documents_through_ctrl_c_and_kill(up: 
 
 
 def test_a_stack_that_cannot_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
-    before = set(psutil.pids())
     (tmp_path / "postgres").write_text("not a folder")
     refused = run_up("--port", str(free_port()), "--data-dir", str(tmp_path))
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"The stack cannot be started in {tmp_path}: ")
     assert refused.stderr.count("\n") == 1
-    born = [psutil.Process(pid) for pid in set(psutil.pids()) - before if psutil.pid_exists(pid)]
-    assert not [process for process in born if str(tmp_path) in " ".join(process.cmdline())]
+    folders = [process.info["cwd"] or "" for process in psutil.process_iter(["cwd"])]
+    assert not [folder for folder in folders if folder.startswith(str(tmp_path))]
