@@ -26,7 +26,7 @@ from app.pdf.ocr import OCRError, Tesseract
 from app.pdf.pages import DocumentFacts, Line, OutlineEntry, Page
 from app.pdf.running_heads import RunningHeads
 from app.pdf.text import clean
-from app.pdf.wire import Frame, ReadRequest, at_frame, facts_to_frame, page_to_frame
+from app.pdf.wire import At, Frame, ReadRequest, at_to_frame, facts_to_frame, page_to_frame
 
 MARK_WITHIN = 1_024
 """Bytes from the start in which the mark %PDF must begin."""
@@ -72,7 +72,7 @@ class DocumentReading:
         verdicts: list[Unreadable] = []
         while names:
             name = names.pop(0)
-            yield at_frame(name, 0)
+            yield at_to_frame(At(name, 0))
             try:
                 engine = self._open(name)
                 if engine.pages_total == 0:
@@ -129,7 +129,7 @@ class DocumentReading:
         for number in numbers:
             if number in self._request.skipped.get(engine.name, ()):
                 continue
-            yield at_frame(engine.name, number, self._pages_done)
+            yield at_to_frame(At(engine.name, number, self._pages_done))
             try:
                 page = engine.read_page(number)
             except (PageError, MemoryError) as error:
@@ -150,7 +150,7 @@ class DocumentReading:
         missing = [number for number in range(1, self._pages_total + 1) if number not in self._found]
         while names and missing:
             name = names.pop(0)
-            yield at_frame(name, 0, self._pages_done)
+            yield at_to_frame(At(name, 0, self._pages_done))
             try:
                 engine = self._open(name)
             except Unreadable:
@@ -176,7 +176,7 @@ class DocumentReading:
                 yield page_to_frame(Page(number, error="No engine could read this page."))
                 continue
             if page.is_scan:
-                yield at_frame(Tesseract.name, number, self._pages_done)
+                yield at_to_frame(At(Tesseract.name, number, self._pages_done))
                 lines = self._recognised(number)
                 self._pages_done += 1
             else:

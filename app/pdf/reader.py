@@ -28,14 +28,13 @@ from app.errors import (
 from app.pdf.pages import Box, DocumentFacts, Page
 from app.pdf.processes import Exit, ReaderParent, ReadingProcess
 from app.pdf.wire import (
+    At,
     Frame,
     FrameError,
     ProcessLimits,
     ReadRequest,
     RenderRequest,
-    at_from_frame,
-    facts_from_frame,
-    page_from_frame,
+    news_from_frame,
     unpacked,
 )
 
@@ -54,6 +53,8 @@ OCR_CPU_SECONDS_A_PAGE = 2
 """For rendering; tesseract's own process has the limit to itself."""
 OCR = "tesseract"
 PNG = b"\x89PNG"
+
+News = At | DocumentFacts | Page
 
 log = structlog.get_logger(__name__)
 
@@ -75,57 +76,53 @@ class Reading:
         self._request = request
         self._step_seconds = step_seconds
         self._process: ReadingProcess | None = None
-        self._at = ("", 0)
+        self._at = At("", 0)
         self._seconds_left = READING_SECONDS
         self._pages_given = 0
-        self._frames = self._all_frames()
+        self._news = self._all_news()
 
     async def begin(self) -> None:
         """Waits until `facts` are known. Raises an Unreadable."""
-        await self._until("facts")
+        async for found in self._news:
+            if isinstance(found, DocumentFacts):
+                return
 
     async def __aiter__(self) -> AsyncIterator[Page]:
-        while (frame := await self._until("page")) is not None:
-            page = page_from_frame(frame)
-            if page.number == self._pages_given + 1:  # those before it were given out before a crash
+        async for found in self._news:
+            if isinstance(found, Page) and found.number == self._pages_given + 1:
                 self._pages_given += 1
-                yield page
+                yield found
+        if self._pages_given < self.facts.pages_total:
+            raise ParserCrashed
 
     async def end(self) -> Exit | None:
         """Kills the process if there is one; how it ended."""
         process, self._process = self._process, None
         return await process.end() if process else None
 
-    async def _until(self, kind: str) -> Frame | None:
-        """The next frame of this kind, None when all is read. Takes note of those before it."""
-        async for frame in self._frames:
-            if "at" in frame:
-                reader, page, self.pages_done = at_from_frame(frame["at"])
-                self._at = (reader, page)
-                self.stage = "ocr" if reader == OCR else "reading"
-            elif "facts" in frame:
-                self._note_facts(facts_from_frame(frame["facts"]))
-            if kind in frame:
-                return frame
-        return None
+    def _note(self, found: At | DocumentFacts | Page) -> None:
+        if isinstance(found, At):
+            self._at = found
+            self.pages_done = found.pages_done
+            self.stage = "ocr" if found.reader == OCR else "reading"
+        elif isinstance(found, DocumentFacts):
+            if not hasattr(self, "facts"):
+                allowed = READING_SECONDS + READING_SECONDS_A_PAGE * found.pages_total
+                self._seconds_left += min(allowed, LONGEST_READING_SECONDS) - READING_SECONDS
+            self.facts = found
 
-    def _note_facts(self, facts: DocumentFacts) -> None:
-        if not hasattr(self, "facts"):
-            allowed = READING_SECONDS + READING_SECONDS_A_PAGE * facts.pages_total
-            self._seconds_left += min(allowed, LONGEST_READING_SECONDS) - READING_SECONDS
-        self.facts = facts
-
-    async def _all_frames(self) -> AsyncGenerator[Frame]:
+    async def _all_news(self) -> AsyncGenerator[News]:
         """Of as many processes as it takes: what one dies of, the next leaves out."""
         cause: Unreadable | None = None
         for _ in range(MOST_PROCESSES):
             self._process = await self._parent.begin(self._path, self._request)
             try:
-                async for frame in self._frames_of(self._process):
-                    yield frame
+                async for found in self._news_of(self._process):
+                    self._note(found)
+                    yield found
                 return
             except _ProcessDied as death:
-                log.warning("a reading process died", at=self._at, why=death.why)
+                log.warning("a reading process died", at=tuple(self._at), why=death.why)
                 cause = cause or death.verdict
                 is_worth_more = self._seconds_left > 1 and (death.verdict is None or self._leave_out())
                 if not is_worth_more:
@@ -136,25 +133,18 @@ class Reading:
                 await self.end()
         raise cause or InternalError()
 
-    async def _frames_of(self, process: ReadingProcess) -> AsyncIterator[Frame]:
+    async def _news_of(self, process: ReadingProcess) -> AsyncIterator[News]:
         """Until its end. Raises what it found, an Unreadable, or _ProcessDied."""
         while True:
             try:
-                body = await self._received(process)
-                frame = unpacked(body) if body is not None else None
+                found = await self._understood(await self._received(process))
             except TimeoutError as error:
                 raise _ProcessDied("took too long", ReadingTimedOut()) from error
             except FrameError as error:
-                raise _ProcessDied(f"wrote {error}", ParserCrashed()) from error
-            if frame is None:
-                raise self._death(await self.end())
-            if "end" in frame:
+                raise _ProcessDied(f"wrote what is {error}", ParserCrashed()) from error
+            if found is None:
                 return
-            if "verdict" in frame:
-                raise _verdict(frame)
-            if "failure" in frame:
-                raise _ProcessDied(str(frame["failure"]), ParserCrashed())
-            yield frame
+            yield found
 
     async def _received(self, process: ReadingProcess) -> bytes | None:
         """Raises TimeoutError. Time spent on OCR has a limit of its own.
@@ -171,6 +161,17 @@ class Reading:
         finally:
             self._seconds_left -= time.monotonic() - started
 
+    async def _understood(self, body: bytes | None) -> News | None:
+        """None at the end. Raises FrameError, _ProcessDied, or the Unreadable that was found."""
+        if body is None:
+            raise self._death(await self.end())
+        frame = unpacked(body)
+        if "verdict" in frame:
+            raise _verdict(frame)
+        if "failure" in frame:
+            raise _ProcessDied(str(frame["failure"]), ParserCrashed())
+        return None if "end" in frame else news_from_frame(frame)
+
     def _death(self, how: Exit | None) -> "_ProcessDied":
         if how is None:
             return _ProcessDied("its parent is gone", None)
@@ -185,7 +186,9 @@ class Reading:
 
     def _leave_out(self) -> bool:
         """What the process was at when it died; whether anything is left to read with."""
-        reader, page = self._at
+        reader, page, _ = self._at
+        if reader not in (*self._request.engines, OCR):
+            return False
         if page == 0:
             engines = [name for name in self._request.engines if name != reader]
             self._request = replace(self._request, engines=engines)

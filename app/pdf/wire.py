@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -98,34 +98,20 @@ def request_from_frame(frame: Frame) -> Request:
     return _REQUESTS[kind](**{**fields, "limits": ProcessLimits(**fields["limits"])})
 
 
-def at_frame(reader: str, page: int, pages_done: int = 0) -> Frame:
+class At(NamedTuple):
     """What is about to be read; page 0 is the document itself."""
-    return {"at": (reader, page, pages_done)}
+
+    reader: str
+    page: int
+    pages_done: int = 0
 
 
-def at_from_frame(value: object) -> tuple[str, int, int]:
-    match value:
-        case [str(reader), int(page), int(pages_done)]:
-            return reader, page, pages_done
-    raise FrameError("not a place in a document")
+def at_to_frame(at: At) -> Frame:
+    return {"at": tuple(at)}
 
 
 def facts_to_frame(facts: DocumentFacts) -> Frame:
     return {"facts": facts}
-
-
-def facts_from_frame(value: object) -> DocumentFacts:
-    fields = _checked(value, dict)
-    return DocumentFacts(
-        engine=_checked(fields.get("engine"), str),
-        pages_total=_checked(fields.get("pages_total"), int),
-        title=_optional(fields.get("title")),
-        author=_optional(fields.get("author")),
-        outline=tuple(_outline_entry(entry) for entry in _checked(fields.get("outline"), list)),
-        created_at=_date(fields.get("created_at")),
-        modified_at=_date(fields.get("modified_at")),
-        page_labels=tuple(_checked(label, str) for label in _checked(fields.get("page_labels"), list)),
-    )
 
 
 def page_to_frame(page: Page) -> Frame:
@@ -141,11 +127,36 @@ def _rounded(box: Box | None) -> Box | None:
     return round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)
 
 
-def page_from_frame(frame: Frame) -> Page:
+def news_from_frame(frame: Frame) -> At | DocumentFacts | Page:
+    """Raises FrameError when it is none of these, or of other types."""
+    if "at" in frame:
+        return _at(frame["at"])
+    if "facts" in frame:
+        return _facts(_checked(frame["facts"], dict))
     return Page(
         number=_checked(frame.get("page"), int),
         lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
         error=_optional(frame.get("error")),
+    )
+
+
+def _at(value: object) -> At:
+    match value:
+        case [str(reader), int(page), int(pages_done)]:
+            return At(reader, page, pages_done)
+    raise FrameError("not a place in a document")
+
+
+def _facts(fields: dict[str, Any]) -> DocumentFacts:
+    return DocumentFacts(
+        engine=_checked(fields.get("engine"), str),
+        pages_total=_checked(fields.get("pages_total"), int),
+        title=_optional(fields.get("title")),
+        author=_optional(fields.get("author")),
+        outline=tuple(_outline_entry(entry) for entry in _checked(fields.get("outline"), list)),
+        created_at=_date(fields.get("created_at")),
+        modified_at=_date(fields.get("modified_at")),
+        page_labels=tuple(_checked(label, str) for label in _checked(fields.get("page_labels"), list)),
     )
 
 

@@ -23,7 +23,7 @@ from tests.pdfs.builder import one_page, pages, shown, stream
 from tests.pdfs.hostile import PASSWORD, PROSE, encrypted, prose, slow_page
 
 PROJECT = Path(__file__).parents[2]
-LONG = 300
+LONG = 200
 """Pages of more text than sockets and streams can hold."""
 GONE_WITHIN_SECONDS = 5.0
 
@@ -189,7 +189,7 @@ async def test_nothing_is_left_behind(write: Write) -> None:
     reader = PDFReader()
     await read(reader, path)
     descriptors = len(os.listdir("/proc/self/fd"))
-    for _ in range(30):
+    for _ in range(10):
         await read(reader, path)
         with pytest.raises(Encrypted):
             await read(reader, locked)
