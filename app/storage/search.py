@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import NullType
 
 from app.pdf.pages import Box
-from app.storage.chunks import boxes_from_json, embeddings_table
+from app.storage.chunks import TEXT_SEARCH_CONFIG, boxes_from_json, embeddings_table
 from app.storage.database import halfvecs
 from app.storage.words import Words, find_words
 
@@ -118,7 +118,8 @@ async def search_hybrid(
 ) -> list[Hit]:
     """The chunks nearest in meaning and those best in words, fused by their places in the two lists.
 
-    Scores are sums of 1 / (60 + place) over the lists that hold the chunk, so 0.033 at most.
+    Scores are sums of 1 / (60 + place) over the lists that hold the chunk. One that has the query's words
+    in the query's order counts as first of a third list: who quotes a sentence looks for its place.
     """
     words = await find_words(connection, query)
     visible = await _begin(connection, wanted)
@@ -126,7 +127,9 @@ async def search_hybrid(
     return await _find(
         connection,
         f"{_nearest(visible, space_id)}, {_matching(visible, words)}, {_FUSED}",
-        visible.parameters | asdict(words) | {"vector": _halfvec(vector), "depth": depth, "limit": limit},
+        visible.parameters
+        | asdict(words)
+        | {"query": query, "vector": _halfvec(vector), "depth": depth, "limit": limit},
     )
 
 
@@ -245,6 +248,9 @@ _FUSED: Final = f"""
             SELECT chunk_id, row_number() OVER (ORDER BY score DESC, chunk_id) AS place FROM nearest
             UNION ALL
             SELECT chunk_id, row_number() OVER (ORDER BY score DESC, chunk_id) AS place FROM matching
+            UNION ALL
+            SELECT chunk_id, 1 AS place FROM matching JOIN chunks ON id = chunk_id
+            WHERE tsv @@ phraseto_tsquery('{TEXT_SEARCH_CONFIG}', CAST(:query AS text))
         ) placed
         GROUP BY chunk_id ORDER BY score DESC, chunk_id LIMIT :limit
     )
