@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-all lint lock
+.PHONY: help install demo up chaos test test-all lint lock
 
 PYTHON := .venv/bin/python
 
@@ -15,6 +15,9 @@ demo: install ## Ingest sample PDFs on a stack of its own, search them, stop eve
 
 up: install ## Run the whole service at http://127.0.0.1:8000 until Ctrl-C (options: ARGS="--port 8001")
 	@exec $(PYTHON) -m app.cli up $(ARGS)
+
+chaos: install ## Break every part of a stack of its own and count that nothing is lost (options in ARGS)
+	@exec $(PYTHON) -m app.cli chaos $(ARGS)
 
 test: lint ## Check the code and run the tests
 	$(PYTHON) -m pytest -m "not heavy"

@@ -56,6 +56,39 @@ def demo() -> None:
 
 
 @cli.command()
+def chaos(  # noqa: PLR0913 - the options
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Only this one; may be given more than once. Default: all.")
+    ] = None,
+    documents: Annotated[
+        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 24 with --short]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
+    short: Annotated[bool, typer.Option("--short", help="A minute instead of ten.")] = False,
+    json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
+) -> None:
+    """Kill, stop and empty every part of a stack of its own, and count that nothing is lost."""
+    from app.chaos.run import run_chaos  # here: it brings a web server and numpy
+    from app.chaos.scenarios import SCENARIOS, choose
+
+    scenarios = choose(scenario or [], is_short=short)
+    if not scenarios:
+        _refuse(f"The scenarios are: {', '.join(one.name for one in SCENARIOS)}.")
+    run = run_chaos(
+        console,
+        scenarios=scenarios,
+        documents=documents,
+        seed=seed,
+        is_short=short,
+        json_file=json,
+        log_file=log,
+    )
+    if not _run(run):
+        raise typer.Exit(1)
+
+
+@cli.command()
 def migrate() -> None:
     """Bring the tables of DATABASE_URL up to date, and make the key of SECRET_KEY_FILE."""
     from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start

@@ -1,6 +1,7 @@
 """The service's HTTP API as the command line uses it."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,8 +34,14 @@ class Client:
     """Use it in an `async with` block. Every method raises ServiceUnreachable or RequestRefused."""
 
     def __init__(self, url: str) -> None:
+        """A service with API_KEYS wants one of them in PDF_INGEST_API_KEY."""
         self.url = url.rstrip("/")
-        self._http = httpx.AsyncClient(base_url=self.url, timeout=httpx.Timeout(60, connect=5))
+        key = os.environ.get("PDF_INGEST_API_KEY")
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx.Timeout(60, connect=5),
+        )
 
     async def __aenter__(self) -> Self:
         """Asks once whether the service is there; later calls survive a restart of it."""
@@ -94,6 +101,9 @@ class Client:
         """Ingest a document's file again, for example with its password."""
         body = {} if password is None else {"password": password}
         return await self._send("POST", f"/documents/{document_id}/retry", json=body)
+
+    async def replace(self, document_id: str, path: Path) -> dict[str, Any]:
+        return await self._send("PUT", f"/documents/{document_id}", file=path)
 
     async def delete(self, document_id: str) -> None:
         await self._send("DELETE", f"/documents/{document_id}")

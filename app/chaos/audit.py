@@ -1,5 +1,6 @@
 """Counting afterwards: what is stored against what an undisturbed run has stored."""
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -74,8 +75,12 @@ async def count_remains(watcher: Watcher, folder: Path) -> Remains:
     )
     keys = await watcher.query("SELECT storage_key FROM ingestions WHERE storage_key IS NOT NULL")
     named = {key["storage_key"] for key in keys}
-    files = [path for path in folder.iterdir() if path.is_file() and path.name not in named]
-    return Remains(row["chunks"], row["vectors"], len(files))
+    files = await asyncio.to_thread(_file_names, folder)
+    return Remains(row["chunks"], row["vectors"], len(files - named))
+
+
+def _file_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.is_file()}
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

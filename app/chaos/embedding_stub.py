@@ -26,7 +26,7 @@ import orjson
 import uvicorn
 from numpy.typing import NDArray
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -55,7 +55,7 @@ def vector_of(text: str, dimensions: int) -> NDArray[np.float32]:
 
 @dataclass
 class Failure:
-    """One bad answer. `garbage` is a name of `_GARBAGE`; the others are HTTP."""
+    """One bad answer. `garbage` is a name of `GARBAGE` or `ODDITIES`; the others are HTTP."""
 
     status: int = 200
     retry_after: str | None = None
@@ -111,6 +111,8 @@ class EmbeddingStub:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             return await self._answer(request)
+        except ClientDisconnect:  # killed while it asked
+            return Response(status_code=499)
         finally:
             self.in_flight -= 1
 
@@ -133,7 +135,7 @@ class EmbeddingStub:
         self.texts.update(texts)
         entries = self._entries(asked, texts)
         if failure.garbage is not None:
-            return Response(_GARBAGE[failure.garbage](entries), media_type="application/json")
+            return Response((GARBAGE | ODDITIES)[failure.garbage](entries), media_type="application/json")
         return _json({"object": "list", "model": asked["model"], "data": entries})
 
     def _extra_seconds(self, texts: list[str]) -> float:
@@ -215,7 +217,7 @@ def _first_vector_is(vector: Any) -> Any:
     return lambda entries: _data([{**entries[0], "embedding": vector}, *entries[1:]])
 
 
-_GARBAGE = {
+GARBAGE = {
     "not json": lambda entries: b"<html>502 Bad Gateway</html>",
     "no data": lambda entries: b'{"object": "list"}',
     "a list": lambda entries: b"[1, 2, 3]",
@@ -231,6 +233,8 @@ _GARBAGE = {
     "half a float": _first_vector_is(base64.b64encode(b"123").decode()),
     "nan": lambda entries: _constant(entries, float("nan")),
     "zero": lambda entries: _constant(entries, 0.0),
+}
+ODDITIES = {  # unusual, and right
     "reversed": lambda entries: _data(entries[::-1]),
     "no index": lambda entries: _data([{"embedding": entry["embedding"]} for entry in entries]),
 }
@@ -253,7 +257,7 @@ def main() -> None:
     stub = EmbeddingStub(
         dimensions=arguments.dimensions, delay_seconds=arguments.delay_ms / 1000, key=arguments.key
     )
-    print(f"embeddings at http://{arguments.host}:{arguments.port}/v1", flush=True)
+    print(f"embeddings at http://{arguments.host}:{arguments.port}/v1", flush=True)  # noqa: T201 - its output
     uvicorn.run(stub.app, host=arguments.host, port=arguments.port, log_level="warning", lifespan="off")
 
 

@@ -1,15 +1,17 @@
 """The documents of a chaos run: written by ourselves, the same for every run with the same seed."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-LINES_A_PAGE = 40
-_WORDS = (
+LINES_A_PAGE = 24  # two or three chunks
+_WORDS = re.findall(
+    r"\w+",
     "harbour lantern meadow copper winter ledger orchard granite river signal timber velvet anchor barley "
     "cinder dune ember falcon garnet heron island juniper kettle linden marble nectar otter pebble quarry "
-    "raven saddle thistle umber violet walnut yarrow zephyr bridge candle delta"
-).split()
+    "raven saddle thistle umber violet walnut yarrow zephyr bridge candle delta",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ def _page(chance: Random, mark: str, page: int) -> list[str]:
 
 
 def pdf_of(pages: list[list[str]]) -> bytes:
-    """A PDF with one line of Helvetica under the other (ISO 32000-1, 7.5: objects, table of them, trailer)."""
+    """A PDF with one line of Helvetica under the other (ISO 32000-1, 7.5: objects, their table, trailer)."""
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(len(pages)))
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",

@@ -31,8 +31,8 @@ class Outcome:
     files_left: int
     stuck: int
     embedded_twice: int
-    taken_up_seconds: list[float]
-    working_seconds: list[float]
+    moving_seconds: list[float]
+    storing_seconds: list[float]
     unrecovered: int
     seconds: float
     mistakes: list[str]
@@ -56,14 +56,15 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     table = Table(title="Chaos", title_justify="left", box=None, header_style="bold")
     table.add_column("scenario", no_wrap=True)
     columns = ("faults", "docs", "verdicts", "lost", "doubled", "wrong", "orphans", "files", "stuck", "twice")
-    for name in (*columns, "p50 s", "p99 s", "max s", "took s"):
+    for name in (*columns, "p50 s", "p99 s", "max s", "stores s", "took s"):
         table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_cells(outcome))
     console.print(table)
     console.print(
-        "lost … stuck must be 0. twice: texts embedded more often than once. p50, p99, max: from a fault"
-        " (or its end) until the work it hit stores something again.",
+        "lost to stuck must be 0. twice: texts embedded more often than once. p50, p99, max: from a fault (of"
+        " what was taken away: from its return) until the progress of the work it hit moves again; stores:"
+        " until it has stored new chunks, median.",
         style="dim",
     )
     for outcome in outcomes:
@@ -90,13 +91,14 @@ def _cells(outcome: Outcome) -> list[Text | str]:
         verdicts,
         *(Text(str(count), style="bold red" if count else "") for count in must_be_zero),
         str(outcome.embedded_twice),
-        *(_seconds(percentile(outcome.working_seconds, share)) for share in (0.5, 0.99, 1)),
+        *(_seconds(percentile(outcome.moving_seconds, share)) for share in (0.5, 0.99, 1)),
+        _seconds(percentile(outcome.storing_seconds, 0.5)),
         f"{outcome.seconds:.0f}",
     ]
 
 
 def _seconds(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:.2f}"
 
 
 def write_json(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
@@ -111,5 +113,5 @@ def write_json(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
 def _recovery(outcome: Outcome) -> dict[str, Any]:
     return {
         name: {f"p{round(share * 100)}": percentile(values, share) for share in (0.5, 0.99, 1)}
-        for name, values in (("taken_up", outcome.taken_up_seconds), ("working", outcome.working_seconds))
+        for name, values in (("moving", outcome.moving_seconds), ("storing", outcome.storing_seconds))
     }

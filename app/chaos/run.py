@@ -6,30 +6,36 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
 from app.chaos.audit import Remains, contents, count_doubled, count_remains
-from app.chaos.pdfs import write_specimens
+from app.chaos.pdfs import Specimen, write_specimens
 from app.chaos.report import Outcome, print_outcomes, write_json
 from app.chaos.scenarios import SCENARIOS, Scenario
 from app.chaos.world import WORKERS, Accepted, World, open_world
+from app.embedded import ServerFailed
 
 SETTLE_SECONDS = 60.0
 LEFT_OVER_SECONDS = 5.0
-LONG_PAGES = (220, 220)  # over 500 chunks
+LONG_PAGES = (200, 200)  # 500 chunks or a few more
 LONG_COUNT = 3
+DOCUMENTS = 60
 SHORT_DOCUMENTS = 24
 SHORT_PAGES = (5, 20)
 PAGES = (5, 50)
+VERSION_PREFIX = "v"
+REPLACED, VERSIONS = 4, 5
+VERSION_PAGES = (5, 15)  # at most 100 chunks: one search shows them all
 
 
-class UndisturbedRunFailed(Exception):  # noqa: N818 - errors here state the fact
+class UndisturbedRunFailed(ServerFailed):
     """Without any fault not every document was ready: there is nothing to compare with."""
 
 
-async def run_chaos(  # noqa: PLR0913 - the options of the command
+async def run_chaos(
     console: Console,
     *,
     scenarios: Sequence[Scenario] = SCENARIOS,
@@ -37,34 +43,47 @@ async def run_chaos(  # noqa: PLR0913 - the options of the command
     seed: int = 1,
     is_short: bool = False,
     json_file: Path | None = None,
+    log_file: Path | None = None,
 ) -> bool:
-    """Whether nothing was lost, doubled, wrong or stuck. Raises ServerFailed and UndisturbedRunFailed."""
-    count = documents or (SHORT_DOCUMENTS if is_short else 60)
-    with tempfile.TemporaryDirectory(prefix="pdf-ingest-chaos-") as name:
+    """Whether nothing was lost, doubled, wrong or stuck. Raises ServerFailed."""
+    count = documents or (SHORT_DOCUMENTS if is_short else DOCUMENTS)
+    with tempfile.TemporaryDirectory(prefix="pdf-ingest-chaos-") as name, _open_log(log_file) as log:
         folder = Path(name)
-        specimens = write_specimens(folder, seed, count, pages=SHORT_PAGES if is_short else PAGES)
-        longest = [] if is_short else write_specimens(folder, seed, LONG_COUNT, pages=LONG_PAGES, prefix="long")
-        with (folder / "log").open("w") as log:
-            console.print(f"Starting a stack of its own, with {len(WORKERS)} workers ...")
-            async with open_world(
-                folder,
-                seed=seed,
-                specimens=specimens,
-                longest=longest,
-                say=lambda part, line: print(f"{time.time():.3f} {part}: {line}", file=log, flush=True),
-            ) as world:
-                outcomes = await _play_all(world, scenarios, console)
-        if keep := os.environ.get("CHAOS_LOG"):
-            Path(keep).write_text((folder / "log").read_text())
+        console.print(f"Starting a stack of its own, with {len(WORKERS)} workers ...")
+        async with open_world(
+            folder / "stack",
+            seed=seed,
+            specimens=write_specimens(folder, seed, count, pages=SHORT_PAGES if is_short else PAGES),
+            longest=write_specimens(folder, seed, LONG_COUNT, pages=LONG_PAGES, prefix="long"),
+            versions=_write_versions(folder, seed),
+            say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
+        ) as world:
+            outcomes = await _play_all(world, scenarios, console)
     print_outcomes(console, outcomes)
     if json_file is not None:
         write_json(json_file, outcomes, seed=seed)
     return all(outcome.is_good for outcome in outcomes)
 
 
+def _open_log(file: Path | None) -> TextIO:
+    return (file or Path(os.devnull)).open("w")
+
+
+def _write_versions(folder: Path, seed: int) -> list[list[Specimen]]:
+    lists = []
+    for number in range(REPLACED):
+        versions = write_specimens(
+            folder, seed, VERSIONS, pages=VERSION_PAGES, prefix=f"{VERSION_PREFIX}{number}-"
+        )
+        damaged = folder / f"damaged{number}.pdf"
+        damaged.write_bytes(versions[0].path.read_bytes()[:3000])
+        lists.append([*versions, Specimen("damaged", damaged, 0)])
+    return lists
+
+
 async def _play_all(world: World, scenarios: Sequence[Scenario], console: Console) -> list[Outcome]:
     started = time.monotonic()
-    await _learn_truth(world)
+    await _learn_truth(world, scenarios)
     chunks = sum(map(len, world.truths.values()))
     console.print(
         f"{len(world.truths)} documents with {chunks} chunks were ingested undisturbed"
@@ -79,14 +98,20 @@ async def _play_all(world: World, scenarios: Sequence[Scenario], console: Consol
     return outcomes
 
 
-async def _learn_truth(world: World) -> None:
+async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
+    """Ingest undisturbed whatever the scenarios will."""
     await world.begin("undisturbed")
-    world.upload_all([*world.specimens, *world.longest])
+    needed = list(world.specimens)
+    if any(scenario.needs_longest for scenario in scenarios):
+        needed += world.longest
+    if any(scenario.needs_versions for scenario in scenarios):
+        needed += [one for versions in world.versions for one in versions[:-1]]
+    world.upload_all(needed)
     await world.settle(10 * SETTLE_SECONDS)
     served = await contents(world.watcher, [one.document_id for one in world.accepted.values()])
     world.truths = {mark: served[one.document_id] for mark, one in world.accepted.items()}
     if not all(world.truths.values()):
-        raise UndisturbedRunFailed("Undisturbed, not every document was ready: see the settings and the log.")
+        raise UndisturbedRunFailed("Undisturbed, not every document was ready: --log shows why.")
     await _delete_all(world)
 
 
@@ -99,7 +124,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     await world.watcher.look()
     stuck = 0 if is_settled else sum(not sight.is_final for sight in world.watcher.sights.values())
     lost, doubled, wrong = await _compare(world)
-    embedded_twice = sum(count - 1 for text, count in world.stub.texts.items() if " l" in text)
+    embedded_twice = sum(count - 1 for text, count in world.stub.texts.items() if _is_once(world, text))
     recoveries = world.watcher.recoveries
     unrecovered = world.watcher.unrecovered
     verdicts = await _count_verdicts(world)
@@ -118,13 +143,19 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
         files_left=remains.files,
         stuck=stuck,
         embedded_twice=embedded_twice,
-        taken_up_seconds=recoveries.taken_up,
-        working_seconds=recoveries.working,
+        moving_seconds=recoveries.moving,
+        storing_seconds=recoveries.storing,
         unrecovered=unrecovered,
         seconds=time.monotonic() - started,
         mistakes=world.mistakes,
         notes=world.notes,
     )
+
+
+def _is_once(world: World, text: str) -> bool:
+    """Whether a text should be embedded once: those of versions are, once for each version."""
+    mark = text.split(" ", 1)[0]
+    return mark in world.accepted and not mark.startswith(VERSION_PREFIX)
 
 
 async def _compare(world: World) -> tuple[list[str], int, int]:
@@ -167,8 +198,8 @@ async def _delete_all(world: World) -> None:
 async def _remains(world: World) -> Remains:
     """After all documents are deleted nothing should be left; files follow a moment later."""
     deadline = time.monotonic() + LEFT_OVER_SECONDS
-    while (remains := await count_remains(world.watcher, world.stack.data_dir / "files")) and (
-        time.monotonic() < deadline
-    ):
+    while True:
+        remains = await count_remains(world.watcher, world.stack.data_dir / "files")
+        if not remains or time.monotonic() > deadline:
+            return remains
         await asyncio.sleep(0.2)
-    return remains

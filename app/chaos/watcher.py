@@ -26,6 +26,7 @@ class Sight:
     attempt: int
     fruitless_attempts: int
     epoch: int
+    revision: int
     chunks: int
     holder_pid: int | None
     error_code: str | None
@@ -41,28 +42,32 @@ class Sight:
 
 @dataclass(slots=True)
 class Hit:
-    """Work that a fault has hit; it goes on when a chunk is added or its verdict is there."""
+    """Work that a fault has hit, and when."""
 
     seen: Sight
     at: float
     lost_holder: bool
     """Then only a new holder's progress counts: the last write of the old one may arrive late."""
-    taken_up_seconds: float | None = None
+    is_moving: bool = False
 
-    def is_taken_up(self, now: Sight) -> bool:
-        return now.is_final or now.epoch > self.seen.epoch or not self.lost_holder
+    def moves(self, now: Sight) -> bool:
+        """Whether its progress has changed since: a new attempt, or pages or chunks of the same one."""
+        if self.lost_holder:
+            return now.is_final or now.epoch > self.seen.epoch
+        return now.revision > self.seen.revision
 
-    def is_working(self, now: Sight) -> bool:
-        return self.is_taken_up(now) and (now.is_final or now.chunks > self.seen.chunks)
+    def stores(self, now: Sight) -> bool:
+        return self.moves(now) and (now.is_final or now.chunks > self.seen.chunks)
 
 
 @dataclass
 class Recoveries:
-    """Seconds from a fault to a new holder, and to new progress, of each ingestion hit."""
+    """Seconds from a fault until the work it hit moves again, and until it has stored something again."""
 
-    taken_up: list[float] = field(default_factory=list)
-    working: list[float] = field(default_factory=list)
+    moving: list[float] = field(default_factory=list)
+    storing: list[float] = field(default_factory=list)
     hit_again: int = 0
+    """Hit a second time before the first was over: only the second counts."""
 
 
 class Watcher:
@@ -108,7 +113,8 @@ class Watcher:
 
     async def look(self) -> dict[UUID, Sight]:
         rows = await self.query(
-            "SELECT id, document_id, status, attempt, fruitless_attempts, lease_epoch, chunks, worker,"
+            "SELECT id, document_id, status, attempt, fruitless_attempts, lease_epoch, revision,"
+            " chunks, worker,"
             " error_code FROM ingestions WHERE created_at >= $1",
             self.since,
         )
@@ -151,11 +157,11 @@ class Watcher:
             sight = self.sights.get(hit.seen.id)
             if sight is None:
                 continue
-            if hit.taken_up_seconds is None and hit.is_taken_up(sight):
-                hit.taken_up_seconds = now - hit.at
-                self.recoveries.taken_up.append(hit.taken_up_seconds)
-            if hit.is_working(sight):
-                self.recoveries.working.append(now - hit.at)
+            if not hit.is_moving and hit.moves(sight):
+                hit.is_moving = True
+                self.recoveries.moving.append(now - hit.at)
+            if hit.stores(sight):
+                self.recoveries.storing.append(now - hit.at)
                 del self._hits[hit.seen.id]
 
     async def _look_for_ever(self) -> None:
@@ -177,6 +183,7 @@ def _sight(row: Any) -> Sight:
         attempt=row["attempt"],
         fruitless_attempts=row["fruitless_attempts"],
         epoch=row["lease_epoch"],
+        revision=row["revision"],
         chunks=row["chunks"],
         holder_pid=int(holder.split("/")[-2]) if holder else None,
         error_code=row["error_code"],

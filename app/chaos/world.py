@@ -52,16 +52,20 @@ class World:
     stub: EmbeddingStub
     watcher: Watcher
     chance: Random
-    folder: Path
     specimens: Sequence[Specimen]
     longest: Sequence[Specimen]
     """Of at least 500 chunks."""
+    versions: list[list[Specimen]]
+    """Small documents that replace each other; the last of each list is damaged."""
+    batch_inputs: int = BATCH_INPUTS
     truths: dict[str, Content] = field(default_factory=dict)
     """By the specimen's mark: what an undisturbed run has stored."""
     collection: str = ""
     accepted: dict[str, Accepted] = field(default_factory=dict)
     excused: dict[str, str] = field(default_factory=dict)
     """By mark: the status that the scenario itself has brought about."""
+    replaced: dict[str, UUID] = field(default_factory=dict)
+    """Documents whose versions are replaced, by the mark of the first."""
     faults: int = 0
     notes: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
@@ -71,8 +75,10 @@ class World:
 
     async def begin(self, collection: str) -> None:
         self.collection = collection
-        self.accepted, self.excused, self.notes, self.mistakes, self.faults = {}, {}, [], [], 0
+        self.accepted, self.excused, self.replaced = {}, {}, {}
+        self.notes, self.mistakes, self.faults = [], [], 0
         self.uploading = None
+        self.stub.behaviour.change({"delay_seconds": EMBEDDING_SECONDS, "failures": [], "slow": {}})
         self.stub.texts.clear()
         await self.watcher.begin()
 
@@ -196,13 +202,19 @@ def is_worker_child(pid: int) -> bool:
 
 @asynccontextmanager
 async def open_world(
-    folder: Path, *, seed: int, specimens: Sequence[Specimen], longest: Sequence[Specimen], say: Say
+    data_dir: Path,
+    *,
+    seed: int,
+    specimens: Sequence[Specimen],
+    longest: Sequence[Specimen],
+    versions: list[list[Specimen]],
+    say: Say,
 ) -> AsyncIterator[World]:
     """Start everything; at the end stop everything. Raises ServerFailed."""
     stub = EmbeddingStub(dimensions=DIMENSIONS, delay_seconds=EMBEDDING_SECONDS)
     with serving(stub.app) as embedding_url:
         stack = Stack(
-            folder / "stack",
+            data_dir,
             port=free_port(),
             workers=PROCESSES,
             say=say,
@@ -220,9 +232,9 @@ async def open_world(
                 stub=stub,
                 watcher=watcher,
                 chance=Random(seed),  # noqa: S311 - the same every time is the point
-                folder=folder,
                 specimens=specimens,
                 longest=longest,
+                versions=versions,
             )
 
 
