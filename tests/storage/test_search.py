@@ -242,10 +242,11 @@ async def test_a_short_list_is_compared_entirely(library: Library) -> None:
 
 async def test_a_list_that_the_index_does_not_reach_is_compared_entirely(library: Library) -> None:
     """The index may give up before it comes to a subject at the other end of the space."""
-    vector, tales = a_vector(library, 0), SearchFilter(collection="tales")
+    vector, tales = -a_vector(library, FAR), SearchFilter(collection="tales")
     async with library.database.transaction() as connection:
         await connection.execute(text("SET LOCAL hnsw.max_scan_tuples = 1"))
         await connection.execute(text("SET LOCAL enable_sort = off"))  # by the index, whatever it costs
+        hits = await search_vector(connection, library.space_id, vector, tales, limit=10)
         by_index = await connection.execute(
             text(f"""
                 SELECT chunk_id FROM {embeddings_table(library.space_id)} e
@@ -255,7 +256,6 @@ async def test_a_list_that_the_index_does_not_reach_is_compared_entirely(library
             {"vectors": halfvecs(vector[np.newaxis])},
         )
         assert len(by_index.all()) < 10
-        hits = await search_vector(connection, library.space_id, vector, tales, limit=10)
     assert [hit.chunk_id for hit in hits] == await truly_nearest(library, vector, "tales", 10)
 
 
