@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -42,7 +43,6 @@ _VERSION = 2  # raised by every change of this package that reads the same file 
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
-LONGEST_READING_SECONDS = 45.0
 RENDERING_SECONDS = 20.0
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
@@ -59,6 +59,11 @@ News = At | DocumentFacts | Page
 log = structlog.get_logger(__name__)
 
 
+class Times(NamedTuple):
+    longest_seconds: float
+    step_seconds: float
+
+
 class Reading:
     """A document being read: what is known before its first page, then its pages in order.
 
@@ -68,16 +73,16 @@ class Reading:
     facts: DocumentFacts
     """`facts.engine` is certain with the first page: until then a second engine may have to help."""
 
-    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest, step_seconds: float) -> None:
+    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest, times: Times) -> None:
         self.stage = "reading"
         self.pages_done = 0
         self._parent = parent
         self._path = path
         self._request = request
-        self._step_seconds = step_seconds
+        self._times = times
         self._process: ReadingProcess | None = None
         self._at = At("", 0)
-        self._seconds_left = READING_SECONDS
+        self._seconds_left = min(READING_SECONDS, times.longest_seconds)
         self._pages_given = 0
         self._news = self._all_news()
 
@@ -107,8 +112,9 @@ class Reading:
             self.stage = "ocr" if found.reader == OCR else "reading"
         elif isinstance(found, DocumentFacts):
             if not hasattr(self, "facts"):
-                allowed = READING_SECONDS + READING_SECONDS_A_PAGE * found.pages_total
-                self._seconds_left += min(allowed, LONGEST_READING_SECONDS) - READING_SECONDS
+                longest_seconds = self._times.longest_seconds
+                allowed = min(READING_SECONDS + READING_SECONDS_A_PAGE * found.pages_total, longest_seconds)
+                self._seconds_left += allowed - min(READING_SECONDS, longest_seconds)
             self.facts = found
 
     async def _all_news(self) -> AsyncGenerator[News]:
@@ -156,7 +162,7 @@ class Reading:
                 return await process.receive()
         started = time.monotonic()
         try:
-            async with asyncio.timeout(min(self._step_seconds, self._seconds_left / 2)):
+            async with asyncio.timeout(min(self._times.step_seconds, self._seconds_left / 2)):
                 return await process.receive()
         finally:
             self._seconds_left -= time.monotonic() - started
@@ -223,17 +229,19 @@ class PDFReader:
         ocr_pages: int = 200,
         ocr_page_seconds: float = 30,
         memory_bytes: int = 1024**3,
+        longest_seconds: float = 45,
         step_seconds: float = 10,
     ) -> None:
         """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
 
-        `step_seconds` is for opening with one engine, or for one page: what takes longer is left out.
+        Reading may take 20 s and 20 ms a page, at most `longest_seconds`; OCR has its own time. A step
+        (opening with one engine, or one page) that takes longer than `step_seconds` is left out.
         """
         self._parent = ReaderParent()
-        self._step_seconds = step_seconds
+        self._times = Times(longest_seconds, step_seconds)
         ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
         self._request = ReadRequest(
-            limits=ProcessLimits(memory_bytes, int(LONGEST_READING_SECONDS) + ocr_seconds),
+            limits=ProcessLimits(memory_bytes, int(longest_seconds) + ocr_seconds),
             password=None,
             engines=list(engines),
             max_pages=max_pages,
@@ -247,7 +255,7 @@ class PDFReader:
     @asynccontextmanager
     async def open(self, path: Path, password: str | None = None) -> AsyncIterator[Reading]:
         """Starts reading. Raises an Unreadable, here or between pages; leaving ends the process."""
-        reading = Reading(self._parent, path, replace(self._request, password=password), self._step_seconds)
+        reading = Reading(self._parent, path, replace(self._request, password=password), self._times)
         try:
             await reading.begin()
             yield reading
