@@ -54,6 +54,23 @@ class Settings(BaseSettings):
     chunk_tokens: int = Field(256, ge=16, description="Tokens in a chunk, at most.")
     max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
+    max_characters: int = Field(
+        10_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."
+    )
+    pdf_engines: Annotated[tuple[Literal["pdfium", "pypdf"], ...], NoDecode] = Field(
+        ("pdfium", "pypdf"), min_length=1, description="In the order in which they are tried."
+    )
+    reading_max_seconds: float = Field(
+        45, gt=0, description="PDFs that take longer to read (20 s, and 20 ms a page) end as timed_out."
+    )
+    reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
+    ocr: Literal["auto", "off"] = Field(
+        "auto", description="auto: pages without text of their own are read with tesseract, if it is there."
+    )
+    ocr_languages: str = Field(
+        "eng", pattern=r"^\w+(\+\w+)*$", description="As tesseract names them, joined by +: eng+fra."
+    )
+    ocr_max_pages: int = Field(200, ge=0, description="Pages of one PDF read with tesseract, at most.")
     max_queued: int = Field(10_000, ge=1, description="With more documents waiting, uploads get 429.")
     task_soft_limit_seconds: float = Field(
         3600, gt=0, description="An ingestion that takes longer is stopped and ends as timed_out."
@@ -75,7 +92,7 @@ class Settings(BaseSettings):
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."
     )
 
-    @field_validator("ingest_folders", mode="before")
+    @field_validator("ingest_folders", "pdf_engines", mode="before")
     @classmethod
     def split_folders(cls, value: object) -> object:
         return (

@@ -49,7 +49,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     queue = TaskQueue(settings.celery_broker_url)
     files = FileStore(settings.storage_url)
     cipher = PasswordCipher(settings.secret_key) if settings.secret_key else None
-    reader = PDFReader(max_pages=settings.max_pages)
+    reader = PDFReader(
+        max_pages=settings.max_pages,
+        max_characters=settings.max_characters,
+        engines=settings.pdf_engines,
+        ocr_languages=settings.ocr_languages if settings.ocr == "auto" else None,
+        ocr_pages=settings.ocr_max_pages,
+        memory_bytes=settings.reading_memory_mb * 2**20,
+        longest_seconds=settings.reading_max_seconds,
+    )
     try:
         async with open_embedder(
             provider=settings.embedding_provider,
