@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,8 @@ async def run_demo(console: Console) -> bool:
     """Whether every verdict and every hit is what it should be. Raises ServerFailed when nothing starts."""
     with tempfile.TemporaryDirectory(prefix="pdf-ingest-demo-") as folder:
         async with _stack(Path(folder), console) as stack, Client(stack.url) as client:
-            mistakes = [*await _ingest(client, console), *await _search(client, console)]
+            mistakes = await find_mistakes(client, console)
+    console.print()
     for mistake in mistakes:
         console.print(Text(mistake, style="bold red"))
     if not mistakes:
@@ -75,21 +76,39 @@ async def _stack(folder: Path, console: Console) -> AsyncIterator[Stack]:
         raise
 
 
-async def _ingest(client: Client, console: Console) -> list[str]:
-    paths = [SAMPLES / name for name in EXPECTED_VERDICTS]
-    verdicts = await ingest_files(client, paths, fields={}, at_once=len(paths), console=console)
-    locked = next(verdict for verdict in verdicts if verdict.path.name == LOCKED)
-    verdicts.append(await _unlock(client, locked, console))
+async def find_mistakes(
+    client: Client, console: Console, *, samples: Path = SAMPLES, collection: str = "demo"
+) -> list[str]:
+    """Ingest the samples and search them; a sentence for each verdict and hit that should be another."""
+    verdicts = await ingest_files(
+        client,
+        [samples / name for name in EXPECTED_VERDICTS],
+        fields={"collection": collection},
+        at_once=len(EXPECTED_VERDICTS),
+        console=console,
+    )
+    expected = list(EXPECTED_VERDICTS.values())
+    locked = verdicts[list(EXPECTED_VERDICTS).index(LOCKED)]
+    if locked.code == EXPECTED_VERDICTS[LOCKED]:
+        verdicts.append(await _unlock(client, locked, console))
+        expected.append("success")
     print_verdicts(console, verdicts)
     return [
-        f"{verdict.path.name} should have ended as {expected}, not as {verdict.code}."
-        for verdict, expected in zip(verdicts, [*EXPECTED_VERDICTS.values(), "success"], strict=True)
-        if verdict.code != expected
-    ] + [
-        f"{verdict.path.name} is a success without pages or chunks."
-        for verdict in verdicts
-        if verdict.is_success and not (verdict.pages and verdict.chunks)
+        *_wrong_verdicts(verdicts, expected),
+        *[
+            mistake
+            for question in QUESTIONS
+            async for mistake in _search(client, question, collection, console)
+        ],
     ]
+
+
+def _wrong_verdicts(verdicts: list[Verdict], expected: list[str]) -> Iterator[str]:
+    for verdict, code in zip(verdicts, expected, strict=True):
+        if verdict.code != code:
+            yield f"{verdict.path.name} should have ended as {code}, not as {verdict.code}."
+        elif verdict.is_success and not (verdict.pages and verdict.chunks):
+            yield f"{verdict.path.name} is a success without pages or chunks."
 
 
 async def _unlock(client: Client, locked: Verdict, console: Console) -> Verdict:
@@ -105,19 +124,18 @@ async def _unlock(client: Client, locked: Verdict, console: Console) -> Verdict:
     return verdict
 
 
-async def _search(client: Client, console: Console) -> list[str]:
-    mistakes = []
-    for question in QUESTIONS:
-        console.print(Text(f"\nSearch: {question.query}", style="bold"))
-        hits = (await client.search({"query": question.query, "limit": 2}))["data"]
-        print_hits(console, hits, question.query)
-        if not hits or not _answers(hits[0], question):
-            mistakes.append(
-                f"The first hit for {question.query!r} should be page {question.page} of "
-                f"{question.filename}, with the words {question.text!r}."
-            )
-    console.print()
-    return mistakes
+async def _search(
+    client: Client, question: Question, collection: str, console: Console
+) -> AsyncIterator[str]:
+    console.print(Text(f"\nSearch: {question.query}", style="bold"))
+    request = {"query": question.query, "collection": collection, "limit": 2}
+    hits = (await client.search(request))["data"]
+    print_hits(console, hits, question.query)
+    if not hits or not _answers(hits[0], question):
+        yield (
+            f"The first hit for {question.query!r} should be page {question.page} of "
+            f"{question.filename}, with the words {question.text!r}."
+        )
 
 
 def _answers(hit: dict[str, Any], question: Question) -> bool:
