@@ -115,6 +115,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                 )
             finally:
                 await progress.close()
+                await documents.close()
                 sweeping.cancel()
                 with suppress(asyncio.CancelledError):
                     await sweeping

@@ -51,7 +51,12 @@ class Part:
 
 
 async def read_form(
-    request: Request, upload: Upload, fields: type[Fields], *, max_files: int = MAX_FILES
+    request: Request,
+    upload: Upload,
+    fields: type[Fields],
+    *,
+    max_files: int = MAX_FILES,
+    max_seconds: float = UPLOAD_SECONDS,
 ) -> Form[Fields]:
     """Receive the files of a form, whatever the order of its fields.
 
@@ -63,7 +68,7 @@ async def read_form(
         raise UploadTooLarge
     body = MultipartBody(_at_most(request.stream(), max_bytes), _boundary(request))
     try:
-        async with asyncio.timeout(UPLOAD_SECONDS), aclosing(body.parts()) as parts:
+        async with asyncio.timeout(max_seconds), aclosing(body.parts()) as parts:
             files, texts = await _read_parts(parts, upload, fields, max_files)
     except TimeoutError as error:
         raise UploadTooSlow from error
@@ -190,10 +195,12 @@ class MultipartBody:
 
     def _begin_content(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
-        name, filename = options.get(b"name"), options.get(b"filename")
+        name, given = options.get(b"name"), options.get(b"filename")
         if name is None:
             refuse("body", None, "a part of the multipart body has no name")
-        self._happened.append((_decoded(name), None if filename is None else _decoded(filename)))
+        # Clients write a quotation mark in a name as %22 (WHATWG, form data).
+        filename = None if given is None else _decoded(given).replace("%22", '"')
+        self._happened.append((_decoded(name), filename))
 
 
 def refuse(place: str, name: str | None, reason: str) -> NoReturn:

@@ -15,14 +15,19 @@ from typing import Any, Self
 import httpx
 import psutil
 import pytest
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given, strategies
 from hypothesis import settings as hypothesis_settings
 
-from app.api.uploads import MultipartBody
+from app.api.document_schemas import UploadFields
+from app.api.uploads import MultipartBody, read_form
 from app.config import Settings
 from app.embedded import free_port
+from app.errors import UploadTooSlow
 from app.main import create_app
+from app.services.uploads import Upload
+from app.storage.files import FileStore
 from tests.api.conftest import Served
 from tests.services.workshop import eventually, pdf
 
@@ -94,6 +99,23 @@ async def test_a_broken_body_is_refused(body: bytes):
         await read_all([body])
 
 
+async def test_an_upload_that_never_ends_is_given_up(tmp_path: Path):
+    arrived = [part("file", pdf(), "slow.pdf")[:-2]]
+
+    async def receive() -> dict[str, Any]:
+        if not arrived:
+            await asyncio.sleep(60)
+        return {"type": "http.request", "body": arrived.pop(), "more_body": True}
+
+    content_type = f"multipart/form-data; boundary={BOUNDARY.decode()}".encode()
+    request = Request({"type": "http", "headers": [(b"content-type", content_type)]}, receive)
+    upload = Upload(FileStore(tmp_path.as_uri()), MEGABYTE)
+    with pytest.raises(UploadTooSlow):
+        await read_form(request, upload, UploadFields, max_seconds=0.2)
+    await upload.discard()
+    assert bytes_in(tmp_path) == 0
+
+
 class RawUpload:
     """An upload whose bytes are sent one by one, as slow and as broken as a test wants."""
 
@@ -110,7 +132,7 @@ class RawUpload:
     async def begin(self, content_length: int, *headers: str) -> None:
         lines = [
             "POST /documents HTTP/1.1",
-            "Host: test",
+            f"Host: {self._address.host}",
             f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}",
             f"Content-Length: {content_length}",
             *headers,

@@ -136,6 +136,15 @@ async def test_keep_makes_a_second_document(workshop: Workshop):
     assert len(workshop.stored()) == 2
 
 
+async def test_of_documents_with_the_same_bytes_the_served_one_answers_then_one_in_work(workshop: Workshop):
+    content = pdf()
+    failed, in_work, served = [await workshop.add(content, on_duplicate="keep") for _ in range(3)]
+    await workshop.fail(failed.task_id)
+    assert (await workshop.add(content)).task_id == in_work.task_id
+    await workshop.ingest(served.task_id)
+    assert (await workshop.add(content)).task_id == served.task_id
+
+
 async def test_replace_ingests_the_same_bytes_again_into_the_same_document(workshop: Workshop):
     content = pdf()
     first = await workshop.add(content, metadata={"a": 1})
