@@ -386,6 +386,16 @@ async def test_no_query_breaks_the_search_for_words(library: Library, query: str
     assert len(hits) == 10
 
 
+async def test_who_quotes_a_sentence_finds_its_place_before_chunks_with_the_same_words(
+    library: Library,
+) -> None:
+    quoted = "the keeper of the lighthouse sold his brass lamp"
+    await library.add_document(Shelf("shuffled", 5, 3, phrase="brass keeper lamp lighthouse sold brass lamp"))
+    place = await library.add_document(Shelf("quoted", 1, 1, phrase=f"{quoted} and moved to the city"))
+    hits = await fused(library, a_vector(library, 0), quoted, EVERYTHING)
+    assert hits[0].document_id == place
+
+
 @pytest.mark.parametrize("name", ["a short collection", "one document", "all three"])
 async def test_hybrid_is_the_fusion_of_both_lists(
     library: Library, filters: dict[str, SearchFilter], name: str
