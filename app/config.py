@@ -11,7 +11,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 class Settings(BaseSettings):
     """Every option of the service; only the edge (main, worker, cli, resources, embedded) reads it."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     database_url: str = Field(
         "postgresql+asyncpg://postgres:postgres@postgres:5432/pdf_ingest",
@@ -87,14 +89,22 @@ class Settings(BaseSettings):
     worker_max_memory_mb: int = Field(
         1024, ge=1, description="A worker process that has grown beyond this is replaced after its task."
     )
+    api_keys: SecretStr | None = Field(
+        None,
+        description="Comma-separated name:key or name:sha256=<hex>; then requests need a Bearer key.",
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Without API_KEYS: our host names (comma-separated), besides addresses; * is any.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level.")
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."
     )
 
-    @field_validator("ingest_folders", "pdf_engines", mode="before")
+    @field_validator("ingest_folders", "pdf_engines", "allowed_hosts", mode="before")
     @classmethod
-    def split_folders(cls, value: object) -> object:
+    def split_at_commas(cls, value: object) -> object:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )

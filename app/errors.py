@@ -15,7 +15,8 @@
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · FileGone) · AlreadyInWork
     │   ├── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
-    │   └── DocumentReplaced · RangeNotSatisfiable
+    │   ├── DocumentReplaced · RangeNotSatisfiable
+    │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch   refused at start-up
     └── InternalError            ours
@@ -290,6 +291,40 @@ class InvalidQuery(RequestRefused):
     code = "invalid_request"
     status_code = 422
     default_message = "The request is not valid."
+
+
+class BodyTooLarge(RequestRefused):
+    code = "too_large"
+    status_code = 413
+    default_message = "The body of this request is too large. Only uploads may be over 1,000,000 bytes long."
+
+
+class KeyMissing(RequestRefused):
+    code = "unauthorized"
+    status_code = 401
+    default_message = "This service wants an API key: send the header `Authorization: Bearer <key>`."
+
+
+class KeyUnknown(KeyMissing):
+    default_message = "This service does not know the API key."
+
+
+class ForeignHost(RequestRefused):
+    code = "foreign_host"
+    status_code = 403
+    default_message = (
+        "Without API_KEYS this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
+        "the header Host has another name."
+    )
+
+
+class ForeignOrigin(RequestRefused):
+    code = "foreign_origin"
+    status_code = 403
+    default_message = (
+        "Without API_KEYS this service answers no web page of another origin, "
+        "unless the name of its host is in ALLOWED_HOSTS."
+    )
 
 
 class ServiceNotReady(PDFIngestError):

@@ -11,10 +11,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
+from starlette.types import ASGIApp
 
 from app.api import documents, health, search, tasks
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
+from app.api.request_ids import RequestIds
+from app.api.security import BodyLimit, Guard, KeyRing, SecurityHeaders
 from app.config import Settings, get_settings
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
@@ -39,11 +42,22 @@ TAGS = [
 ]
 
 
+class GuardedAPI(DescribedAPI):
+    """Ids and security headers go around everything: an answer to an unexpected error has them too."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return RequestIds(SecurityHeaders(super().build_middleware_stack()))
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; without settings (as uvicorn calls it) the process's own, logging set up with them."""
+    """The application; without settings (as uvicorn calls it) the process's own, logging set up with them.
+
+    Raises ValueError when API_KEYS cannot be understood.
+    """
     if settings is None:
         settings = get_settings()
         configure_logging(settings.log_level, settings.log_format)
+    keys = KeyRing.parse(settings.api_keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -52,7 +66,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             with _on_exit_signal(services.progress.stop):
                 yield
 
-    app = DescribedAPI(
+    app = GuardedAPI(
+        wants_keys=bool(keys),
         title="PDF ingestion",
         version=version("pdf-ingest"),
         description=DESCRIPTION,
@@ -62,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problem_responses(InternalError),
     )
     answer_errors_with_problems(app)
+    app.add_middleware(BodyLimit)  # inside the guard, which is added after it
+    app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
     for module in (documents, tasks, search):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)

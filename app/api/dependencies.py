@@ -35,7 +35,14 @@ async def _readiness(request: Request) -> Readiness:
     return await check_readiness(services.database, services.space_id, services.queue.ping)
 
 
+def _caller(request: Request) -> str:
+    """The name of the key's holder (`security.Guard`); empty on a service without keys."""
+    caller: str = request.state.caller
+    return caller
+
+
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
+CallerDep = Annotated[str, Depends(_caller)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.dependencies import DocumentsDep
+from app.api.dependencies import CallerDep, DocumentsDep
 from app.api.document_schemas import (
     ACCEPTED_EXAMPLE,
     DUPLICATE_EXAMPLE,
@@ -120,6 +120,7 @@ def _accepted(description: str, **examples: object) -> dict[str, Any]:
 async def upload_documents(
     request: Request,
     documents: DocumentsDep,
+    caller: CallerDep,
     idempotency_key: Annotated[
         IdempotencyKey | None,
         Header(
@@ -134,7 +135,7 @@ async def upload_documents(
     Several files are accepted or refused one by one. If all of them are refused the answer is the problem
     of the first one, with those of all in `data`.
     """
-    async with documents.claiming(idempotency_key) as claim, documents.uploading() as upload:
+    async with documents.claiming(idempotency_key, caller) as claim, documents.uploading() as upload:
         form = await read_form(request, upload, UploadFields)
         refused = [file for file in form.files if isinstance(file, RefusedFile)]
         if len(refused) == len(form.files):

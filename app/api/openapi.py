@@ -7,19 +7,26 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app.api.problems import Problem, problem_responses
-from app.errors import InvalidQuery
+from app.api.security import PROBES
+from app.errors import InvalidQuery, KeyMissing
 
 _REFERENCE = "#/components/schemas/{model}"
 
 
 class DescribedAPI(FastAPI):
-    """A FastAPI whose OpenAPI document has our problems and whole examples."""
+    """A FastAPI whose OpenAPI document has our problems and whole examples, and asks for keys if we do."""
+
+    def __init__(self, *, wants_keys: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self._wants_keys = wants_keys
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             openapi = super().openapi()
             _describe_problems(openapi)
             _restore_examples(openapi)
+            if self._wants_keys:
+                _ask_for_keys(openapi)
         return super().openapi()
 
 
@@ -34,6 +41,17 @@ def _describe_problems(openapi: dict[str, Any]) -> None:
         for operation in operations.values():
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 operation["responses"]["422"] = invalid
+
+
+def _ask_for_keys(openapi: dict[str, Any]) -> None:
+    """The scheme makes the button Authorize on /docs."""
+    schemes = openapi["components"].setdefault("securitySchemes", {})
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "One of the service's API_KEYS."}
+    for path, operations in openapi["paths"].items():
+        if path not in PROBES:
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+                operation["responses"] |= {str(k): v for k, v in problem_responses(KeyMissing).items()}
 
 
 def _restore_examples(openapi: dict[str, Any]) -> None:

@@ -112,9 +112,9 @@ class DocumentService:
             await upload.discard()
 
     @asynccontextmanager
-    async def claiming(self, key: str | None) -> AsyncIterator[Claim | None]:
-        """Hold an Idempotency-Key during a request. Raises IdempotencyKeyInWork."""
-        async with claiming(self._database, key) as claim:
+    async def claiming(self, key: str | None, caller: str = "") -> AsyncIterator[Claim | None]:
+        """Hold a caller's Idempotency-Key during a request. Raises IdempotencyKeyInWork."""
+        async with claiming(self._database, key, caller) as claim:
             yield claim
 
     async def add(
