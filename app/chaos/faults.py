@@ -155,9 +155,7 @@ async def restart_database(world: World) -> None:
         postgres = world.stack.part("postgres")
         async with world.watcher.hitting():
             if number % 2 and postgres.pid is not None:
-                pid = postgres.pid
-                os.kill(pid, signal.SIGQUIT)
-                await asyncio.to_thread(psutil.Process(pid).wait, 20)
+                os.kill(postgres.pid, signal.SIGQUIT)
             await postgres.stop()
             await asyncio.sleep(world.chance.uniform(0.1, 3))
             await postgres.start()

@@ -56,6 +56,7 @@ async def run_chaos(
             specimens=write_specimens(folder, seed, count, pages=SHORT_PAGES if is_short else PAGES),
             longest=write_specimens(folder, seed, LONG_COUNT, pages=LONG_PAGES, prefix="long"),
             versions=_write_versions(folder, seed),
+            is_short=is_short,
             say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
         ) as world:
             outcomes = await _play_all(world, scenarios, console)
@@ -107,10 +108,10 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
     if any(scenario.needs_versions for scenario in scenarios):
         needed += [one for versions in world.versions for one in versions[:-1]]
     world.upload_all(needed)
-    await world.settle(10 * SETTLE_SECONDS)
+    is_settled = await world.settle(10 * SETTLE_SECONDS)
     served = await contents(world.watcher, [one.document_id for one in world.accepted.values()])
     world.truths = {mark: served[one.document_id] for mark, one in world.accepted.items()}
-    if not all(world.truths.values()):
+    if not is_settled or not all(world.truths.values()):
         raise UndisturbedRunFailed("Undisturbed, not every document was ready: --log shows why.")
     await _delete_all(world)
 

@@ -30,7 +30,7 @@ BATCH_INPUTS = 8  # small, so that a document has many moments to be hit in
 EMBEDDING_SECONDS = 0.04
 EMBEDDING_TIMEOUT_SECONDS = 2
 UPLOADS_AT_ONCE = 8
-READY_SECONDS = 30
+SHORTER = 3
 _TRY_AGAIN = {"storage_failed", "not_ready", "internal_error", ""}
 
 
@@ -57,6 +57,7 @@ class World:
     """Of at least 500 chunks."""
     versions: list[list[Specimen]]
     """Small documents that replace each other; the last of each list is damaged."""
+    is_short: bool = False
     batch_inputs: int = BATCH_INPUTS
     truths: dict[str, Content] = field(default_factory=dict)
     """By the specimen's mark: what an undisturbed run has stored."""
@@ -139,8 +140,8 @@ class World:
         return True
 
     async def beats(self, least: float, most: float, *, at_most: int) -> AsyncIterator[int]:
-        """Random moments, as long as there is work to disturb."""
-        for number in range(at_most):
+        """Random moments, as long as there is work to disturb; fewer in the short form."""
+        for number in range(max(2, at_most // SHORTER) if self.is_short else at_most):
             await asyncio.sleep(self.chance.uniform(least, most))
             if not self.is_in_work:
                 return
@@ -208,6 +209,7 @@ async def open_world(
     specimens: Sequence[Specimen],
     longest: Sequence[Specimen],
     versions: list[list[Specimen]],
+    is_short: bool,
     say: Say,
 ) -> AsyncIterator[World]:
     """Start everything; at the end stop everything. Raises ServerFailed."""
@@ -235,6 +237,7 @@ async def open_world(
                 specimens=specimens,
                 longest=longest,
                 versions=versions,
+                is_short=is_short,
             )
 
 
