@@ -39,7 +39,7 @@ class Served:
 async def _serve(app: FastAPI) -> AsyncIterator[Served]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
     serving = asyncio.create_task(_run(server))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not server.started:
             if serving.done():
                 await serving
@@ -88,5 +88,5 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="session")
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=served.url, timeout=90) as client:
         yield client

@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import httpx
@@ -9,21 +10,28 @@ from app.main import create_app
 from app.storage.database import Database
 
 
+async def until_ready(client: httpx.AsyncClient, *, degraded: list[str]) -> None:
+    """Each check has two seconds; on a busy machine one may need another try."""
+    expected = {"status": "ready", "degraded": degraded}
+    async with asyncio.timeout(30):
+        while (answer := await client.get("/readyz")).json() != expected:  # noqa: ASYNC110 - it is a poll
+            await asyncio.sleep(0.2)
+    assert answer.status_code == 200
+
+
 async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
     answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
 
 
 async def test_the_service_is_ready_with_a_database_and_a_broker(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": []})
+    await until_ready(client, degraded=[])
 
 
 async def test_a_broker_that_is_down_degrades_the_service(settings: Settings, serve: Any) -> None:
     without_broker = settings.model_copy(update={"celery_broker_url": f"redis://127.0.0.1:{free_port()}/0"})
-    async with serve(create_app(without_broker)) as served, httpx.AsyncClient() as client:
-        answer = await client.get(f"{served.url}/readyz")
-        assert (answer.status_code, answer.json()) == (200, {"status": "ready", "degraded": ["broker"]})
+    async with serve(create_app(without_broker)) as served, httpx.AsyncClient(base_url=served.url) as client:
+        await until_ready(client, degraded=["broker"])
 
 
 async def test_a_database_that_is_down_is_named_and_the_service_comes_back_with_it(
@@ -46,7 +54,7 @@ async def test_a_database_that_is_down_is_named_and_the_service_comes_back_with_
     assert down.json()["code"] == "not_ready"
     assert [fault["where"] for fault in down.json()["errors"]] == ["database"]
     assert alive.status_code == 200
-    assert (await client.get("/readyz")).status_code == 200
+    await until_ready(client, degraded=[])
 
 
 async def test_the_front_door_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
