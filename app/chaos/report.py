@@ -52,6 +52,19 @@ class Outcome:
         )
 
 
+def print_progress(console: Console, outcome: Outcome) -> None:
+    """A scenario is over; what was wrong in it."""
+    verdict = "as it should be" if outcome.is_good else "NOT as it should be"
+    console.print(Text(f"{outcome.scenario}: {verdict} after {outcome.seconds:.0f} s"))
+    for note in outcome.notes:
+        console.print(Text(f"  {note}"))
+    for mistake in (*outcome.lost, *outcome.mistakes):
+        console.print(Text(f"  {mistake}", style="bold red"))
+    if outcome.orphans or outcome.files_left:
+        left = f"{outcome.orphans} chunks or vectors and {outcome.files_left} files belong to nothing"
+        console.print(Text(f"  {left}", style="bold red"))
+
+
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     table = Table(title="Chaos", title_justify="left", box=None, header_style="bold")
     table.add_column("scenario", no_wrap=True)
@@ -67,11 +80,6 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
         " until it has stored new chunks, median.",
         style="dim",
     )
-    for outcome in outcomes:
-        for mistake in (*outcome.lost, *outcome.mistakes):
-            console.print(Text(f"{outcome.scenario}: {mistake}", style="bold red"))
-        for note in outcome.notes:
-            console.print(Text(f"{outcome.scenario}: {note}"))
 
 
 def _cells(outcome: Outcome) -> list[Text | str]:

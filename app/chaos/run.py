@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.text import Text
 
 from app.chaos.audit import Remains, contents, count_doubled, count_remains
 from app.chaos.pdfs import Specimen, write_specimens
-from app.chaos.report import Outcome, print_outcomes, write_json
+from app.chaos.report import Outcome, print_outcomes, print_progress, write_json
 from app.chaos.scenarios import SCENARIOS, Scenario
 from app.chaos.world import WORKERS, Accepted, World, open_world
 from app.embedded import ServerFailed
@@ -93,8 +92,7 @@ async def _play_all(world: World, scenarios: Sequence[Scenario], console: Consol
     outcomes = []
     for scenario in scenarios:
         outcome = await _play(world, scenario)
-        verdict = "as it should be" if outcome.is_good else "NOT as it should be"
-        console.print(Text(f"{scenario.name}: {verdict} after {outcome.seconds:.0f} s"))
+        print_progress(console, outcome)
         outcomes.append(outcome)
     return outcomes
 

@@ -18,7 +18,7 @@ from app.chaos.audit import Content
 from app.chaos.embedding_stub import EmbeddingStub, serving
 from app.chaos.pdfs import Specimen
 from app.chaos.watcher import Sight, Watcher
-from app.client import Client, RequestRefused
+from app.client import Client, RequestRefused, ServiceUnreachable
 from app.embedded import free_port
 from app.keeper import Say
 from app.stack import Stack
@@ -93,6 +93,8 @@ class World:
             try:
                 answer = await self.client.upload(specimen.path, {"collection": self.collection})
                 break
+            except ServiceUnreachable:
+                continue
             except RequestRefused as refusal:
                 if refusal.code not in _TRY_AGAIN:
                     raise
