@@ -12,6 +12,7 @@ from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.database import Database
 from app.storage.spaces import open_space
+from tests.buckets import Bucket, S3Server
 from tests.stacks import Up
 
 PROJECT = Path(__file__).parent.parent
@@ -60,6 +61,21 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 async def space_id(database: Database) -> int:
     """The embedding space of the shared database: the local embedder's, as the real services open it."""
     return await open_space(database, EmbeddingIdentity("local", "l2_supercat", 256))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with S3Server(tmp_path_factory.mktemp("s3") / "server.log") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """A bucket of the test's own; the environment says how to reach it."""
+    bucket = s3_server.bucket()
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    return bucket
 
 
 @pytest.fixture(scope="session")

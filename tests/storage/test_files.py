@@ -39,9 +39,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "files of the store"
 
 
-@pytest.fixture(params=["folder", "object store"])
+@pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, folder: Path) -> FileStore:
-    return FileStore(folder.as_uri() if request.param == "folder" else "memory:///")
+    return FileStore(folder.as_uri() if request.param == "folder" else request.getfixturevalue("bucket").url)
 
 
 async def test_a_written_file_is_read_back_whole_and_by_range(store: FileStore) -> None:
