@@ -2,22 +2,25 @@
 
 FROM python:3.13-slim-trixie AS build
 WORKDIR /opt/pdf-ingest
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv --without-pip /opt/venv
 COPY pyproject.toml requirements.lock ./
+# pip 26.1 is the first that takes hashes from a constraints file; the lock names it, too.
+RUN sed -n '/^pip==/,/[^\\]$/p' requirements.lock > pip.txt \
+    && pip install --no-cache-dir --require-hashes --requirement pip.txt
 # What pyproject.toml needs at run time, in the versions and with the hashes of the lock. Only wheels: nothing
 # is compiled, so no compiler is needed. setuptools makes the command `pdf-ingest`, then goes.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > wanted.txt \
-    && pip --python /opt/venv/bin/python install --disable-pip-version-check --only-binary :all: \
-        --require-hashes --constraint requirements.lock --requirement wanted.txt setuptools
+    && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
+        --constraint requirements.lock --requirement wanted.txt setuptools
 COPY README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
-RUN pip --python /opt/venv/bin/python install --disable-pip-version-check --no-cache-dir --no-deps \
-        --no-build-isolation --editable . \
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && pip --python /opt/venv/bin/python uninstall --yes setuptools \
-    && rm -r wanted.txt requirements.lock \
+    && rm pip.txt wanted.txt requirements.lock \
     && python -m compileall -q app alembic
 
 FROM python:3.13-slim-trixie

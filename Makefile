@@ -1,12 +1,12 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos test test-all lint lock
+.PHONY: help install demo up chaos test test-all lint compose-check lock
 
 PYTHON := .venv/bin/python
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/installed ## Make .venv with everything in it; the program is .venv/bin/pdf-ingest
 
@@ -29,6 +29,15 @@ lint: install ## Check style and types
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+compose-check: install ## Check the Dockerfile, docker-compose.yml (with docker at hand) and their smoke test
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/shellcheck tests/compose_smoke.sh
+	@if docker compose version >/dev/null 2>&1; then \
+		echo "docker compose config --quiet"; docker compose config --quiet; \
+	else \
+		echo "docker compose is not installed: docker-compose.yml was not checked" >&2; \
+	fi
 
 lock: ## Pin the newest versions of all dependencies in requirements.lock (needs uv)
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
