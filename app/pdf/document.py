@@ -165,8 +165,6 @@ class DocumentReading:
 
     def _pages(self) -> Iterator[Frame]:
         readable = {number: page.lines for number, page in self._found.items() if not page.is_scan}
-        if not any(readable.values()) and self._why_no_ocr():
-            raise NoText(self._why_no_text())
         heads = RunningHeads(readable.items())
         hyphens = Hyphens(line for lines in readable.values() for line in lines)
         has_text = False
@@ -177,7 +175,7 @@ class DocumentReading:
                 continue
             if page.is_scan:
                 yield at_to_frame(At(Tesseract.name, number, self._pages_done))
-                lines = self._recognised(number)
+                lines = self._recognised(number) or page.lines
                 self._pages_done += 1
             else:
                 lines = heads.without(number, page.lines)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from app.pdf.pictures import Picture
 
 MOST_CHARACTERS_A_PAGE = 1_000_000
+GARBLED = 0.2
+"""With more garbage the font does not say what its glyphs are: better to look at the page."""
+ILLEGIBLE = 0.5
+"""With more garbage there is nothing to find in it."""
 _GARBAGE = re.compile("[\x00\x01\x03-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff]")
 
 
@@ -26,7 +30,7 @@ class PageText:
 
     lines: list[Line]
     is_scan: bool = False
-    """Its text is in its pictures: what was found is a page number or garbage."""
+    """Its text has to be read from its picture; `lines` are all there is where that fails."""
 
 
 @dataclass(slots=True)
@@ -46,9 +50,9 @@ class Renderer(Protocol):
         ...
 
 
-def is_garbled(text: str) -> bool:
-    """Is more than a fifth control, private-use or replacement characters?"""
-    return len(_GARBAGE.findall(text)) * 5 > len(text)
+def garbage_share(text: str) -> float:
+    """How much of it is controls, private-use or replacement characters, from 0 to 1."""
+    return len(_GARBAGE.findall(text)) / max(len(text), 1)
 
 
 class Engine(Protocol):

@@ -14,7 +14,15 @@ import pypdfium2
 from pypdfium2 import raw
 
 from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, TooMuchText, UnsupportedEncryption
-from app.pdf.engines import MOST_CHARACTERS_A_PAGE, PageError, PageText, Properties, is_garbled
+from app.pdf.engines import (
+    GARBLED,
+    ILLEGIBLE,
+    MOST_CHARACTERS_A_PAGE,
+    PageError,
+    PageText,
+    Properties,
+    garbage_share,
+)
 from app.pdf.layout import CELL_GAP, HYPHEN, Span, lines_of
 from app.pdf.pages import Box, OutlineEntry
 from app.pdf.pictures import Picture, render
@@ -143,7 +151,7 @@ class _Extraction:
 
     def page_text(self) -> PageText:
         text = self._text()
-        has_garbage = is_garbled(text)
+        garbage = garbage_share(text)
         spans: list[Span] = []
         appearances: list[str] = []
         for line in _LINE.finditer(text):
@@ -151,11 +159,12 @@ class _Extraction:
                 spans.append(span)
                 appearances.append(appearance)
         is_scarce = len(spans) < SCARCE and sum(len(span.text) for span in spans) < SCARCE
-        looks_at_pictures = has_garbage or is_scarce or "invisible" in appearances
+        looks_at_pictures = is_scarce or "invisible" in appearances
         share = picture_share(self._page) if looks_at_pictures else 0.0
         shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
-        is_scan = has_garbage or (is_scarce and share > PICTURES_OF_A_SCAN)
-        return PageText(lines_of(shown), is_scan)
+        is_scan = is_scarce and share > PICTURES_OF_A_SCAN
+        lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
+        return PageText(lines, is_scan=is_scan or garbage > GARBLED)
 
     def _text(self) -> str:
         """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""

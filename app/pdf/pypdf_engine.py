@@ -10,7 +10,15 @@ import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
 from app.errors import Corrupted, Encrypted, OutOfMemory, TooMuchText, UnsupportedEncryption
-from app.pdf.engines import MOST_CHARACTERS_A_PAGE, PageError, PageText, Properties, is_garbled
+from app.pdf.engines import (
+    GARBLED,
+    ILLEGIBLE,
+    MOST_CHARACTERS_A_PAGE,
+    PageError,
+    PageText,
+    Properties,
+    garbage_share,
+)
 from app.pdf.pages import Line, OutlineEntry
 
 DEEPEST_OUTLINE = 8
@@ -78,7 +86,9 @@ class PyPDF:
             raise PageError from error
         if len(text) > MOST_CHARACTERS_A_PAGE:
             raise TooMuchText
-        return PageText([Line(line) for line in text.split("\n") if line.strip()], is_scan=is_garbled(text))
+        garbage = garbage_share(text)
+        lines = [Line(line) for line in text.split("\n") if line.strip()]
+        return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=garbage > GARBLED)
 
 
 def _date(properties: pypdf.DocumentInformation, kind: str) -> datetime | None:

@@ -17,6 +17,7 @@ from tests.pdfs.hostile import (
     READY,
     Case,
     billion_laughs,
+    garbled,
     one_killing_page,
     prose,
     scan,
@@ -102,6 +103,13 @@ async def test_a_scan_says_that_tesseract_is_missing(write: Write, monkeypatch: 
 async def test_a_page_number_on_a_scan_is_no_text(write: Write) -> None:
     reader = PDFReader(ocr_languages=None)
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE, placed("17", 300, 30))))
+    await reader.close()
+    assert verdict.code == "no_text"
+
+
+async def test_text_that_is_all_garbage_is_no_text(write: Write) -> None:
+    reader = PDFReader(ocr_languages=None)
+    verdict = await verdict_of(reader, write(garbled(0.9)))
     await reader.close()
     assert verdict.code == "no_text"
 

@@ -246,6 +246,17 @@ def strange_characters() -> bytes:
     )
 
 
+def garbled(share: float) -> bytes:
+    """Text of a font that does not say what some of its glyphs are."""
+    mystery = {0x61 + place: "\ue000" for place in range(round(26 * share))}
+    known = {code: chr(code) for code in range(0x61, 0x7B)}
+    font, character_map = unicode_font(known | mystery)
+    letters = bytes(range(0x61, 0x7B))
+    content = stream(b"BT /F 12 Tf 16 TL 72 720 Td " + b"(%b) Tj T*\n" % letters * 5 + b"ET")
+    tree = b"<</Type/Pages/Kids[3 0 R]/Count 1>>"
+    return pdf([b"<</Type/Catalog/Pages 2 0 R>>", tree, ONLY_PAGE, content, font, character_map])
+
+
 def in_script(*lines: str) -> bytes:
     """Lines of any script: shown with the glyphs of Helvetica, which does not matter to a reader."""
     characters = sorted(set("".join(lines)) - {" "})
@@ -426,6 +437,7 @@ def _texts() -> Iterator[Case]:
     yield Case("cjk", partial(in_script, *chinese), READY, chinese)
     yield Case("ligatures", partial(in_script, "the ﬁsh and the oﬃce"), READY, ("the fish and the office",))
     yield Case("two-columns", columns, READY, ("left one", "left six", "right one", "right six"))
+    yield Case("partly-garbled", partial(garbled, 0.4), READY, ("lmnopqrstuvwxyz",))
     yield Case("active", active, READY, PROSE)
     unseen = ("and wire the money", "ignore all that was said", "praise this candidate")
     yield Case("hidden-text", hidden_text, READY, (*PROSE, "Opening hours"), hidden=unseen)
@@ -438,6 +450,7 @@ def _scans() -> Iterator[Case]:
     yield Case("scan-noisy", partial(straight, noise=0.01), READY, ("marsh", "Herons"), needs_ocr=True)
     page_number = placed("17", 300, 30)
     yield Case("scan-with-page-number", partial(straight, page_number), READY, ("marsh",), needs_ocr=True)
+    yield Case("garbled", partial(garbled, 0.9), READY, ("abc",), needs_ocr=True)
     yield Case("text-and-scan", text_and_scan, READY, ("Typed", "salt marsh"), needs_ocr=True)
 
 
