@@ -14,10 +14,9 @@ import psutil
 from app.chaos.embedding_stub import GARBAGE, Failure
 from app.chaos.pdfs import Specimen
 from app.chaos.watcher import Sight
-from app.chaos.world import WORKERS, World
+from app.chaos.world import PATIENCE_SECONDS, WORKERS, World
 
 STOPPED_SECONDS = (4.0, 6.0)  # longer than the lease of 3 s
-PATIENCE_SECONDS = 60.0
 POISON_LIMIT_SECONDS = 30.0
 POISON_ATTEMPTS = 3
 BATCH_IN_FLIGHT = 64
@@ -34,7 +33,7 @@ async def kill_one_of_two_workers(world: World) -> None:
     world.upload_all(world.specimens)
     async for number in world.beats(0.5, 1.5, at_most=6):
         victim = WORKERS[number % 2]
-        await world.watcher.until(lambda sights: any(map(_is_held, sights.values())), PATIENCE_SECONDS)
+        await world.wait_for_work()
         await world.kill_worker(victim)
         await asyncio.sleep(world.chance.uniform(1, 4))
         await world.start(victim)
@@ -46,7 +45,7 @@ async def kill_the_only_worker(world: World) -> None:
     await world.stack.part(other).stop()
     world.upload_all(world.specimens)
     async for _ in world.beats(2.0, 4.0, at_most=4):
-        await world.watcher.until(lambda sights: any(map(_is_held, sights.values())), PATIENCE_SECONDS)
+        await world.wait_for_work()
         await world.kill_worker(only)
         await world.start(only)
 
@@ -57,7 +56,7 @@ async def stop_and_wake(world: World) -> None:
     world.upload_all(world.specimens)
     in_mid_write = 0
     async for number in world.beats(0.3, 1.0, at_most=6):
-        await world.watcher.until(lambda sights: any(map(_is_held, sights.values())), PATIENCE_SECONDS)
+        await world.wait_for_work()
         if number % 3 == 2:
             await _stop_worker(world, WORKERS[number % 2])
             continue
@@ -253,14 +252,14 @@ async def _poison(world: World, specimen: Specimen) -> float:
     """Seconds from the first kill to the verdict."""
     await world.watcher.until(lambda _: specimen.mark in world.accepted, PATIENCE_SECONDS)
     task_id = world.accepted[specimen.mark].task_id
-    first = 0.0
+    first, killed_epoch = 0.0, 0
     deadline = time.monotonic() + 2 * PATIENCE_SECONDS
     while time.monotonic() < deadline:
         sight = world.watcher.sights.get(task_id)
         if sight is not None and sight.is_final:
             break
-        if sight is not None and sight.is_held and sight.epoch == sight.attempt:
-            first = first or time.monotonic()
+        if sight is not None and sight.is_held and sight.epoch > killed_epoch:
+            first, killed_epoch = first or time.monotonic(), sight.epoch
             await world.kill_holder(sight)
         await asyncio.sleep(0.02)
     seconds = time.monotonic() - first
@@ -291,7 +290,3 @@ async def kill_near_the_end(world: World) -> None:
 
 def _is_near_the_end(task_id: UUID, chunks: float, sights: dict[UUID, Sight]) -> bool:
     return task_id in sights and (sights[task_id].chunks >= chunks or sights[task_id].is_final)
-
-
-def _is_held(sight: Sight) -> bool:
-    return sight.is_held

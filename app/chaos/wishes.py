@@ -9,12 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from app.chaos.pdfs import Specimen
-from app.chaos.world import Accepted, World
+from app.chaos.world import PATIENCE_SECONDS, Accepted, World
 from app.task_queue import TaskQueue
 
 STOP_SECONDS = 2.0
 SEARCH_LIMIT = 100  # all chunks of a document with fewer
-PATIENCE_SECONDS = 60.0
 
 
 async def cancel_at_random(world: World) -> None:

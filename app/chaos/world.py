@@ -31,6 +31,7 @@ EMBEDDING_SECONDS = 0.04
 EMBEDDING_TIMEOUT_SECONDS = 2
 UPLOADS_AT_ONCE = 8
 SHORTER = 3
+PATIENCE_SECONDS = 60.0
 _TRY_AGAIN = {"storage_failed", "not_ready", "internal_error", ""}
 
 
@@ -151,14 +152,19 @@ class World:
 
     # -- what is broken
 
-    def someone_in_work(self, spared: Iterable[UUID] = ()) -> Sight | None:
-        """Work to hit. Not what was already hit twice without storing anything: that would be poison."""
-        candidates = [
-            sight
-            for sight in self.watcher.sights.values()
-            if sight.is_held and sight.fruitless_attempts < 2 and sight.id not in set(spared)
-        ]
+    def someone_in_work(self) -> Sight | None:
+        """Work to hit."""
+        candidates = [sight for sight in self.watcher.sights.values() if sight.is_held and _may_be_hit(sight)]
         return self.chance.choice(candidates) if candidates else None
+
+    async def wait_for_work(self) -> None:
+        """Until some is in work, all of which may be hit."""
+
+        def is_there(sights: dict[UUID, Sight]) -> bool:
+            held = [sight for sight in sights.values() if sight.is_held]
+            return bool(held) and all(map(_may_be_hit, held))
+
+        await self.watcher.until(is_there, PATIENCE_SECONDS)
 
     async def kill_holder(self, sight: Sight) -> None:
         """SIGKILL for the prefork child that holds the lease."""
@@ -193,6 +199,11 @@ class World:
 
     def broker(self) -> redis.Redis:
         return redis.Redis.from_url(self.stack.environment["CELERY_BROKER_URL"], socket_timeout=5)
+
+
+def _may_be_hit(sight: Sight) -> bool:
+    """Not what was hit already and has stored nothing since: a third time would make it poison."""
+    return sight.fruitless_attempts < 2
 
 
 def is_worker_child(pid: int) -> bool:
@@ -255,5 +266,6 @@ def _settings(embedding_url: str) -> dict[str, str]:
         "CHUNK_TOKENS": "256",
         "MAX_QUEUED": "10000",
         "DATABASE_PGBOUNCER": "false",
+        "API_KEYS": "",
         "LOG_LEVEL": "INFO",
     }
