@@ -58,6 +58,10 @@ class IncomingFiles:
     async def _copy(self, file_path: str, storage_key: str) -> str:
         if file_path.startswith(self._storage_prefix):
             given_key = file_path.removeprefix(self._storage_prefix)
+            if Path(given_key).name != given_key:  # the file store has no folders, and `..` leads out of it
+                raise PathNotAllowed
+            if await self._files.size(given_key) > self._max_bytes:
+                raise UploadTooLarge
             await self._files.write(storage_key, self._files.read(given_key))
             return given_key
         path = await asyncio.to_thread(self._allowed, file_path)
