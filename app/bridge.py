@@ -10,6 +10,7 @@ prefork, solo and threads pools, in eager mode and in a plain script.
 
 import asyncio
 import atexit
+import contextvars
 import os
 import signal
 import sys
@@ -189,7 +190,8 @@ class _Keeper(Generic[T]):
     def __init__(self, context: AbstractAsyncContextManager[T]) -> None:
         self.opened: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._closing = asyncio.Event()
-        self.task = asyncio.create_task(self._keep(context))
+        # in no caller's context: it outlives the call whose ids would stand in its log lines
+        self.task = asyncio.create_task(self._keep(context), context=contextvars.Context())
 
     @property
     def has_failed(self) -> bool:

@@ -1,11 +1,16 @@
 """How log lines look: readable in a terminal, JSON elsewhere. Our lines and the libraries' alike."""
 
 import logging
+import re
 import sys
 from typing import Literal
 
 import structlog
 from structlog.typing import Processor
+
+MAX_REQUEST_ID_CHARACTERS = 128
+
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID_CHARACTERS}}}")
 
 LogFormat = Literal["auto", "console", "json"]
 
@@ -45,8 +50,14 @@ def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> No
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
-    for chatty in ("httpx", "httpcore", "celery.redirected"):
+    # Celery's own lines for each task say what ours say, and one of them has the whole result.
+    for chatty in ("httpx", "httpcore", "celery.redirected", "celery.worker.strategy", "celery.app.trace"):
         logging.getLogger(chatty).setLevel("WARNING")
     for own_handlers in ("uvicorn", "uvicorn.error"):
         logging.getLogger(own_handlers).handlers = []
         logging.getLogger(own_handlers).propagate = True
+
+
+def sane_request_id(given: object) -> str | None:
+    """The id of a request as somebody else gave it, if it can stand in a log line."""
+    return given if isinstance(given, str) and _REQUEST_ID.fullmatch(given) else None

@@ -4,6 +4,7 @@ A message may get lost, come twice or come late: the row in Postgres decides, an
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from kombu.exceptions import KombuError
 
 TASK_NAME = "ingest_pdf_task"
 QUEUE = "celery"
+REQUEST_ID_HEADER = "request_id"
 ENQUEUE_SECONDS = 1.0
 # Redis serves priority 0 first (kombu's lists, one per step of 3). Without this, work that was interrupted
 # would wait behind all new uploads: what is put back into a Redis list goes to its end.
@@ -83,7 +85,8 @@ class TaskQueue:
         self._celery.close()
 
     async def _in_thread(self, function: Callable[..., T | None], *arguments: Any) -> T | None:
-        work = asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        run = contextvars.copy_context().run  # the request's id goes along
+        work = asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
         try:
             return await asyncio.wait_for(work, ENQUEUE_SECONDS)
         except TimeoutError:
@@ -93,7 +96,15 @@ class TaskQueue:
         try:
             # The argument is for people who look into the queue: for a known id the row's key counts.
             args = [f"{task_id}.pdf"]
-            return str(self._celery.send_task(TASK_NAME, args=args, task_id=task_id, priority=priority).id)
+            request_id = structlog.contextvars.get_contextvars().get(REQUEST_ID_HEADER)
+            self._celery.send_task(
+                TASK_NAME,
+                args=args,
+                task_id=task_id,
+                priority=priority,
+                headers={REQUEST_ID_HEADER: request_id} if request_id else {},
+            )
+            return task_id
         except (KombuError, OSError) as error:
             log.warning("the broker took no message", task_id=task_id, error=type(error).__name__)
             return None

@@ -31,11 +31,11 @@ from app.errors import (
     TaskTimedOut,
     WorkHeld,
 )
-from app.logs import configure_logging
+from app.logs import configure_logging, sane_request_id
 from app.resources import open_rag_service
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
-from app.task_queue import TASK_NAME, new_celery
+from app.task_queue import REQUEST_ID_HEADER, TASK_NAME, new_celery
 
 DATABASE_PATIENCE_SECONDS = 5
 POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"thread": "threads"}
@@ -77,6 +77,11 @@ def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     already, stores nothing (Celery's Ignore).
     """
     ingestion_id = ingestion_id_of(self.request.id)
+    with structlog.contextvars.bound_contextvars(task_id=str(ingestion_id), **request_id_of(self)):
+        return ingest_for_result(self, ingestion_id, file_path)
+
+
+def ingest_for_result(task: Task, ingestion_id: UUID, file_path: str) -> dict[str, Any]:
     try:
         result = ingest_within_limit(ingestion_id, file_path)
     except PDFIngestError as error:
@@ -84,9 +89,9 @@ def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     except asyncio.CancelledError:  # the worker shuts down: somebody else goes on
         result = None
     except Exception:
-        log.exception("task failed", task_id=str(ingestion_id))
+        log.exception("task failed")
         result = InternalError().as_result()
-    if result is None or has_result(self):
+    if result is None or has_result(task):
         raise Ignore
     return result
 
@@ -104,8 +109,10 @@ async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
     failure: PDFIngestError = TaskNotFound()
     try:
         await service.ingest_pdf(file_path, ingestion_id)
-    except (WorkHeld, LeaseLost):
-        log.info("the work is not ours", task_id=str(ingestion_id))
+    except WorkHeld:
+        log.info("held by another worker")
+    except LeaseLost:  # logged where it was noticed
+        pass
     except PDFIngestError as error:
         failure = error
     try:
@@ -142,6 +149,12 @@ def open_configured_service() -> AbstractAsyncContextManager[RAGService]:
 def is_announced_by_row(ingestion_id: UUID, file_path: str) -> bool:
     """Whether the API made this task: then its row waits in the database, and the sweeper rings again."""
     return file_path == f"{ingestion_id}.pdf"
+
+
+def request_id_of(task: Task) -> dict[str, str]:
+    """Of the request that asked for the task, if the message's sender knew it."""
+    request_id = sane_request_id(getattr(task.request, REQUEST_ID_HEADER, None))
+    return {"request_id": request_id} if request_id else {}
 
 
 def has_result(task: Task) -> bool:

@@ -26,7 +26,7 @@ class WorkerProcess:
         app: str = "app.worker.celery_app",
         level: str = "info",
     ) -> None:
-        self._environment = dict(os.environ) | dict(environment)
+        self.environment = dict(os.environ) | dict(environment)
         self._log = log
         self._command = ["-m", "celery", "-A", app, "worker", "--loglevel", level, *options]
         self.process: subprocess.Popen[bytes] | None = None
@@ -48,7 +48,7 @@ class WorkerProcess:
             self.process = subprocess.Popen(
                 [sys.executable, *self._command],
                 cwd=PROJECT,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

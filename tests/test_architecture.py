@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "embeddings": {"embeddings", "errors"},
     "storage": {"storage", "pdf", "embeddings", "errors"},
     "services": {"services", "pdf", "embeddings", "storage", "errors"},
-    "api": {"api", "services", "storage", "pdf", "errors"},
+    "api": {"api", "services", "storage", "pdf", "errors", "logs"},
     "resources": {"services", "pdf", "embeddings", "storage", "errors", "config", "task_queue"},
     "main": {"api", "services", "resources", "config", "errors", "logs"},
     "worker": {"bridge", "logs", "resources", "services", "task_queue", "config", "errors"},

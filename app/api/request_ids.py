@@ -1,15 +1,14 @@
 """`X-Request-ID`: the client's own, if it can be trusted in a log line, else a new one; sent back."""
 
-import re
 from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = "X-Request-ID"
+from app.logs import sane_request_id
 
-_SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+HEADER = "X-Request-ID"
 
 
 class RequestIds:
@@ -22,8 +21,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        request_id = given if _SANE.fullmatch(given) else uuid4().hex
+        request_id = sane_request_id(Headers(scope=scope).get(HEADER)) or uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -139,15 +139,11 @@ class DocumentService:
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
                 await claim.keep(connection, fingerprint, answered)
-            new_tasks = [
-                outcome.task_id
-                for outcome in outcomes
-                if isinstance(outcome, AcceptedFile) and outcome.is_new_task
-            ]
-            upload.hand_over(*map(storage_key_of, new_tasks))
+            begun = [file for file in outcomes if isinstance(file, AcceptedFile) and file.is_new_task]
+            upload.hand_over(*(storage_key_of(file.task_id) for file in begun))
         if claim is not None:
             claim.is_answered = answered.status < 400
-        self._ring_for(*new_tasks)
+        self._announce(*begun)
         return answered
 
     async def require(self, document_id: UUID) -> None:
@@ -172,8 +168,9 @@ class DocumentService:
                 raise DocumentNotFound
             await self._add_version(connection, document_id, new, metadata)
             upload.hand_over(new.storage_key)
-        self._ring_for(new.ingestion_id)
-        return AcceptedFile(document_id, new.ingestion_id, new.filename)
+        accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
+        self._announce(accepted)
+        return accepted
 
     async def retry(self, document_id: UUID, password: str | None = None) -> AcceptedFile:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
@@ -194,8 +191,9 @@ class DocumentService:
                 await self._add_version(connection, document_id, new)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
-        self._ring_for(new.ingestion_id)
-        return AcceptedFile(document_id, new.ingestion_id, new.filename)
+        accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
+        self._announce(accepted)
+        return accepted
 
     async def cancel(self, task_id: UUID) -> None:
         """End a task that is not finished, and remove its chunks; a finished one stays as it is.
@@ -212,6 +210,7 @@ class DocumentService:
             if await documents.lock_document(connection, document_id) is None:
                 raise DocumentNotFound
             storage_keys = await documents.delete_document(connection, self._space_id, document_id)
+        log.info("deleted", document_id=str(document_id))
         self._do_afterwards(self._delete_files(storage_keys))
 
     async def find(self, document_id: UUID) -> DocumentView:
@@ -377,9 +376,10 @@ class DocumentService:
             except StorageFailed:
                 log.warning("file_not_deleted", storage_key=storage_key)
 
-    def _ring_for(self, *ingestion_ids: UUID) -> None:
-        for ingestion_id in ingestion_ids:
-            self._do_afterwards(self._ring(ingestion_id))
+    def _announce(self, *begun: AcceptedFile) -> None:
+        for file in begun:
+            log.info("accepted", task_id=str(file.task_id), document_id=str(file.document_id))
+            self._do_afterwards(self._ring(file.task_id))
 
     def _do_afterwards(self, work: Coroutine[Any, Any, object]) -> None:
         """Without letting the answer wait; a task that nobody holds could be collected half-way."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from contextvars import Context
 from uuid import UUID, uuid5
 
 import structlog
@@ -95,7 +96,7 @@ class ProgressWatcher:
         if self._is_stopped:
             followed.end()
         elif self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll())
+            self._poller = asyncio.create_task(self._poll(), context=Context())  # of no one's request
         try:
             yield followed
         finally:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import structlog
+from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import Embedder
@@ -75,25 +76,13 @@ class RAGService:
         lease = await self._claim(ingestion_id, file_path)
         if lease is None:
             return await self._chunks_of_final(ingestion_id)
-        progress = Progress()
-        try:
-            async with self._heartbeat(lease, progress):
-                return await self._ingest(lease, progress)
-        except LeaseLost:
-            raise
-        except Temporary as error:
-            await self._retry_or_fail(lease, error)
-            raise
-        except PDFIngestError as error:
-            await self._fail(lease, error)
-            raise
-        except asyncio.CancelledError:
-            await self._hand_over(lease)
-            raise
-        except Exception as error:
-            log.exception("ingestion failed", task_id=str(ingestion_id))
-            await self._fail(lease, InternalError())
-            raise InternalError from error
+        with bound_contextvars(task_id=str(ingestion_id), document_id=str(lease.document_id)):
+            log.info("claimed", attempt=lease.attempt)
+            try:
+                return await self._ingest_to_verdict(lease)
+            except LeaseLost:  # somebody else has the work now, or it was cancelled or superseded
+                log.warning("lease lost")
+                raise
 
     async def search(
         self,
@@ -123,6 +112,28 @@ class RAGService:
         """End an ingestion that ran into its time limit, whoever holds it."""
         async with self.database.autocommit() as connection:
             await ingestions.end(connection, ingestion_id, self.space_id, TaskTimedOut())
+        log.warning("time limit reached", task_id=str(ingestion_id))
+
+    async def _ingest_to_verdict(self, lease: Lease) -> int:
+        progress = Progress()
+        try:
+            async with self._heartbeat(lease, progress):
+                return await self._ingest(lease, progress)
+        except LeaseLost:
+            raise
+        except Temporary as error:
+            await self._retry_or_fail(lease, error)
+            raise
+        except PDFIngestError as error:
+            await self._fail(lease, error)
+            raise
+        except asyncio.CancelledError:
+            await self._hand_over(lease)
+            raise
+        except Exception as error:
+            log.exception("ingestion failed")
+            await self._fail(lease, InternalError())
+            raise InternalError from error
 
     async def _ingest(self, lease: Lease, progress: Progress) -> int:
         clock = StageClock()
@@ -144,16 +155,20 @@ class RAGService:
                     stored = batch[-1].ordinal + 1
         if stored == 0:
             raise NoText
+        log.info("stored", chunks=stored)
         progress.stage = "publishing"
+        stage_seconds = clock.seconds()
         async with self.database.autocommit() as connection:
-            return await ingestions.publish(
+            published = await ingestions.publish(
                 connection,
                 lease,
                 self.space_id,
                 pages_failed=notes.failed,
                 pages_without_text=notes.without_text,
-                stage_seconds=clock.seconds(),
+                stage_seconds=stage_seconds,
             )
+        log.info("published", chunks=published, seconds=stage_seconds)
+        return published
 
     async def _split(
         self, reading: Reading, progress: Progress, notes: "PageNotes"
@@ -163,6 +178,7 @@ class RAGService:
             notes.add(page)
             yield await asyncio.to_thread(splitting.add, page)
             progress.pages_done = page.number
+        log.info("read", pages=progress.pages_done, engine=reading.facts.engine)
         yield await asyncio.to_thread(splitting.finish)
 
     async def _begin(self, lease: Lease, reading: Reading) -> int:
@@ -238,17 +254,20 @@ class RAGService:
         delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
         async with self.database.autocommit() as connection:
             await ingestions.retry_later(connection, lease, error, delay_seconds)
+        log.warning("retrying later", code=error.code, seconds=round(delay_seconds, 1))
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
         async with self.database.autocommit() as connection:
             await ingestions.fail(connection, lease, self.space_id, error)
+        log.info("failed", code=error.code)
 
     async def _hand_over(self, lease: Lease) -> None:
         try:
             async with self.database.autocommit() as connection:
                 await ingestions.hand_over(connection, lease)
+            log.info("handed over")
         except (LeaseLost, Temporary):
-            log.info("the lease was not given back; it runs out", task_id=str(lease.ingestion_id))
+            log.info("the lease was not given back; it runs out")
 
     def _password(self, lease: Lease) -> str | None:
         return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None

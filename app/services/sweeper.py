@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from app.errors import PDFIngestError
+from app.errors import PDFIngestError, WorkerLost
 from app.services.holder import HOST, is_dead
 from app.storage import sweep
 from app.storage.database import Database
@@ -68,10 +68,14 @@ class Sweeper:
                 return []
             held_here = await sweep.holders(connection, HOST)
             dead = [(row.id, row.lease_epoch) for row in held_here if is_dead(row.worker)]
-            requeued = await sweep.requeue_lost(connection, self._space_id, dead)
-            if requeued:
-                log.warning("work lost its worker", task_ids=[str(lost) for lost in requeued])
-            lost = [(ingestion_id, True) for ingestion_id in requeued]
+            found = await sweep.requeue_lost(connection, self._space_id, dead)
+            for row in found:
+                ids = {"task_id": str(row.id), "document_id": str(row.document_id)}
+                if row.is_requeued:
+                    log.warning("requeued", **ids, reason="its worker is lost")
+                else:
+                    log.warning("failed", **ids, code=WorkerLost.code)
+            lost = [(row.id, True) for row in found if row.is_requeued]
             if waiting_messages is None:
                 return lost
             missing = await sweep.count_due(connection) - waiting_messages - len(lost)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, PDFIngestError, QueueFull, Superseded
 from app.storage.chunks import delete_chunks
+
+log = structlog.get_logger(__name__)
 
 IS_OPEN = "status IN ('queued', 'processing', 'retrying')"
 # Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
@@ -232,10 +235,16 @@ async def _end_open(
     """
     status = Cancelled.code if isinstance(error, Cancelled) else "error"
     ended = await connection.execute(
-        text(f"UPDATE ingestions SET status = :status, {_FINISHED} WHERE {which} AND {IS_OPEN} RETURNING id"),
+        text(
+            f"UPDATE ingestions SET status = :status, {_FINISHED} WHERE {which} AND {IS_OPEN}"
+            " RETURNING id, document_id"
+        ),
         {"status": status, "code": error.code, "message": error.message, **parameters},
     )
-    ingestion_ids = ended.scalars().all()
+    ingestion_ids = []
+    for row in ended:
+        log.info(error.code, task_id=str(row.id), document_id=str(row.document_id))
+        ingestion_ids.append(row.id)
     if ingestion_ids:
         await delete_chunks(connection, space_id, ingestion_ids)
     return ingestion_ids

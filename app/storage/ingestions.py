@@ -59,6 +59,8 @@ class Lease:
     storage_key: str
     password: bytes | None
     retries: int
+    document_id: UUID
+    attempt: int
 
 
 @dataclass(slots=True)
@@ -88,7 +90,7 @@ async def claim(
             OR status = 'retrying' AND next_attempt_at <= clock_timestamp()
             OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
         ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
-        RETURNING lease_epoch, storage_key, password, retries
+        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt
     """)
     found = await connection.execute(
         statement,
@@ -97,7 +99,15 @@ async def claim(
     row = found.one_or_none()
     if row is None:
         return None
-    return Lease(ingestion_id, row.lease_epoch, row.storage_key or "", row.password, row.retries)
+    return Lease(
+        ingestion_id,
+        row.lease_epoch,
+        row.storage_key or "",
+        row.password,
+        row.retries,
+        row.document_id,
+        row.attempt,
+    )
 
 
 async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:

@@ -36,11 +36,11 @@ async def holders(connection: AsyncConnection, host: str) -> Sequence[Row[Any]]:
 
 async def requeue_lost(
     connection: AsyncConnection, space_id: int, dead: Sequence[tuple[UUID, int]] = ()
-) -> Sequence[UUID]:
+) -> Sequence[Row[Any]]:
     """Queue again what lost its lease, or end it as worker_lost when it was lost too often.
 
-    `dead` are (ingestion, epoch) pairs whose holder is known to be dead. Returns what is queued again,
-    and counts as rung for.
+    `dead` are (ingestion, epoch) pairs whose holder is known to be dead. Returns (id, document_id,
+    is_requeued) of each; what is queued again counts as rung for.
     """
     lost = WorkerLost()
     found = await connection.execute(
@@ -54,14 +54,15 @@ async def requeue_lost(
         ), ended AS (
             UPDATE ingestions SET {FAILED}
             FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts >= {MAX_FRUITLESS_ATTEMPTS}
-            RETURNING ingestions.id
+            RETURNING ingestions.id, document_id
         ), requeued AS (
             UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
                 rung_at = clock_timestamp(), rings = 1, revision = revision + 1
             FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS}
-            RETURNING ingestions.id
+            RETURNING ingestions.id, document_id
         ), {without_chunks("ended", space_id)}
-        SELECT id FROM requeued
+        SELECT id, document_id, true AS is_requeued FROM requeued
+        UNION ALL SELECT id, document_id, false FROM ended
         """),
         {
             "dead_ids": [ingestion_id for ingestion_id, _ in dead],
@@ -70,7 +71,7 @@ async def requeue_lost(
             "message": lost.message,
         },
     )
-    return found.scalars().all()
+    return found.all()
 
 
 async def count_due(connection: AsyncConnection) -> int:

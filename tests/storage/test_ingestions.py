@@ -274,8 +274,8 @@ async def test_a_worker_lost_three_times_without_storing_anything_is_the_verdict
     for attempt in range(3):
         lease = await claimed(database, ingestion_id)
         async with database.autocommit() as connection:
-            requeued = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch)])
-        assert (ingestion_id in requeued) == (attempt < 2)
+            found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch)])
+        assert [row.is_requeued for row in found if row.id == ingestion_id] == [attempt < 2]
     row = await row_of(database, ingestion_id)
     assert (row.status, row.error_code, row.attempt) == ("error", "worker_lost", 3)
 
@@ -287,9 +287,8 @@ async def test_lost_attempts_that_stored_something_do_not_count(
         lease = await claimed(database, ingestion_id)
         await store(database, lease, space_id, first=attempt, count=1)
         async with database.autocommit() as connection:
-            assert ingestion_id in await sweep.requeue_lost(
-                connection, space_id, [(ingestion_id, lease.epoch)]
-            )
+            found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch)])
+        assert [row.is_requeued for row in found if row.id == ingestion_id] == [True]
     assert await claim(database, ingestion_id) is not None
 
 
@@ -298,9 +297,8 @@ async def test_requeueing_spares_leases_that_are_alive(
 ) -> None:
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        assert ingestion_id not in await sweep.requeue_lost(
-            connection, space_id, [(ingestion_id, lease.epoch - 1)]
-        )
+        found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch - 1)])
+    assert ingestion_id not in [row.id for row in found]
     assert (await row_of(database, ingestion_id)).status == "processing"
 
 
@@ -334,7 +332,7 @@ async def test_a_writer_stopped_in_its_middle_holds_no_lock(
 async def test_what_has_no_message_is_rung_for_with_back_off(database: Database, ingestion_id: UUID) -> None:
     async def rung() -> bool:
         async with database.transaction() as connection:
-            return ingestion_id in await sweep.mark_rung(connection, 10_000)
+            return ingestion_id in dict(await sweep.mark_rung(connection, 10_000))
 
     assert not await rung(), "its own message is on its way"
     async with database.transaction() as connection:
