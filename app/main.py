@@ -10,10 +10,10 @@ from types import FrameType
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from starlette.types import ASGIApp
 
 from app.api import documents, health, search, tasks
+from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
@@ -73,6 +73,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         openapi_tags=TAGS,
         license_info={"name": "MIT", "identifier": "MIT"},
+        docs_url=None,
+        redoc_url=None,
         lifespan=lifespan,
         responses=problem_responses(InternalError),
     )
@@ -82,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (documents, tasks, search):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
-    app.add_api_route("/", _show_docs, include_in_schema=False)
+    serve_docs(app)
     return app
 
 
@@ -92,10 +94,6 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()["app"] = app = create_app()
     return app
-
-
-async def _show_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 @contextmanager
