@@ -25,7 +25,9 @@ class Settings(BaseSettings):
     )
     celery_broker_url: str = Field("redis://redis:6379/0", description="Redis, or RabbitMQ by amqp:// URL.")
     celery_result_backend: str = Field("redis://redis:6379/0", description="Where Celery keeps results.")
-    storage_url: str = Field("file:///data/files", description="Where uploads are kept: file:///… or s3://…")
+    storage_url: str = Field(
+        "file:///data/files", description="Where uploads are kept, a folder of its own: file:///… or s3://…"
+    )
     ingest_folders: Annotated[tuple[Path, ...], NoDecode] = Field(
         (Path("/data"),),
         description="Folders (comma-separated) from which a task may name a file by its path.",
@@ -96,6 +98,10 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Without API_KEYS: our host names (comma-separated), besides addresses; * is any.",
+    )
+    metrics_enabled: bool = Field(True, description="Whether the API answers GET /metrics; it wants no key.")
+    worker_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port on which each worker tells Prometheus what it did."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level.")
     log_format: Literal["auto", "console", "json"] = Field(

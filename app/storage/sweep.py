@@ -15,6 +15,8 @@ IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock
 RING_BACK_OFF_SECONDS = 2
 MAX_RING_BACK_OFF_SECONDS = 60
 IDEMPOTENCY_HOURS = 24
+# An ingestion's key, with what a killed process left of it in a folder: `<id>.pdf#1`.
+OUR_KEY = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.pdf(#[0-9]+)?$"
 
 
 async def try_lock(connection: AsyncConnection) -> bool:
@@ -117,13 +119,13 @@ async def forget_files(connection: AsyncConnection, storage_keys: Sequence[str])
 
 
 async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[str]) -> Sequence[str]:
-    """Those of the keys that belong to no ingestion."""
+    """Those of the keys that are ours and belong to no ingestion. Files that others keep there stay."""
     found = await connection.execute(
         text(
             "SELECT key FROM unnest(CAST(:keys AS text[])) AS key"
-            " WHERE NOT EXISTS (SELECT FROM ingestions WHERE storage_key = key)"
+            " WHERE key ~ :ours AND NOT EXISTS (SELECT FROM ingestions WHERE storage_key = key)"
         ),
-        {"keys": list(storage_keys)},
+        {"keys": list(storage_keys), "ours": OUR_KEY},
     )
     return found.scalars().all()
 
