@@ -16,14 +16,14 @@ from app.chaos.scenarios import SCENARIOS, Scenario, choose
 from app.chaos.world import World
 from tests.stacks import PROJECT
 
-SHORT = ["child-killed", "worker-killed", "stopped-and-woken", "broker-flushed", "cancelled"]
+SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel"]
 
 
 async def sabotage(world: World) -> None:
     """What the service never does: a chunk gone, one twice, a vector without its chunk, a stray file."""
     world.upload_all(world.specimens[:4])
     await world.settle(60)
-    robbed, doubled, orphaned, _ = world.accepted.values()
+    robbed, doubled, orphaned = (world.accepted[mark] for mark in ("d000", "d001", "d002"))
     await world.watcher.query("DELETE FROM chunks WHERE ingestion_id = $1 AND ordinal = 0", robbed.task_id)
     await world.watcher.query(
         "INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, text, tokens, tsv)"
@@ -66,7 +66,7 @@ def test_nothing_is_lost_doubled_wrong_or_stuck(outcomes: dict[str, dict], name:
     assert outcome["faults"] >= 2
 
 
-@pytest.mark.parametrize("name", ["child-killed", "worker-killed", "stopped-and-woken"])
+@pytest.mark.parametrize("name", ["child-kill", "worker-kill", "stop-and-wake"])
 def test_what_was_hit_is_seen_to_go_on(outcomes: dict[str, dict], name: str) -> None:
     assert outcomes[name]["moving_seconds"]
     assert 0 < outcomes[name]["moving"]["p100"] < 30
@@ -74,7 +74,7 @@ def test_what_was_hit_is_seen_to_go_on(outcomes: dict[str, dict], name: str) -> 
 
 def test_sabotage_is_found(outcomes: dict[str, dict]) -> None:
     outcome = outcomes["sabotage"]
-    assert [mark.split()[0] for mark in outcome["lost"]] == ["d000", "d001"]
+    assert sorted(mark.split()[0] for mark in outcome["lost"]) == ["d000", "d001"]
     assert outcome["doubled_chunks"] == 1
     assert outcome["wrong_counts"] == 2
     assert outcome["orphans"] == 2

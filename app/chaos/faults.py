@@ -33,7 +33,7 @@ async def kill_one_of_two_workers(world: World) -> None:
     world.upload_all(world.specimens)
     async for number in world.beats(0.5, 1.5, at_most=6):
         victim = WORKERS[number % 2]
-        await world.wait_for_work()
+        await world.wait_for_work(victim)
         await world.kill_worker(victim)
         await asyncio.sleep(world.chance.uniform(1, 4))
         await world.start(victim)
@@ -45,7 +45,7 @@ async def kill_the_only_worker(world: World) -> None:
     await world.stack.part(other).stop()
     world.upload_all(world.specimens)
     async for _ in world.beats(2.0, 4.0, at_most=4):
-        await world.wait_for_work()
+        await world.wait_for_work(only)
         await world.kill_worker(only)
         await world.start(only)
 
@@ -83,7 +83,7 @@ async def _stop_worker(world: World, name: str) -> None:
     pid = world.stack.part(name).pid
     if pid is None:
         return
-    async with world.watcher.hitting(child.pid for child in psutil.Process(pid).children()):
+    async with world.watcher.hitting(child.pid for child in world.children_of(name)):
         os.killpg(pid, signal.SIGSTOP)
     world.faults += 1
     try:

@@ -66,20 +66,20 @@ def print_progress(console: Console, outcome: Outcome) -> None:
 
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
-    table = Table(title="Chaos", title_justify="left", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)  # fits into 80 columns
     table.add_column("scenario", no_wrap=True)
-    columns = ("faults", "docs", "verdicts", "lost", "doubled", "wrong", "orphans", "files", "stuck", "twice")
-    for name in (*columns, "p50 s", "p99 s", "max s", "stores s", "took s"):
+    for name in ("hits", "docs", "lost", "double", "wrong", "left", "stuck", "again", "p50", "p99", "max"):
         table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_cells(outcome))
     console.print(table)
-    console.print(
-        "lost to stuck must be 0. twice: texts embedded more often than once. p50, p99, max: from a fault (of"
-        " what was taken away: from its return) until the progress of the work it hit moves again; stores:"
-        " until it has stored new chunks, median.",
-        style="dim",
-    )
+    console.print(_LEGEND, style="dim")
+
+
+_LEGEND = """docs: verdicts / documents in. lost, double (chunks), wrong (number of chunks), left (chunks,
+vectors and files of nobody) and stuck must be 0. again: texts embedded more than once.
+p50, p99, max: seconds from a hit (where something was taken away: from its return) until
+the progress of the ingestion that was hit moves again."""
 
 
 def _cells(outcome: Outcome) -> list[Text | str]:
@@ -87,21 +87,17 @@ def _cells(outcome: Outcome) -> list[Text | str]:
         len(outcome.lost),
         outcome.doubled_chunks,
         outcome.wrong_counts,
-        outcome.orphans,
-        outcome.files_left,
+        outcome.orphans + outcome.files_left,
         outcome.stuck,
     )
-    verdicts = Text(str(outcome.verdicts), style="" if outcome.verdicts == outcome.documents else "bold red")
+    has_all_verdicts = outcome.verdicts == outcome.documents
     return [
         Text(outcome.scenario, style="" if outcome.is_good else "bold red"),
         str(outcome.faults),
-        str(outcome.documents),
-        verdicts,
+        Text(f"{outcome.verdicts}/{outcome.documents}", style="" if has_all_verdicts else "bold red"),
         *(Text(str(count), style="bold red" if count else "") for count in must_be_zero),
         str(outcome.embedded_twice),
         *(_seconds(percentile(outcome.moving_seconds, share)) for share in (0.5, 0.99, 1)),
-        _seconds(percentile(outcome.storing_seconds, 0.5)),
-        f"{outcome.seconds:.0f}",
     ]
 
 

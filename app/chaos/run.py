@@ -128,8 +128,9 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     unrecovered = world.watcher.unrecovered
     verdicts = await _count_verdicts(world)
     documents = len(world.accepted)
+    before = await _remains(world)
     await _delete_all(world)
-    remains = await _remains(world)
+    after = await _remains(world)
     return Outcome(
         scenario=scenario.name,
         faults=world.faults,
@@ -138,8 +139,8 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
         lost=lost,
         doubled_chunks=doubled,
         wrong_counts=wrong,
-        orphans=remains.chunks + remains.vectors,
-        files_left=remains.files,
+        orphans=max(before.chunks + before.vectors, after.chunks + after.vectors),
+        files_left=max(before.files, after.files),
         stuck=stuck,
         embedded_twice=embedded_twice,
         moving_seconds=recoveries.moving,
@@ -195,7 +196,7 @@ async def _delete_all(world: World) -> None:
 
 
 async def _remains(world: World) -> Remains:
-    """After all documents are deleted nothing should be left; files follow a moment later."""
+    """What belongs to nothing, once it stays; files are deleted a moment after their rows."""
     deadline = time.monotonic() + LEFT_OVER_SECONDS
     while True:
         remains = await count_remains(world.watcher, world.stack.data_dir / "files")

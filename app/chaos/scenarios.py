@@ -19,20 +19,20 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario("child-killed", faults.kill_children, is_short=True),
-    Scenario("worker-killed", faults.kill_one_of_two_workers, is_short=True),
-    Scenario("only-worker-killed", faults.kill_the_only_worker),
-    Scenario("stopped-and-woken", faults.stop_and_wake, is_short=True),
-    Scenario("broker-flushed", faults.flush_broker, is_short=True),
-    Scenario("broker-restarted", faults.restart_broker),
-    Scenario("database-restarted", faults.restart_database),
-    Scenario("api-killed", faults.kill_api),
-    Scenario("embedder-fails", faults.fail_embedder),
+    Scenario("child-kill", faults.kill_children, is_short=True),
+    Scenario("worker-kill", faults.kill_one_of_two_workers, is_short=True),
+    Scenario("only-worker-kill", faults.kill_the_only_worker),
+    Scenario("stop-and-wake", faults.stop_and_wake, is_short=True),
+    Scenario("broker-flush", faults.flush_broker, is_short=True),
+    Scenario("broker-restart", faults.restart_broker),
+    Scenario("database-restart", faults.restart_database),
+    Scenario("api-kill", faults.kill_api),
+    Scenario("embedder-failure", faults.fail_embedder),
     Scenario("poison", faults.poison),
-    Scenario("cancelled", wishes.cancel_at_random, is_short=True),
-    Scenario("deleted", wishes.delete_at_random),
-    Scenario("replaced", wishes.replace_while_searching, needs_versions=True),
-    Scenario("killed-near-the-end", faults.kill_near_the_end, needs_longest=True),
+    Scenario("cancel", wishes.cancel_at_random, is_short=True),
+    Scenario("delete", wishes.delete_at_random),
+    Scenario("replace", wishes.replace_while_searching, needs_versions=True),
+    Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
 )
 
 

@@ -28,6 +28,7 @@ PROCESSES = 2
 DIMENSIONS = 64
 BATCH_INPUTS = 8  # small, so that a document has many moments to be hit in
 EMBEDDING_SECONDS = 0.04
+SHORT_EMBEDDING_SECONDS = 0.15  # the short form has less to ingest, and it must last as long
 EMBEDDING_TIMEOUT_SECONDS = 2
 UPLOADS_AT_ONCE = 8
 SHORTER = 3
@@ -80,7 +81,8 @@ class World:
         self.accepted, self.excused, self.replaced = {}, {}, {}
         self.notes, self.mistakes, self.faults = [], [], 0
         self.uploading = None
-        self.stub.behaviour.change({"delay_seconds": EMBEDDING_SECONDS, "failures": [], "slow": {}})
+        delay_seconds = SHORT_EMBEDDING_SECONDS if self.is_short and self.truths else EMBEDDING_SECONDS
+        self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}})
         self.stub.texts.clear()
         await self.watcher.begin()
 
@@ -157,14 +159,21 @@ class World:
         candidates = [sight for sight in self.watcher.sights.values() if sight.is_held and _may_be_hit(sight)]
         return self.chance.choice(candidates) if candidates else None
 
-    async def wait_for_work(self) -> None:
-        """Until some is in work, all of which may be hit."""
+    async def wait_for_work(self, worker: str | None = None) -> None:
+        """Until some is in work, with this worker, all of which may be hit."""
 
         def is_there(sights: dict[UUID, Sight]) -> bool:
             held = [sight for sight in sights.values() if sight.is_held]
-            return bool(held) and all(map(_may_be_hit, held))
+            pids = {sight.holder_pid for sight in held}
+            if worker is not None:
+                pids &= {child.pid for child in self.children_of(worker)}
+            return bool(pids) and all(map(_may_be_hit, held))
 
-        await self.watcher.until(is_there, PATIENCE_SECONDS)
+        await self.watcher.until(lambda sights: is_there(sights) or not self.is_in_work, PATIENCE_SECONDS)
+
+    def children_of(self, worker: str) -> list[psutil.Process]:
+        pid = self.stack.part(worker).pid
+        return [] if pid is None else psutil.Process(pid).children()
 
     async def kill_holder(self, sight: Sight) -> None:
         """SIGKILL for the prefork child that holds the lease."""
@@ -179,8 +188,7 @@ class World:
         pid = self.stack.part(name).pid
         if pid is None:
             return
-        children = [child.pid for child in psutil.Process(pid).children()]
-        async with self.watcher.hitting(children):
+        async with self.watcher.hitting(child.pid for child in self.children_of(name)):
             os.killpg(pid, signal.SIGKILL)
             await self.stack.part(name).kill()
         self.faults += 1
