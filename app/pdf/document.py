@@ -21,6 +21,7 @@ from app.errors import (
     UnsupportedEncryption,
 )
 from app.pdf.engines import Engine, PageError, PageText, Renderer, engine_called
+from app.pdf.headings import headings
 from app.pdf.hyphens import Hyphens
 from app.pdf.ocr import OCRError, Tesseract
 from app.pdf.pages import DocumentFacts, Line, OutlineEntry, Page
@@ -64,8 +65,10 @@ class DocumentReading:
         yield from self._read_missing(names)
         if not self._found:
             raise OutOfMemory if self._has_run_out_of_memory else Corrupted
-        yield facts_to_frame(replace(facts, engine="+".join(self._readers)))
-        yield from self._pages()
+        readable = self._readable()
+        outline = facts.outline or tuple(self._outline(headings(list(readable.items()))))
+        yield facts_to_frame(replace(facts, engine="+".join(self._readers), outline=outline))
+        yield from self._pages(readable)
 
     def _opened_by_one_of(self, names: list[str]) -> Generator[Frame, None, Engine]:
         """The first engine that opens the document; takes the names it has tried from the list."""
@@ -107,16 +110,16 @@ class DocumentReading:
             pages_total=engine.pages_total,
             title=_property(properties.title),
             author=_property(properties.author),
-            outline=tuple(self._outline(engine)),
+            outline=tuple(self._outline(engine.outline())),
             created_at=properties.created_at,
             modified_at=properties.modified_at,
             page_labels=self._page_labels(engine),
         )
 
-    def _outline(self, engine: Engine) -> Iterator[OutlineEntry]:
-        for entry in engine.outline():
+    def _outline(self, entries: Iterable[OutlineEntry]) -> Iterator[OutlineEntry]:
+        for entry in entries:
             title = _property(entry.title)
-            if title and 1 <= entry.page <= engine.pages_total:
+            if title and 1 <= entry.page <= self._pages_total:
                 yield replace(entry, title=title)
 
     def _page_labels(self, engine: Engine) -> tuple[str, ...]:
@@ -163,9 +166,13 @@ class DocumentReading:
         if self._characters > self._request.max_characters:
             raise TooMuchText
 
-    def _pages(self) -> Iterator[Frame]:
-        readable = {number: page.lines for number, page in self._found.items() if not page.is_scan}
-        heads = RunningHeads(readable.items())
+    def _readable(self) -> dict[int, list[Line]]:
+        """The lines of the pages that need no OCR, without running heads."""
+        own_text = {number: page.lines for number, page in self._found.items() if not page.is_scan}
+        heads = RunningHeads(own_text.items())
+        return {number: heads.without(number, lines) for number, lines in own_text.items()}
+
+    def _pages(self, readable: dict[int, list[Line]]) -> Iterator[Frame]:
         hyphens = Hyphens(line for lines in readable.values() for line in lines)
         has_text = False
         for number in range(1, self._pages_total + 1):
@@ -178,7 +185,7 @@ class DocumentReading:
                 lines = self._recognised(number) or page.lines
                 self._pages_done += 1
             else:
-                lines = heads.without(number, page.lines)
+                lines = readable[number]
             cleaned = _cleaned(hyphens.joined(lines))
             has_text |= bool(cleaned)
             yield page_to_frame(Page(number, cleaned))

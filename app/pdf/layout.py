@@ -4,8 +4,9 @@ Spans are gathered into rows; rows that share a gap form a run, which is either 
 one after the other) or a table (read row by row, cells separated by tabs).
 """
 
-import unicodedata
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
@@ -22,10 +23,15 @@ CELL_GAP = 1.1
 LETTERS_OF_PROSE = 16
 LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
+_RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
+"""Hebrew, Arabic and their neighbours."""
 
 
 class Span(NamedTuple):
-    """A piece of text drawn in one go, in points from the top left of the page."""
+    """A piece of text drawn in one go, in points from the top left of the page.
+
+    With a space in front it is a word of its own, however near the one before it is.
+    """
 
     text: str
     left: float
@@ -33,6 +39,17 @@ class Span(NamedTuple):
     right: float
     bottom: float
     is_hidden: bool = False
+    size: float = 0.0
+    """Of its letters, in points."""
+    is_bold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StyledLine(Line):
+    """A line whose looks are known."""
+
+    size: float = 0.0
+    is_bold: bool = False
 
 
 class Cell(NamedTuple):
@@ -41,6 +58,8 @@ class Cell(NamedTuple):
     text: str
     box: Box
     order: int
+    size: float
+    is_bold: bool
 
 
 Placed = tuple[int, Span]
@@ -58,8 +77,11 @@ def lines_of(spans: Sequence[Span]) -> list[Line]:
         group = hidden if span.is_hidden else sideways if _is_sideways(span) else upright
         group.append((order, span))
     is_rtl = _is_mostly_rtl(upright)
-    lines = [_line(row, is_rtl) for row in _in_reading_order(_rows(upright), is_rtl)]
-    lines += [Line(span.text, span[1:5]) for _, span in sideways]
+    lines: list[Line] = [_line(row, is_rtl) for row in _in_reading_order(_rows(upright), is_rtl)]
+    lines += [
+        StyledLine(span.text.lstrip(), span[1:5], size=span.size, is_bold=span.is_bold)
+        for _, span in sideways
+    ]
     lines += [_line(row, is_rtl, is_hidden=True) for row in _rows(hidden)]
     return lines
 
@@ -70,10 +92,8 @@ def _is_sideways(span: Span) -> bool:
 
 def _is_mostly_rtl(spans: Iterable[Placed]) -> bool:
     text = "".join(span.text for _, span in spans)
-    if text.isascii():
-        return False
-    directions = [unicodedata.bidirectional(character) for character in text[:2000]]
-    return directions.count("R") + directions.count("AL") > directions.count("L")
+    rtl = 0 if text.isascii() else len(_RTL.findall(text))
+    return rtl > 0 and 2 * rtl > sum(map(str.isalpha, text))
 
 
 def _rows(spans: list[Placed]) -> list[Row]:
@@ -115,19 +135,19 @@ def _cells(row: list[Placed]) -> Row:
 
 
 def _cell(spans: list[Placed]) -> Cell:
-    box = _around(span[1:5] for _, span in spans)
+    box = around(span[1:5] for _, span in spans)
     order = min(order for order, _ in spans)
     if len(spans) > 1 and _is_mostly_rtl(spans):
         spans = spans[::-1]
-    text = spans[0][1].text
+    text = spans[0][1].text.lstrip()
     for (_, before), (_, span) in pairwise(spans):
         gap = max(span.left - before.right, before.left - span.right)
-        is_one_word = gap < WORD_GAP * max(_height(before), _height(span))
-        text += span.text if is_one_word else " " + span.text
-    return Cell(text, box, order)
+        is_apart = gap >= WORD_GAP * max(_height(before), _height(span)) or span.text[0] == " "
+        text += " " + span.text.lstrip() if is_apart else span.text
+    return Cell(text, box, order, max(span.size for _, span in spans), all(span.is_bold for _, span in spans))
 
 
-def _around(boxes: Iterable[Box]) -> Box:
+def around(boxes: Iterable[Box]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
 
@@ -205,8 +225,8 @@ def _letters(row: Row) -> int:
 
 def _is_dense(column: list[Row]) -> bool:
     """Most lines fill most of the column, and follow each other closely."""
-    boxes = [_around(cell.box for cell in row) for row in column]
-    left, top, right, bottom = _around(boxes)
+    boxes = [around(cell.box for cell in row) for row in column]
+    left, top, right, bottom = around(boxes)
     filled = median(box[2] - box[0] for box in boxes) / max(right - left, 1)
     pitch = (bottom - top) / len(boxes)
     return filled > 0.55 and pitch < 2.2 * median(box[3] - box[1] for box in boxes)
@@ -214,4 +234,10 @@ def _is_dense(column: list[Row]) -> bool:
 
 def _line(row: Row, is_rtl: bool, is_hidden: bool = False) -> Line:
     cells = row[::-1] if is_rtl else row
-    return Line("\t".join(cell.text for cell in cells), _around(cell.box for cell in row), is_hidden)
+    return StyledLine(
+        "\t".join(cell.text for cell in cells),
+        around(cell.box for cell in row),
+        is_hidden,
+        max(cell.size for cell in row),
+        all(cell.is_bold for cell in row),
+    )

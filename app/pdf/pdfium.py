@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
+from itertools import pairwise
+from typing import NamedTuple
 
 import pypdfium2
 from pypdfium2 import raw
@@ -23,7 +25,7 @@ from app.pdf.engines import (
     Properties,
     garbage_share,
 )
-from app.pdf.layout import CELL_GAP, HYPHEN, Span, lines_of
+from app.pdf.layout import CELL_GAP, HYPHEN, Span, around, lines_of
 from app.pdf.pages import Box, OutlineEntry
 from app.pdf.pictures import Picture, render
 
@@ -36,12 +38,17 @@ PICTURES_UNDER_OCR = 0.5
 """Invisible text over so much picture is what OCR found in it; elsewhere it is hidden."""
 PALE = 200
 """Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?"""
+WIDEST_CHARACTER = 0.75
+"""Of the line's height, on average; wider lines hold gaps."""
+LONGEST_FONT_NAME = 200
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
 
 _LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
 _DATE = re.compile(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\d)'?(\d\d)?)?")
+_BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
+"""The last two are those of TeX's fonts."""
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _MARK = re.compile("[\u0002\ufffe]")
 
@@ -136,6 +143,13 @@ def pdf_date(text: str) -> datetime | None:
         return None
 
 
+class Look(NamedTuple):
+    """`appearance` is "shown", "pale" or "invisible"."""
+
+    appearance: str
+    is_bold: bool
+
+
 class _Extraction:
     """The text of one page with its places, in as few calls as possible: each costs a microsecond."""
 
@@ -145,7 +159,9 @@ class _Extraction:
         self._raw = text_page.raw
         self._width, self._height = page.get_size()
         self._place = _placing(page)
-        self._appearances: dict[int, str] = {}
+        self._looks: dict[int, Look] = {}
+        self._bold_fonts: dict[int, bool] = {}
+        self._loose = raw.FS_RECTF()
         self._corners = tuple(ctypes.c_double() for _ in range(4))
         self._at: Callable[[int], int] = int
 
@@ -193,62 +209,87 @@ class _Extraction:
         return HYPHEN if is_hyphen else "\x00"
 
     def _spans(self, line: re.Match[str]) -> Iterator[tuple[Span, str]]:
-        """A line drawn at once is one span; else its words are joined until a wide gap."""
-        text = line[0].strip()
+        """A line without wide gaps, of one appearance, is one span; else its words are joined up to them."""
+        text = " ".join(line[0].split())
         if not text:
             return
         start = self._at(line.start())
         drawn = raw.FPDFText_CountRects(self._raw, start, self._at(line.end() - 1) - start + 1)
-        if drawn == 1:
-            left, top, right, bottom = self._place(*self._rectangle())
-            if right - left < 0.75 * (bottom - top) * len(text):
-                first = line.start() + len(line[0]) - len(line[0].lstrip())
-                yield Span(" ".join(text.split()), left, top, right, bottom), self._appearance(first)
+        places = [self._place(*self._rectangle(index)) for index in range(drawn)]
+        if places and _is_solid(places, len(text)):
+            words = _WORD.finditer(line[0]) if drawn > 1 else [_WORD.search(line[0])]
+            starts = [line.start() + word.start() for word in words if word]
+            looks = {self._look(start) for start in starts}
+            if len(looks) == 1:
+                (look,) = looks
+                span = Span(text, *around(places), size=self._size(starts[0]), is_bold=look.is_bold)
+                yield span, look.appearance
                 return
         yield from self._joined(line)
 
     def _joined(self, line: re.Match[str]) -> Iterator[tuple[Span, str]]:
         span: Span | None = None
-        appearance = ""
+        shown_as = Look("", False)
         for word in _WORD.finditer(line[0]):
             start, end = line.start() + word.start(), line.start() + word.end() - 1
-            box, look = self._word_box(start, end), self._appearance(start)
-            if span is not None and look == appearance and _is_near(span, box):
-                left, top, right, bottom = (*map(min, span[1:3], box[:2]), *map(max, span[3:5], box[2:]))
-                span = Span(f"{span.text} {word[0]}", left, top, right, bottom)
+            box, look = self._word_box(start, end), self._look(start)
+            if span is not None and look == shown_as and _is_near(span[1:5], box):
+                left, top, right, bottom = around((span[1:5], box))
+                span = span._replace(
+                    text=f"{span.text} {word[0]}", left=left, top=top, right=right, bottom=bottom
+                )
                 continue
             if span is not None:
-                yield span, appearance
-            span, appearance = Span(word[0], *box), look
+                yield span, shown_as.appearance
+            text = word[0] if span is None else " " + word[0]
+            span, shown_as = Span(text, *box, size=self._size(start), is_bold=look.is_bold), look
         if span is not None:
-            yield span, appearance
+            yield span, shown_as.appearance
 
     def _word_box(self, first: int, last: int) -> Box:
         one = self._place(*self._character(self._at(first)))
         if first == last:
             return one
-        other = self._place(*self._character(self._at(last)))
-        return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+        return around((one, self._place(*self._character(self._at(last)))))
 
     def _character(self, index: int) -> tuple[float, float, float, float]:
         left, right, bottom, top = self._corners
         raw.FPDFText_GetCharBox(self._raw, index, left, right, bottom, top)
         return left.value, top.value, right.value, bottom.value
 
-    def _rectangle(self) -> tuple[float, float, float, float]:
+    def _rectangle(self, index: int) -> tuple[float, float, float, float]:
         left, top, right, bottom = self._corners
-        raw.FPDFText_GetRect(self._raw, 0, left, top, right, bottom)
+        raw.FPDFText_GetRect(self._raw, index, left, top, right, bottom)
         return left.value, top.value, right.value, bottom.value
 
-    def _appearance(self, index: int) -> str:
+    def _look(self, index: int) -> Look:
         drawn_by = raw.FPDFText_GetTextObject(self._raw, self._at(index))
         if not drawn_by:
-            return "shown"
+            return Look("shown", False)
         address = ctypes.addressof(drawn_by.contents)
-        found = self._appearances.get(address)
+        found = self._looks.get(address)
         if found is None:
-            found = self._appearances[address] = _appearance(drawn_by)
+            found = self._looks[address] = Look(_appearance(drawn_by), self._is_bold(drawn_by))
         return found
+
+    def _is_bold(self, drawn_by: object) -> bool:
+        font = raw.FPDFTextObj_GetFont(drawn_by)
+        if not font:
+            return False
+        address = ctypes.addressof(font.contents)
+        found = self._bold_fonts.get(address)
+        if found is None:
+            name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
+            raw.FPDFFont_GetBaseFontName(font, name, LONGEST_FONT_NAME)
+            found = self._bold_fonts[address] = _BOLD_NAME.search(name.value) is not None
+        return found
+
+    def _size(self, index: int) -> float:
+        """Of the letters, rounded to half a point: the height the font gives to all of them."""
+        raw.FPDFText_GetLooseCharBox(self._raw, self._at(index), self._loose)
+        box = self._loose
+        _, top, _, bottom = self._place(box.left, box.top, box.right, box.bottom)
+        return round(2 * (bottom - top)) / 2
 
     def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
         """The same spans, with those marked that nobody sees: invisible, blank, or off the page."""
@@ -279,10 +320,18 @@ def _appearance(drawn_by: object) -> str:
     return "pale" if is_pale else "shown"
 
 
-def _is_near(span: Span, box: Box) -> bool:
-    gap = max(box[0] - span.right, span.left - box[2])
-    is_beside = min(box[3], span.bottom) > max(box[1], span.top)
-    return is_beside and gap < CELL_GAP * max(span.bottom - span.top, box[3] - box[1])
+def _is_solid(places: list[Box], characters: int) -> bool:
+    """Does one piece follow the other without a wide gap, between them or inside?"""
+    left, top, right, bottom = around(places)
+    has_room_inside = right - left > WIDEST_CHARACTER * (bottom - top) * characters
+    return not has_room_inside and all(_is_near(one, other) for one, other in pairwise(places))
+
+
+def _is_near(one: Box, other: Box) -> bool:
+    gap = max(other[0] - one[2], one[0] - other[2])
+    height = max(one[3] - one[1], other[3] - other[1])
+    is_beside = min(other[3], one[3]) > max(other[1], one[1])
+    return is_beside and gap < CELL_GAP * height
 
 
 def _placing(page: pypdfium2.PdfPage) -> Callable[[float, float, float, float], Box]:

@@ -1,0 +1,74 @@
+"""Headings by their looks, for documents without an outline: larger than the text, or bold on their own."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from app.pdf.layout import StyledLine
+from app.pdf.pages import Line, OutlineEntry
+
+LARGER = 1.15
+"""Times the size of the text."""
+LONGEST = 120
+"""Characters of a line."""
+MOST_LINES = 3
+MOST_HEADINGS = 5_000
+LARGEST_SHARE = 0.25
+"""Of all lines: with more of them, they are no headings but the way the text is set."""
+
+
+_NUMBERED = re.compile(r"[^\t]{0,9}(\d|\.)[^\t]{0,3}\t[^\t]*[^\W\d_]{3}[^\t]*")
+"""Its number may stand apart from the heading, as the cells of a row do."""
+
+
+class _Style(NamedTuple):
+    size: float
+    is_bold: bool
+
+
+def headings(pages: Sequence[tuple[int, Sequence[Line]]]) -> list[OutlineEntry]:
+    """An entry for each heading, deeper the smaller its letters; none where looks do not tell."""
+    characters: Counter[_Style] = Counter()
+    for line in (line for _, lines in pages for line in lines if isinstance(line, StyledLine)):
+        characters[_Style(line.size, line.is_bold)] += len(line.text)
+    if not characters:
+        return []
+    text_style = characters.most_common(1)[0][0]
+    found = [(number, *heading) for number, lines in pages for heading in _on_page(lines, text_style)]
+    if len(found) > LARGEST_SHARE * sum(len(lines) for _, lines in pages):
+        return []
+    sizes = sorted({style.size for _, style, _ in found}, reverse=True)
+    return [
+        OutlineEntry(text, number, sizes.index(style.size)) for number, style, text in found[:MOST_HEADINGS]
+    ]
+
+
+def _on_page(lines: Sequence[Line], text_style: _Style) -> Iterator[tuple[_Style, str]]:
+    """Lines that look like a heading; those that follow each other in one style are one."""
+
+    def style(place: int) -> _Style | None:
+        return _style_of_heading(lines, place, text_style)
+
+    for found, places in groupby(range(len(lines)), style):
+        if found is not None:
+            yield found, " ".join(lines[place].text for place in list(places)[:MOST_LINES])
+
+
+def _style_of_heading(lines: Sequence[Line], place: int, text_style: _Style) -> _Style | None:
+    line = lines[place]
+    if not isinstance(line, StyledLine) or line.is_hidden or len(line.text) > LONGEST:
+        return None
+    if "\t" in line.text and not _NUMBERED.fullmatch(line.text):
+        return None
+    if not line.text[0].isalnum() or line.text[0].islower() or line.text.endswith((".", ",", ";")):
+        return None
+    if sum(map(str.isalpha, line.text)) < 3:
+        return None
+    if line.size < LARGER * text_style.size:
+        neighbours = [*lines[max(place - 1, 0) : place], *lines[place + 1 : place + 2]]
+        is_in_table = any("\t" in other.text and not _NUMBERED.fullmatch(other.text) for other in neighbours)
+        if is_in_table or not line.is_bold or text_style.is_bold or line.size < text_style.size:
+            return None
+    return _Style(line.size, line.is_bold)

@@ -1,0 +1,56 @@
+from app.pdf.headings import headings
+from app.pdf.layout import StyledLine
+from app.pdf.pages import Line, OutlineEntry
+
+
+def text(*lines: str, size: float = 10, is_bold: bool = False) -> list[Line]:
+    return [StyledLine(line, (50, 0, 400, 10), size=size, is_bold=is_bold) for line in lines]
+
+
+PROSE = text(*[f"A line of prose, number {number}, about the salt marsh" for number in range(20)])
+
+
+def found(*pages: list[Line]) -> list[OutlineEntry]:
+    return headings(list(enumerate(pages, 1)))
+
+
+def test_larger_letters_make_a_heading_and_smaller_ones_a_deeper_one() -> None:
+    assert found(
+        text("The Marsh", size=20) + PROSE, text("Herons", size=14) + PROSE, text("Eels", size=14) + PROSE
+    ) == [OutlineEntry("The Marsh", 1, 0), OutlineEntry("Herons", 2, 1), OutlineEntry("Eels", 3, 1)]
+
+
+def test_bold_on_its_own_is_a_heading() -> None:
+    assert found(PROSE + text("Herons", is_bold=True) + PROSE) == [OutlineEntry("Herons", 1, 0)]
+
+
+def test_lines_of_one_style_are_one_heading() -> None:
+    assert found(text("The birds and fish", "of the salt marsh", size=14) + PROSE) == [
+        OutlineEntry("The birds and fish of the salt marsh", 1)
+    ]
+
+
+def test_a_number_that_stands_apart_belongs_to_its_heading() -> None:
+    assert found(PROSE + text("Item 7.\tDiscussion of the marsh", is_bold=True) + PROSE) == [
+        OutlineEntry("Item 7.\tDiscussion of the marsh", 1)
+    ]
+
+
+def test_a_bold_row_of_a_table_is_no_heading() -> None:
+    table = text("Heron\t12", "Eel\t30") + text("Total", is_bold=True) + text("Bird\t42")
+    assert found(PROSE + table + PROSE) == []
+
+
+def test_a_bold_sentence_is_no_heading() -> None:
+    assert found(PROSE + text("Do not enter the reserve at night.", is_bold=True) + PROSE) == []
+
+
+def test_where_everything_is_large_nothing_is_a_heading() -> None:
+    assert (
+        found([*text("Alpha", "Beta", size=20), *text("gamma delta epsilon zeta eta theta iota", size=10)])
+        == []
+    )
+
+
+def test_lines_without_looks_give_no_headings() -> None:
+    assert found([Line("Herons"), Line("and eels in the creek")]) == []
