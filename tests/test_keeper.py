@@ -141,3 +141,13 @@ async def test_a_program_that_ends_before_it_is_ready_fails_the_start(tmp_path: 
 async def test_no_signal_of_the_terminal_reaches_a_kept_program(tmp_path: Path) -> None:
     async with kept(program(SLEEP, tmp_path)) as (_, scene):
         assert os.getsid(scene.pids[0]) == scene.pids[0] != os.getsid(0)
+
+
+async def test_a_program_that_was_killed_on_purpose_stays_down_until_it_is_started(tmp_path: Path) -> None:
+    async with kept(program(SLEEP, tmp_path)) as (keeper, scene):
+        assert keeper.pid == scene.pids[0]
+        await keeper.kill()
+        await asyncio.sleep(0.8)  # longer than the first delay before a restart
+        assert (keeper.pid, scene.is_running(scene.pids[0])) == (None, False)
+        await keeper.start()
+        assert keeper.pid == scene.pids[1]

@@ -1,0 +1,52 @@
+"""The doorbell, on a real broker."""
+
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.embedded import EmbeddedValkey
+from app.task_queue import QUEUE, TaskQueue, new_celery
+
+
+@pytest.fixture
+def broker_url(valkey: EmbeddedValkey) -> str:
+    return valkey.url.removesuffix("/0") + "/9"
+
+
+@pytest.fixture
+def queue(broker_url: str) -> Iterator[TaskQueue]:
+    queue = TaskQueue(broker_url)
+    yield queue
+    queue.close()
+
+
+def receive(broker_url: str, count: int) -> list[UUID]:
+    """The ids of the next messages, in the order in which a worker gets them."""
+    with new_celery(broker_url, None) as celery, celery.connection_for_read() as connection:
+        messages = connection.SimpleQueue(QUEUE)
+        received = []
+        for _ in range(count):
+            message = messages.get(timeout=5)
+            message.ack()
+            received.append(UUID(message.headers["id"]))
+        messages.close()
+        return received
+
+
+async def test_work_that_was_begun_is_heard_before_new_work(queue: TaskQueue, broker_url: str) -> None:
+    new, begun = [uuid4() for _ in range(3)], uuid4()
+    for ingestion_id in new:
+        assert await queue.enqueue(ingestion_id)
+    assert await queue.enqueue(begun, is_begun=True)
+    assert await queue.length() == 4
+    assert receive(broker_url, 4) == [begun, *new]
+
+
+async def test_a_broker_that_is_down_is_said_and_not_raised() -> None:
+    queue = TaskQueue("redis://127.0.0.1:1/0")
+    try:
+        assert await queue.enqueue(uuid4()) is False
+        assert await queue.length() is None
+    finally:
+        queue.close()
