@@ -2,11 +2,13 @@
 
 Small PDFs go to a real API, one after the other, on a durable Postgres and Valkey of its own; no worker
 runs, and this process takes each message from the queue itself. For each upload it measures the time until
-the 202 is here and until the message is. Beside it, in the same run: a request that does nothing
-(`GET /livez`), and Celery's plain `send_task`, which promises less.
+the 202 is here and until the message is. Then the same without HTTP and without the file: rows and message
+only. Beside it, in the same run: a request that does nothing (`GET /livez`), and Celery's plain
+`send_task`, which promises less.
 """
 
 import argparse
+import asyncio
 import os
 import statistics
 import subprocess
@@ -14,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -27,7 +29,11 @@ from rich.table import Table
 
 from app.chaos.audit import percentile
 from app.chaos.pdfs import pdf_of
+from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.resources import open_services
+from app.services.documents import UploadOptions
+from app.services.idempotency import Answer
 from app.task_queue import BEGUN_PRIORITY, NEW_PRIORITY, QUEUE, new_celery
 
 WARM_UP = 50
@@ -60,11 +66,11 @@ class Bell:
 
 
 @contextmanager
-def running_api(folder: Path) -> Iterator[tuple[str, str]]:
-    """(URL of the API, URL of the broker)."""
+def running_api(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """(URL of the API, its settings)."""
     with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedValkey(folder / "valkey") as valkey:
         postgres.create_database("upload")
-        environment = os.environ | {
+        settings = {
             "DATABASE_URL": postgres.url("upload"),
             "CELERY_BROKER_URL": valkey.url,
             "CELERY_RESULT_BACKEND": valkey.url,
@@ -72,6 +78,7 @@ def running_api(folder: Path) -> Iterator[tuple[str, str]]:
             "MAX_QUEUED": "1000000",
             "LOG_LEVEL": "WARNING",
         }
+        environment = os.environ | settings
         (folder / "files").mkdir()
         subprocess.run([sys.executable, "-m", "app.cli", "migrate"], env=environment, check=True)
         port = free_port()
@@ -79,7 +86,7 @@ def running_api(folder: Path) -> Iterator[tuple[str, str]]:
         api = subprocess.Popen([sys.executable, "-m", *server], env=environment)
         try:
             wait_for(f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}", valkey.url
+            yield f"http://127.0.0.1:{port}", settings
         finally:
             api.terminate()
             api.wait(30)
@@ -117,6 +124,32 @@ def measure_uploads(url: str, broker_url: str, count: int) -> tuple[list[float],
     return answered[WARM_UP:], enqueued[WARM_UP:]
 
 
+async def measure_rows(environment: dict[str, str], count: int) -> list[float]:
+    """Milliseconds from a file that is stored until the message that announces its row."""
+    bell = Bell(environment["CELERY_BROKER_URL"])
+    listener = threading.Thread(target=bell.listen)
+    listener.start()
+    asked: dict[str, float] = {}
+    settings = Settings(**{name.lower(): value for name, value in environment.items()})
+    async with open_services(settings) as services:
+        for _ in range(WARM_UP + count):
+            async with services.documents.uploading() as upload:
+                file = await upload.receive("one.pdf", one_part(f"%PDF {uuid4()}".encode()))
+                started = time.perf_counter()
+                await services.documents.add(upload, [file], UploadOptions(), lambda _: Answer(202, {}))
+            task_id = str(file.ingestion_id)
+            asked[task_id] = started
+            while task_id not in bell.heard:  # noqa: ASYNC110 - set by a thread
+                await asyncio.sleep(0.001)
+    bell.is_enough = True
+    listener.join()
+    return [1000 * (bell.heard[task_id] - started) for task_id, started in asked.items()][WARM_UP:]
+
+
+async def one_part(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
 def measure_requests(url: str, count: int) -> list[float]:
     with httpx.Client(base_url=url, trust_env=False) as client:
         return [timed(lambda: client.get("/livez").raise_for_status()) for _ in range(count)]
@@ -136,14 +169,17 @@ def timed(function: Callable[[], object]) -> float:
 def measure(count: int) -> dict[str, list[float]]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_api(Path(folder)) as (url, broker_url),
+        running_api(Path(folder)) as (url, settings),
     ):
+        broker_url = settings["CELERY_BROKER_URL"]
         answered, enqueued = measure_uploads(url, broker_url, count)
         nothing = measure_requests(url, count)
+        rows = asyncio.run(measure_rows(settings, count))
         sent = measure_sending(broker_url, count)
     return {
         "POST /documents until enqueued": enqueued,
         "POST /documents until its 202": answered,
+        "rows and message, without HTTP and file": rows,
         "GET /livez": nothing,
         "Celery's send_task alone": sent,
     }
