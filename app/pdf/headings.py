@@ -52,8 +52,13 @@ def _on_page(lines: Sequence[Line], text_style: _Style) -> Iterator[tuple[_Style
         return _style_of_heading(lines, place, text_style)
 
     for found, places in groupby(range(len(lines)), style):
-        if found is not None:
-            yield found, " ".join(lines[place].text for place in list(places)[:MOST_LINES])
+        texts = [lines[place].text for place in places]
+        if found is not None and len(texts) <= MOST_LINES and _is_title("".join(texts)):
+            yield found, " ".join(texts)
+
+
+def _is_title(text: str) -> bool:
+    return text[0].isalnum() and not text[0].islower() and not text.endswith((".", ",", ";"))
 
 
 def _style_of_heading(lines: Sequence[Line], place: int, text_style: _Style) -> _Style | None:
@@ -61,8 +66,6 @@ def _style_of_heading(lines: Sequence[Line], place: int, text_style: _Style) -> 
     if not isinstance(line, StyledLine) or line.is_hidden or len(line.text) > LONGEST:
         return None
     if "\t" in line.text and not _NUMBERED.fullmatch(line.text):
-        return None
-    if not line.text[0].isalnum() or line.text[0].islower() or line.text.endswith((".", ",", ";")):
         return None
     if sum(map(str.isalpha, line.text)) < 3:
         return None

@@ -45,6 +45,11 @@ def test_a_bold_sentence_is_no_heading() -> None:
     assert found(PROSE + text("Do not enter the reserve at night.", is_bold=True) + PROSE) == []
 
 
+def test_a_bold_paragraph_is_no_heading() -> None:
+    paragraph = [f"Line {number} of a warning that is printed bold" for number in range(5)]
+    assert found(PROSE + text(*paragraph, is_bold=True) + PROSE) == []
+
+
 def test_where_everything_is_large_nothing_is_a_heading() -> None:
     assert (
         found([*text("Alpha", "Beta", size=20), *text("gamma delta epsilon zeta eta theta iota", size=10)])
