@@ -13,8 +13,8 @@
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
-    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · FileGone) · AlreadyInWork
-    │   ├── IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
+    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone)
+    │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     │   ├── DocumentReplaced · RangeNotSatisfiable
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
@@ -241,6 +241,11 @@ class DocumentNotFound(NotFound):
 class TaskNotFound(NotFound):
     code = "task_not_found"
     default_message = "There is no task with this id."
+
+
+class ChunkNotFound(NotFound):
+    code = "chunk_not_found"
+    default_message = "The served version of the document has no such chunk."
 
 
 class PageNotFound(NotFound):

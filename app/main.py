@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import documents, health, search, tasks
+from app.api import documents, health, metrics, pages, search, tasks
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
@@ -63,7 +64,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_services(settings) as services:
             app.state.services = services
-            with _on_exit_signal(services.progress.stop):
+            app.state.is_draining = False
+            with _on_exit_signal(
+                partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop
+            ):
                 yield
 
     app = GuardedAPI(
@@ -81,9 +85,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     answer_errors_with_problems(app)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, tasks, search):
+    for module in (documents, pages, tasks, search):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
+    if settings.metrics_enabled:
+        app.include_router(metrics.router)
     serve_docs(app)
     return app
 
@@ -96,18 +102,38 @@ def __getattr__(name: str) -> FastAPI:
     return app
 
 
+def _drain(app: FastAPI) -> None:
+    """From now on `/readyz` sends new work elsewhere."""
+    app.state.is_draining = True
+
+
 @contextmanager
-def _on_exit_signal(act: Callable[[], None]) -> Iterator[None]:
-    """Act when the server is told to go: it ends the lifespan only after the last, long-waiting response."""
+def _on_exit_signal(
+    drain: Callable[[], None], drain_seconds: float, stop: Callable[[], None]
+) -> Iterator[None]:
+    """When the server is told to go: drain, listen on for a while, stop what waits, then let it go.
+
+    It ends the lifespan only after the last, long-waiting response. Ctrl-C, and a second signal, hurry.
+    """
     loop = asyncio.get_running_loop()
     handlers = _signal_handlers()
+    is_draining = drain_seconds == 0
 
-    def act_and_pass_on(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(act)
+    def stop_and_pass_on(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop)
         handlers[number](number, frame)
 
+    def drain_first(number: int, frame: FrameType | None) -> None:
+        nonlocal is_draining
+        if is_draining or number == signal.SIGINT:
+            stop_and_pass_on(number, frame)
+            return
+        is_draining = True
+        loop.call_soon_threadsafe(drain)
+        loop.call_soon_threadsafe(loop.call_later, drain_seconds, stop_and_pass_on, number, frame)
+
     for number in handlers:
-        signal.signal(number, act_and_pass_on)
+        signal.signal(number, drain_first)
     try:
         yield
     finally:

@@ -9,8 +9,10 @@ from app.config import Settings
 from app.embeddings import open_embedder
 from app.pdf.reader import PDFReader
 from app.services.documents import DocumentService
+from app.services.figures import Figures
 from app.services.holder import this_holder
 from app.services.incoming import IncomingFiles
+from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.splitter import Splitter
@@ -29,9 +31,11 @@ class Services:
     rag: RAGService
     documents: DocumentService
     progress: ProgressWatcher
+    pictures: PagePictures
     database: Database
     files: FileStore
     queue: TaskQueue
+    figures: Figures
     space_id: int
 
 
@@ -108,9 +112,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
                     rag=rag,
                     documents=documents,
                     progress=progress,
+                    pictures=PagePictures(database=database, files=files, reader=reader),
                     database=database,
                     files=files,
                     queue=queue,
+                    figures=Figures(database),
                     space_id=space_id,
                 )
             finally:

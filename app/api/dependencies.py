@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from app.services.documents import DocumentService
+from app.services.figures import Figures
+from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
@@ -30,7 +32,19 @@ def _progress(request: Request) -> ProgressWatcher:
     return watcher
 
 
+def _pictures(request: Request) -> PagePictures:
+    pictures: PagePictures = _services(request).pictures
+    return pictures
+
+
+def _figures(request: Request) -> Figures:
+    figures: Figures = _services(request).figures
+    return figures
+
+
 async def _readiness(request: Request) -> Readiness:
+    if request.app.state.is_draining:
+        return Readiness({"shutdown": "This server is going down."}, [])
     services = _services(request)
     return await check_readiness(services.database, services.space_id, services.queue.ping)
 
@@ -45,4 +59,6 @@ RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
 CallerDep = Annotated[str, Depends(_caller)]
+PicturesDep = Annotated[PagePictures, Depends(_pictures)]
+FiguresDep = Annotated[Figures, Depends(_figures)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

@@ -29,7 +29,7 @@ async def send_original(request: Request, original: OriginalFile, read: Read) ->
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "private, no-cache",
     }
-    if _has(etag, request.headers.get("if-none-match", "")):
+    if has_etag(etag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     size = original.byte_size
     start, end, status = 0, size, 200
@@ -74,7 +74,7 @@ def _range_of(header: str, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-def _has(etag: str, if_none_match: str) -> bool:
+def has_etag(etag: str, if_none_match: str) -> bool:
     tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
     return etag in tags or "*" in tags
 

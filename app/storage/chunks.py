@@ -81,6 +81,19 @@ async def list_chunks(
     ]
 
 
+async def find_boxes(
+    connection: AsyncConnection, document_id: UUID, chunk_id: UUID
+) -> tuple[tuple[int, Box], ...] | None:
+    """(page number, box) of a chunk's lines; None when the document's served version has no such chunk."""
+    document, chunk = models.Document, models.Chunk
+    boxes = await connection.scalar(
+        select(chunk.boxes)
+        .join(document, document.live_ingestion_id == chunk.ingestion_id)
+        .where(chunk.id == chunk_id, document.id == document_id)
+    )
+    return None if boxes is None else boxes_from_json(boxes)
+
+
 async def delete_chunks(connection: AsyncConnection, space_id: int, ingestion_ids: Sequence[UUID]) -> None:
     """Delete the chunks of these ingestions and their vectors, in one statement."""
     vectors = table(embeddings_table(space_id), column("ingestion_id", Uuid()))

@@ -1,0 +1,73 @@
+"""Pages as pictures, of a document that a real service has ingested."""
+
+from io import BytesIO
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.api.conftest import Served
+from tests.processes import PROJECT
+
+SAMPLE = PROJECT / "samples" / "salt-marsh-article.pdf"
+
+
+@pytest.fixture(scope="module")
+async def document_id(served: Served, client: httpx.AsyncClient) -> str:
+    answer = await client.post(
+        "/documents", files={"file": ("marsh.pdf", SAMPLE.read_bytes())}, data={"collection": "pages"}
+    )
+    accepted = answer.json()
+    task_id = UUID(accepted["task_id"])
+    await served.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
+    return str(accepted["document_id"])
+
+
+def picture(answer: httpx.Response) -> Image.Image:
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "image/png"
+    return Image.open(BytesIO(answer.content)).convert("RGB")
+
+
+async def test_a_page_comes_as_a_picture_of_the_width_asked_for(
+    client: httpx.AsyncClient, document_id: str
+) -> None:
+    drawn = picture(await client.get(f"/documents/{document_id}/pages/2.png", params={"width": 400}))
+    assert drawn.width == 400
+
+
+async def test_the_lines_of_a_hit_are_marked(client: httpx.AsyncClient, document_id: str) -> None:
+    query = {"query": "cordgrass halves small waves", "document_ids": [document_id], "limit": 1}
+    (hit,) = (await client.post("/search", json=query)).json()["data"]
+    url = f"/documents/{document_id}/pages/{hit['page_start']}.png"
+    plain = picture(await client.get(url, params={"width": 420}))
+    marked = picture(await client.get(url, params={"width": 420, "highlight": hit["chunk_id"]}))
+    _, left, top, right, bottom = hit["boxes"][0]
+    middle = (round((left + right) / 2), round((top + bottom) / 2))
+    around = [(middle[0] + x, middle[1] + y) for x in range(-8, 9) for y in (-3, 0, 3)]
+    assert any(plain.getpixel(point) != marked.getpixel(point) for point in around)
+
+
+async def test_an_unchanged_picture_is_not_sent_again(client: httpx.AsyncClient, document_id: str) -> None:
+    url = f"/documents/{document_id}/pages/1.png"
+    first = await client.get(url)
+    again = await client.get(url, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("{document}/pages/99.png", 404, "page_not_found"),
+        ("{nobody}/pages/1.png", 404, "document_not_found"),
+        ("{document}/pages/1.png?highlight={nobody}", 404, "chunk_not_found"),
+        ("{document}/pages/0.png", 422, "invalid_request"),
+        ("{document}/pages/1.png?width=100000", 422, "invalid_request"),
+    ],
+)
+async def test_what_cannot_be_drawn_is_a_problem(
+    client: httpx.AsyncClient, document_id: str, path: str, status: int, code: str
+) -> None:
+    answer = await client.get("/documents/" + path.format(document=document_id, nobody=uuid4()))
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
