@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         10, ge=0, description="On SIGTERM a worker finishes what it can in this time and hands over the rest."
     )
+    shutdown_drain_seconds: float = Field(
+        1, ge=0, description="On SIGTERM /readyz says 503 for this time before the API stops listening."
+    )
     worker_max_tasks: int = Field(1000, ge=1, description="A worker process is replaced after so many tasks.")
     worker_max_memory_mb: int = Field(
         1024, ge=1, description="A worker process that has grown beyond this is replaced after its task."

@@ -32,6 +32,7 @@ from app.errors import (
     WorkHeld,
 )
 from app.logs import configure_logging, sane_request_id
+from app.metrics import forget_counts, serve_counts
 from app.resources import open_rag_service
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
@@ -186,6 +187,16 @@ def check_pool(sender: Any, **_: Any) -> None:
         )
 
 
+@worker_init.connect
+def tell_counts(**_: Any) -> None:
+    if settings.worker_metrics_port is None:
+        return
+    try:
+        serve_counts(settings.worker_metrics_port)
+    except OSError as error:
+        raise SystemExit(f"WORKER_METRICS_PORT {settings.worker_metrics_port}: {error.strerror}.") from error
+
+
 @worker_shutting_down.connect
 def hand_over_after_grace(**_: Any) -> None:
     """A shutdown lets work finish for a while; what still runs then gives its lease back."""
@@ -205,3 +216,9 @@ def hand_over() -> None:
 @worker_shutdown.connect
 def close_bridge(**_: Any) -> None:
     bridge.close()
+
+
+@worker_shutdown.connect
+def forget_told_counts(**_: Any) -> None:
+    if settings.worker_metrics_port is not None:
+        forget_counts()

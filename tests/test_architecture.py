@@ -14,15 +14,16 @@ MAY_IMPORT = {
     "config": set(),
     "bridge": set(),
     "logs": set(),
+    "metrics": set(),
     "task_queue": set(),
     "pdf": {"pdf", "errors"},
-    "embeddings": {"embeddings", "errors"},
+    "embeddings": {"embeddings", "errors", "metrics"},
     "storage": {"storage", "pdf", "embeddings", "errors"},
-    "services": {"services", "pdf", "embeddings", "storage", "errors"},
-    "api": {"api", "services", "storage", "pdf", "errors", "logs"},
+    "services": {"services", "pdf", "embeddings", "storage", "errors", "metrics"},
+    "api": {"api", "services", "storage", "pdf", "errors", "logs", "metrics"},
     "resources": {"services", "pdf", "embeddings", "storage", "errors", "config", "task_queue"},
     "main": {"api", "services", "resources", "config", "errors", "logs"},
-    "worker": {"bridge", "logs", "resources", "services", "task_queue", "config", "errors"},
+    "worker": {"bridge", "logs", "metrics", "resources", "services", "task_queue", "config", "errors"},
 }
 
 # Which parts may import a library that others must not know.
@@ -38,6 +39,7 @@ BORDERS = {
     "pypdfium2": {"pdf"},
     "obstore": {"storage"},
     "wordllama": {"embeddings"},
+    "prometheus_client": {"metrics"},
     "pydantic_settings": {"config"},
 }
 MAY_READ_SETTINGS = {"main", "worker", "cli", "resources", "embedded", "stack", "demo", "config"}

@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from app.embeddings.base import EmbeddingIdentity, unit_rows
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.metrics import counters
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS = 1536
@@ -153,10 +154,13 @@ class OpenAIEmbedder:
         try:
             response = await self._client.post(self._url, content=body, headers=headers)
         except httpx.TimeoutException as error:
+            counters().embedding_requests.labels("timeout").inc()
             raise _NoAnswer("no answer in time") from error
         except httpx.TransportError as error:
+            counters().embedding_requests.labels("no_connection").inc()
             raise _NoAnswer("no connection") from error
         status = response.status_code
+        counters().embedding_requests.labels(str(status)).inc()
         if status == _TOO_MANY_REQUESTS and "insufficient_quota" in response.text:
             raise self._refusal(response)
         if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or response.is_server_error:
@@ -232,7 +236,9 @@ def _slices(tokens: Sequence[int], batch_inputs: int, batch_tokens: int) -> Iter
 def _vectors(content: bytes, count: int, identity: EmbeddingIdentity) -> NDArray[np.float32]:
     """The vectors of an answer, in the order of the texts, base64 (little-endian float32) or lists."""
     try:
-        entries = orjson.loads(content)["data"]
+        answer = orjson.loads(content)
+        entries = answer["data"]
+        counters().embedding_tokens.inc(_tokens_used(answer))
         by_index = {int(entry.get("index", place)): entry["embedding"] for place, entry in enumerate(entries)}
         if len(entries) != count or set(by_index) != set(range(count)):
             raise ValueError(f"{len(entries)} vectors for {count} texts")
@@ -247,6 +253,13 @@ def _vectors(content: bytes, count: int, identity: EmbeddingIdentity) -> NDArray
             f" set EMBEDDING_DIMENSIONS={wrong}."
         )
     return unit_rows(np.stack(rows))
+
+
+def _tokens_used(answer: dict[str, Any]) -> int:
+    """What the server says it read; 0 if it does not say."""
+    usage = answer.get("usage")
+    tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
 
 
 def _vector(embedding: object) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from app.errors import (
     WorkHeld,
     error_for_code,
 )
+from app.metrics import counters
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading
 from app.services.ahead import ahead
@@ -81,6 +82,7 @@ class RAGService:
             try:
                 return await self._ingest_to_verdict(lease)
             except LeaseLost:  # somebody else has the work now, or it was cancelled or superseded
+                counters().lease_losses.inc()
                 log.warning("lease lost")
                 raise
 
@@ -167,6 +169,7 @@ class RAGService:
                 pages_without_text=notes.without_text,
                 stage_seconds=stage_seconds,
             )
+        _count_published(progress.pages_done, published, stage_seconds)
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
 
@@ -254,11 +257,13 @@ class RAGService:
         delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
         async with self.database.autocommit() as connection:
             await ingestions.retry_later(connection, lease, error, delay_seconds)
+        counters().retries.labels(error.code).inc()
         log.warning("retrying later", code=error.code, seconds=round(delay_seconds, 1))
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
         async with self.database.autocommit() as connection:
             await ingestions.fail(connection, lease, self.space_id, error)
+        counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)
 
     async def _hand_over(self, lease: Lease) -> None:
@@ -303,6 +308,15 @@ class StageClock:
     def seconds(self) -> dict[str, float]:
         reading = time.monotonic() - self._started - sum(self._seconds.values())
         return {name: round(value, 3) for name, value in {"reading": reading, **self._seconds}.items()}
+
+
+def _count_published(pages: int, chunks: int, stage_seconds: dict[str, float]) -> None:
+    counted = counters()
+    counted.verdicts.labels("success").inc()
+    counted.pages.inc(pages)
+    counted.chunks.inc(chunks)
+    for stage, seconds in stage_seconds.items():
+        counted.stage_seconds.labels(stage).inc(seconds)
 
 
 async def in_batches(

@@ -1,4 +1,5 @@
 import asyncio
+import signal
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ from app.config import Settings
 from app.embedded import EmbeddedPostgres, free_port
 from app.main import create_app
 from app.storage.database import Database
+from tests.api.test_tasks import api_process, until_it_answers
 
 
 async def until_ready(client: httpx.AsyncClient, *, degraded: list[str]) -> None:
@@ -62,3 +64,22 @@ async def test_the_front_door_leads_to_the_documentation(client: httpx.AsyncClie
     assert answer.status_code in (302, 307)
     assert answer.headers["location"] == "/docs"
     assert (await client.get("/docs")).status_code == 200
+
+
+async def test_a_server_told_to_go_says_so_before_it_stops_listening(settings: Settings) -> None:
+    with api_process(settings) as (server, url):
+        async with httpx.AsyncClient(base_url=url) as client:
+            await until_it_answers(client)
+            server.send_signal(signal.SIGTERM)
+            statuses = []
+            async with asyncio.timeout(10):
+                while server.poll() is None:
+                    try:
+                        statuses.append((await client.get("/readyz")).status_code)
+                    except httpx.TransportError:
+                        break
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(server.communicate, timeout=10)
+    assert 503 in statuses
+    assert statuses == sorted(statuses)
+    assert server.returncode in (0, -signal.SIGTERM)

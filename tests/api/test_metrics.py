@@ -1,0 +1,252 @@
+"""What Prometheus sees of an API and a prefork worker with two processes, over a server that embeds."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from celery import Celery
+from fpdf import FPDF
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.main import create_app
+from app.storage.database import Database
+from tests.databases import migrated
+from tests.processes import WorkerProcess
+
+TOKENS = 7
+
+Samples = dict[str, float]
+
+
+class EmbeddingServer(BaseHTTPRequestHandler):
+    """The first request gets 429, later ones vectors and a bill of TOKENS."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+        type(self).asked += 1
+        vectors = [{"embedding": [1.0, 2.0, 3.0, 4.0]} for _ in texts]
+        content = json.dumps({"data": vectors, "usage": {"total_tokens": TOKENS}}).encode()
+        self.send_response(429 if self.asked == 1 else 200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An API and a worker whose metrics are read."""
+
+    client: httpx.AsyncClient
+    worker: WorkerProcess
+    worker_url: str
+    database: Database
+
+    async def of_service(self) -> Samples:
+        await asyncio.sleep(1.1)  # figures are at most a second old
+        return samples((await self.client.get("/metrics")).text)
+
+    async def of_worker(self) -> Samples:
+        async with httpx.AsyncClient() as client:
+            return samples((await client.get(self.worker_url)).text)
+
+    async def ingest(self, content: bytes) -> dict[str, Any]:
+        answer = await self.client.post("/documents", files={"file": ("a.pdf", content)})
+        task = await self.client.get(f"/tasks/{answer.json()['task_id']}?wait=30")
+        await asyncio.sleep(0.2)  # a worker counts after its commit
+        return task.json()
+
+
+def samples(exposition: str) -> Samples:
+    """By name and value of the label; raises ValueError when Prometheus could not read it."""
+    return {
+        " ".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(exposition)
+        for sample in family.samples
+    }
+
+
+def pdf(pages: int) -> bytes:
+    document = FPDF()
+    document.set_font("helvetica", size=10)
+    for _ in range(pages):
+        document.add_page()
+        document.cell(text=f"This page speaks of {uuid4()} and of nothing else.")
+    return bytes(document.output())
+
+
+@pytest.fixture(scope="module")
+def embedding_url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), EmbeddingServer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+async def watched(
+    settings: Settings,
+    serve: Any,
+    postgres: EmbeddedPostgres,
+    valkey: EmbeddedValkey,
+    embedding_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[Watched]:
+    folder, port = tmp_path_factory.mktemp("metrics"), free_port()
+    broker_url = valkey.url.removesuffix("/0") + "/12"
+    environment = {
+        "DATABASE_URL": await migrated(postgres, "metrics"),
+        "CELERY_BROKER_URL": broker_url,
+        "CELERY_RESULT_BACKEND": broker_url,
+        "STORAGE_URL": (folder / "files").as_uri(),
+        "EMBEDDING_PROVIDER": "openai",
+        "EMBEDDING_BASE_URL": embedding_url,
+        "EMBEDDING_DIMENSIONS": "4",
+        "WORKER_METRICS_PORT": str(port),
+    }
+    ours = Settings(_env_file=None, **{name.lower(): value for name, value in environment.items()})
+    worker = WorkerProcess(environment, folder / "worker.log", "--concurrency", "2")
+    database = Database(environment["DATABASE_URL"])
+    with worker, Celery(broker=broker_url) as celery:
+        await asyncio.to_thread(worker.wait_until_ready, celery)
+        async with (
+            serve(create_app(ours)) as served,
+            httpx.AsyncClient(base_url=served.url, timeout=40) as client,
+        ):
+            yield Watched(client, worker, f"http://127.0.0.1:{port}/metrics", database)
+    await database.close()
+
+
+async def test_the_work_of_all_processes_is_counted(watched: Watched) -> None:
+    at_first = await watched.of_worker()
+    assert at_first["pdf_ingest_process_lease_losses_total"] == 0
+    tasks = await asyncio.gather(*(watched.ingest(pdf(pages)) for pages in (1, 2, 3, 4)))
+    damaged = await watched.ingest(b"%PDF-1.4 damaged")
+    assert [task["status"] for task in tasks] == ["success"] * 4
+    chunks = sum(task["progress"]["chunks"] for task in tasks)
+    service, worker = await watched.of_service(), await watched.of_worker()
+    for prefix, counted in (("pdf_ingest_", service), ("pdf_ingest_process_", worker)):
+        assert counted[f"{prefix}verdicts_total success"] == 4
+        assert counted[f"{prefix}verdicts_total {damaged['result']['code']}"] == 1
+        assert counted[f"{prefix}pages_total"] == 10
+        assert counted[f"{prefix}chunks_total"] == chunks
+        for stage in ("reading", "embedding", "storing"):
+            assert 0 < counted[f"{prefix}stage_seconds_total {stage}"] < 60
+    assert service["pdf_ingest_stage_seconds_total embedding"] == pytest.approx(
+        worker["pdf_ingest_process_stage_seconds_total embedding"], rel=0.01
+    )
+    assert service["pdf_ingest_database_up"] == 1
+    assert service["pdf_ingest_queue_length"] == service["pdf_ingest_queue_oldest_seconds"] == 0
+
+
+async def test_calls_tokens_and_429s_of_the_embedder_are_counted(watched: Watched) -> None:
+    await watched.ingest(pdf(1))
+    before = await watched.of_worker()
+    await watched.ingest(pdf(1))
+    after = await watched.of_worker()
+    calls, tokens = (
+        "pdf_ingest_process_embedding_requests_total 200",
+        "pdf_ingest_process_embedding_tokens_total",
+    )
+    assert after["pdf_ingest_process_embedding_requests_total 429"] == 1
+    assert after[calls] == before[calls] + 1
+    assert after[tokens] == after[calls] * TOKENS
+    await watched.client.post("/search", json={"query": "of nothing else"})
+    assert (await watched.of_service())[calls] == 1, "the API counts what it asks itself"
+
+
+async def test_what_a_replaced_process_counted_is_not_forgotten(watched: Watched) -> None:
+    before = await watched.of_worker()
+    for child in watched.worker.children():
+        child.kill()
+    await watched.ingest(pdf(1))
+    after = await watched.of_worker()
+    pages = "pdf_ingest_process_pages_total"
+    assert after[pages] == before[pages] + 1 > 1
+
+
+async def test_the_queue_its_age_and_lost_leases_are_seen(watched: Watched) -> None:
+    children = watched.worker.children()
+    await watched.ingest(pdf(1))
+    for child in children:
+        child.suspend()
+    waiting = [
+        (await watched.client.post("/documents", files={"file": ("a.pdf", pdf(1))})).json()["task_id"]
+        for _ in range(3)
+    ]
+    service = await watched.of_service()
+    assert service["pdf_ingest_queue_length"] == service["pdf_ingest_unfinished queued"] == 3
+    assert 1 < service["pdf_ingest_queue_oldest_seconds"] < 30
+    for child in children:
+        child.resume()
+    for task_id in waiting:
+        await watched.client.get(f"/tasks/{task_id}?wait=30")
+    assert (await watched.of_service())["pdf_ingest_queue_length"] == 0
+
+
+async def test_a_lease_that_is_taken_away_is_counted(watched: Watched) -> None:
+    lost = "pdf_ingest_process_lease_losses_total"
+    before = await watched.of_worker()
+    async with watched.database.transaction() as connection:  # batches of chunks wait for this lock
+        await connection.execute(text("LOCK TABLE chunks IN ACCESS EXCLUSIVE MODE"))
+        answer = await watched.client.post("/documents", files={"file": ("a.pdf", pdf(1))})
+        task_id = answer.json()["task_id"]
+        async with asyncio.timeout(20):
+            while (await watched.client.get(f"/tasks/{task_id}")).json()["status"] != "processing":  # noqa: ASYNC110 - it is a poll
+                await asyncio.sleep(0.05)
+        await connection.execute(
+            text(
+                "UPDATE ingestions SET status = 'cancelled', finished_at = now() WHERE id = CAST(:id AS uuid)"
+            ),
+            {"id": task_id},
+        )
+    async with asyncio.timeout(20):
+        while (await watched.of_worker())[lost] != before[lost] + 1:  # noqa: ASYNC110 - it is a poll
+            await asyncio.sleep(0.1)
+
+
+async def test_without_a_database_there_are_still_counts(
+    settings: Settings, serve: Any, postgres: EmbeddedPostgres
+) -> None:
+    ours = settings.model_copy(update={"database_url": await migrated(postgres, "vanishing")})
+    control = Database(postgres.url("postgres"))
+    async with (
+        serve(create_app(ours)) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=30) as client,
+    ):
+        async with control.transaction() as connection:
+            await connection.execute(text("ALTER DATABASE vanishing ALLOW_CONNECTIONS false"))
+            await connection.execute(
+                text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'vanishing'")
+            )
+        told = await client.get("/metrics")
+        assert told.status_code == 200
+        assert samples(told.text)["pdf_ingest_database_up"] == 0
+        assert "pdf_ingest_process_lease_losses_total" in samples(told.text)
+    await control.close()
+
+
+async def test_metrics_have_a_switch_and_want_no_key(settings: Settings, serve: Any) -> None:
+    locked = settings.model_copy(update={"api_keys": SecretStr("alice:key")})
+    async with serve(create_app(locked)) as served, httpx.AsyncClient() as client:
+        assert (await client.get(f"{served.url}/metrics")).status_code == 200
+    silent = settings.model_copy(update={"metrics_enabled": False})
+    async with serve(create_app(silent)) as served, httpx.AsyncClient() as client:
+        assert (await client.get(f"{served.url}/metrics")).status_code == 404
