@@ -38,7 +38,7 @@ LONGEST_PROPERTY = 1_000
 
 
 class DocumentReading:
-    """One document; `frames()` yields where it is, the facts, then the pages, or raises an Unreadable."""
+    """One document; `frames()` yields where it is, the facts, then the pages. Raises an Unreadable."""
 
     def __init__(self, file: mmap.mmap, request: ReadRequest) -> None:
         self._file = file
@@ -59,15 +59,12 @@ class DocumentReading:
         names = list(self._request.engines)
         engine = yield from self._opened_by_one_of(names)
         self._pages_total = engine.pages_total
-        facts = self._facts(engine)
-        yield facts_to_frame(facts)
         yield from self._read(engine, range(1, self._pages_total + 1))
         yield from self._read_missing(names)
         if not self._found:
             raise OutOfMemory if self._has_run_out_of_memory else Corrupted
         readable = self._readable()
-        outline = facts.outline or tuple(self._outline(headings(list(readable.items()))))
-        yield facts_to_frame(replace(facts, engine="+".join(self._readers), outline=outline))
+        yield facts_to_frame(self._facts(engine, readable))
         yield from self._pages(readable)
 
     def _opened_by_one_of(self, names: list[str]) -> Generator[Frame, None, Engine]:
@@ -75,7 +72,7 @@ class DocumentReading:
         verdicts: list[Unreadable] = []
         while names:
             name = names.pop(0)
-            yield at_to_frame(At(name, 0))
+            yield self._at(name)
             try:
                 engine = self._open(name)
                 if engine.pages_total == 0:
@@ -91,6 +88,9 @@ class DocumentReading:
         telling = (verdict for verdict in verdicts if isinstance(verdict, Encrypted | UnsupportedEncryption))
         raise next(telling, verdicts[0] if verdicts else Corrupted())
 
+    def _at(self, reader: str, page: int = 0) -> Frame:
+        return at_to_frame(At(reader, page, self._pages_done, self._pages_total))
+
     def _open(self, name: str) -> Engine:
         """Without a password first: a wrong one fails where only the owner's is set."""
         engine_class = engine_called(name)
@@ -103,14 +103,15 @@ class DocumentReading:
         self._engines.append(engine)
         return engine
 
-    def _facts(self, engine: Engine) -> DocumentFacts:
+    def _facts(self, engine: Engine, readable: dict[int, list[Line]]) -> DocumentFacts:
         properties = engine.properties()
+        outline = list(self._outline(engine.outline()))
         return DocumentFacts(
-            engine=engine.name,
+            engine="+".join(self._readers),
             pages_total=engine.pages_total,
             title=_property(properties.title),
             author=_property(properties.author),
-            outline=tuple(self._outline(engine.outline())),
+            outline=tuple(outline or self._outline(headings(list(readable.items())))),
             created_at=properties.created_at,
             modified_at=properties.modified_at,
             page_labels=self._page_labels(engine),
@@ -132,7 +133,7 @@ class DocumentReading:
         for number in numbers:
             if number in self._request.skipped.get(engine.name, ()):
                 continue
-            yield at_to_frame(At(engine.name, number, self._pages_done))
+            yield self._at(engine.name, number)
             try:
                 page = engine.read_page(number)
             except (PageError, MemoryError) as error:
@@ -153,7 +154,7 @@ class DocumentReading:
         missing = [number for number in range(1, self._pages_total + 1) if number not in self._found]
         while names and missing:
             name = names.pop(0)
-            yield at_to_frame(At(name, 0, self._pages_done))
+            yield self._at(name)
             try:
                 engine = self._open(name)
             except Unreadable:
@@ -181,7 +182,7 @@ class DocumentReading:
                 yield page_to_frame(Page(number, error="No engine could read this page."))
                 continue
             if page.is_scan:
-                yield at_to_frame(At(Tesseract.name, number, self._pages_done))
+                yield self._at(Tesseract.name, number)
                 lines = self._recognised(number) or page.lines
                 self._pages_done += 1
             else:

@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -64,26 +64,40 @@ class Times(NamedTuple):
     step_seconds: float
 
 
-class Reading:
-    """A document being read: what is known before its first page, then its pages in order.
+class ReadingProgress(NamedTuple):
+    """`stage` is "reading" or "ocr"; of `pages_done` nothing more will be read."""
 
-    `stage` is "reading" or "ocr"; `pages_done` pages have been read to the end, given out or not.
-    """
+    stage: str
+    pages_done: int
+    pages_total: int
+
+
+ProgressListener = Callable[[ReadingProgress], None]
+
+
+class Reading:
+    """A document being read: what is known before its first page, then its pages in order."""
 
     facts: DocumentFacts
-    """`facts.engine` is certain with the first page: until then a second engine may have to help."""
 
-    def __init__(self, parent: ReaderParent, path: Path, request: ReadRequest, times: Times) -> None:
-        self.stage = "reading"
-        self.pages_done = 0
+    def __init__(
+        self,
+        parent: ReaderParent,
+        path: Path,
+        request: ReadRequest,
+        times: Times,
+        on_progress: ProgressListener | None,
+    ) -> None:
         self._parent = parent
         self._path = path
         self._request = request
         self._times = times
+        self._on_progress = on_progress
         self._process: ReadingProcess | None = None
         self._at = At("", 0)
-        self._seconds_left = min(READING_SECONDS, times.longest_seconds)
+        self._pages_total = 0
         self._pages_given = 0
+        self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
 
     async def begin(self) -> None:
@@ -105,17 +119,21 @@ class Reading:
         process, self._process = self._process, None
         return await process.end() if process else None
 
-    def _note(self, found: At | DocumentFacts | Page) -> None:
-        if isinstance(found, At):
-            self._at = found
-            self.pages_done = found.pages_done
-            self.stage = "ocr" if found.reader == OCR else "reading"
-        elif isinstance(found, DocumentFacts):
-            if not hasattr(self, "facts"):
-                longest_seconds = self._times.longest_seconds
-                allowed = min(READING_SECONDS + READING_SECONDS_A_PAGE * found.pages_total, longest_seconds)
-                self._seconds_left += allowed - min(READING_SECONDS, longest_seconds)
+    def _note(self, found: News) -> None:
+        if isinstance(found, DocumentFacts):
             self.facts = found
+        elif isinstance(found, At):
+            self._at = found
+            if found.pages_total > self._pages_total:
+                more_seconds = self._seconds_for(found.pages_total) - self._seconds_for(self._pages_total)
+                self._seconds_left += more_seconds
+                self._pages_total = found.pages_total
+            if self._on_progress is not None:
+                stage = "ocr" if found.reader == OCR else "reading"
+                self._on_progress(ReadingProgress(stage, found.pages_done, found.pages_total))
+
+    def _seconds_for(self, pages: int) -> float:
+        return min(READING_SECONDS + READING_SECONDS_A_PAGE * pages, self._times.longest_seconds)
 
     async def _all_news(self) -> AsyncGenerator[News]:
         """Of as many processes as it takes: what one dies of, the next leaves out."""
@@ -128,7 +146,7 @@ class Reading:
                     yield found
                 return
             except _ProcessDied as death:
-                log.warning("a reading process died", at=tuple(self._at), why=death.why)
+                log.warning("a reading process died", at=self._at[:2], why=death.why)
                 cause = cause or death.verdict
                 is_worth_more = self._seconds_left > 1 and (death.verdict is None or self._leave_out())
                 if not is_worth_more:
@@ -157,7 +175,7 @@ class Reading:
 
         No step gets more than half of what is left: the next process must have time for the rest.
         """
-        if self.stage == "ocr":
+        if self._at.reader == OCR:
             async with asyncio.timeout(self._request.ocr_page_seconds + OCR_MARGIN_SECONDS):
                 return await process.receive()
         started = time.monotonic()
@@ -192,7 +210,7 @@ class Reading:
 
     def _leave_out(self) -> bool:
         """What the process was at when it died; whether anything is left to read with."""
-        reader, page, _ = self._at
+        reader, page = self._at.reader, self._at.page
         if reader not in (*self._request.engines, OCR):
             return False
         if page == 0:
@@ -253,9 +271,15 @@ class PDFReader:
         self.fingerprint = _fingerprint(self._request)
 
     @asynccontextmanager
-    async def open(self, path: Path, password: str | None = None) -> AsyncIterator[Reading]:
-        """Starts reading. Raises an Unreadable, here or between pages; leaving ends the process."""
-        reading = Reading(self._parent, path, replace(self._request, password=password), self._times)
+    async def open(
+        self, path: Path, password: str | None = None, on_progress: ProgressListener | None = None
+    ) -> AsyncIterator[Reading]:
+        """Reads all there is without OCR, then gives it out page by page; leaving ends the process.
+
+        `on_progress` hears of every page. Raises an Unreadable, here or between pages.
+        """
+        request = replace(self._request, password=password)
+        reading = Reading(self._parent, path, request, self._times, on_progress)
         try:
             await reading.begin()
             yield reading

@@ -99,11 +99,12 @@ def request_from_frame(frame: Frame) -> Request:
 
 
 class At(NamedTuple):
-    """What is about to be read; page 0 is the document itself."""
+    """What is about to be read; page 0 is the document itself. No total yet: 0."""
 
     reader: str
     page: int
     pages_done: int = 0
+    pages_total: int = 0
 
 
 def at_to_frame(at: At) -> Frame:
@@ -142,8 +143,8 @@ def news_from_frame(frame: Frame) -> At | DocumentFacts | Page:
 
 def _at(value: object) -> At:
     match value:
-        case [str(reader), int(page), int(pages_done)]:
-            return At(reader, page, pages_done)
+        case [str(reader), int(page), int(pages_done), int(pages_total)]:
+            return At(reader, page, pages_done, pages_total)
     raise FrameError("not a place in a document")
 
 

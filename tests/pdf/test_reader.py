@@ -17,7 +17,7 @@ import uvloop
 
 from app.errors import Encrypted
 from app.pdf.pages import DocumentFacts, OutlineEntry, Page
-from app.pdf.reader import PDFReader
+from app.pdf.reader import PDFReader, ReadingProgress
 from tests.pdf.conftest import Write
 from tests.pdfs.builder import one_page, pages, shown, stream
 from tests.pdfs.hostile import PASSWORD, PROSE, encrypted, prose, slow_page
@@ -156,11 +156,14 @@ async def test_cancelling_ends_the_process_at_once(reader: PDFReader, write: Wri
     assert not reading_processes()
 
 
-async def test_progress_is_told_while_reading(reader: PDFReader, write: Write) -> None:
-    async with reader.open(write(long_document(50))) as reading:
-        assert reading.pages_done < 50
-        await anext(aiter(reading))
-        assert (reading.stage, reading.pages_done) == ("reading", 49)
+async def test_progress_is_told_of_every_page(reader: PDFReader, write: Write) -> None:
+    told: list[ReadingProgress] = []
+    async with reader.open(write(prose(3)), on_progress=told.append) as reading:
+        assert told == [
+            ReadingProgress("reading", 0, 0),
+            *(ReadingProgress("reading", done, 3) for done in range(3)),
+        ]
+        assert reading.facts.pages_total == 3
 
 
 async def test_a_killed_parent_costs_nothing_but_time(reader: PDFReader, write: Write) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from app.errors import NoText, Unreadable
 from app.pdf.pages import Page
-from app.pdf.reader import PDFReader
+from app.pdf.reader import PDFReader, ReadingProgress
 from tests.pdf.conftest import Write
 from tests.pdfs.builder import placed
 from tests.pdfs.hostile import (
@@ -129,6 +129,14 @@ async def test_ocr_keeps_the_places_of_lines(reader: PDFReader, write: Write) ->
     first = page.lines[0]
     assert first.box is not None
     assert first.box == pytest.approx((72, 792 - 720 - 14, 480, 792 - 720 + 5), abs=15)
+
+
+@needs_tesseract
+async def test_progress_says_ocr(reader: PDFReader, write: Write) -> None:
+    told: list[ReadingProgress] = []
+    async with reader.open(write(scan(LARGE_PROSE)), on_progress=told.append) as reading:
+        assert [page.number async for page in reading] == [1]
+    assert told[-1] == ReadingProgress("ocr", 0, 1)
 
 
 @needs_tesseract

@@ -102,7 +102,7 @@ def test_facts_of_other_types_are_refused(facts: object) -> None:
         news_from_frame({"facts": facts})
 
 
-@pytest.mark.parametrize("place", [None, [], ["pdfium"], ["pdfium", 1, "2"]])
+@pytest.mark.parametrize("place", [None, [], ["pdfium"], ["pdfium", 1, 2, "3"]])
 def test_a_place_of_another_type_is_refused(place: object) -> None:
     with pytest.raises(FrameError):
         news_from_frame({"at": place})
