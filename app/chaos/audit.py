@@ -20,7 +20,7 @@ class Remains:
 
     chunks: int
     vectors: int
-    files: int
+    files: frozenset[str]
 
     def __bool__(self) -> bool:
         return bool(self.chunks or self.vectors or self.files)
@@ -76,7 +76,7 @@ async def count_remains(watcher: Watcher, folder: Path) -> Remains:
     keys = await watcher.query("SELECT storage_key FROM ingestions WHERE storage_key IS NOT NULL")
     named = {key["storage_key"] for key in keys}
     files = await asyncio.to_thread(_file_names, folder)
-    return Remains(row["chunks"], row["vectors"], len(files - named))
+    return Remains(row["chunks"], row["vectors"], frozenset(files - named))
 
 
 def _file_names(folder: Path) -> set[str]:

@@ -163,6 +163,7 @@ async def restart_database(world: World) -> None:
 
 async def kill_api(world: World) -> None:
     """In mid-upload; and after the row is there, when the broker could not take the message."""
+    world.may_leave_files = True
     started, held_back = (
         world.specimens[: len(world.specimens) // 2],
         world.specimens[len(world.specimens) // 2 :],

@@ -55,7 +55,8 @@ class Outcome:
 def print_progress(console: Console, outcome: Outcome) -> None:
     """A scenario is over; what was wrong in it."""
     verdict = "as it should be" if outcome.is_good else "NOT as it should be"
-    console.print(Text(f"{outcome.scenario}: {verdict} after {outcome.seconds:.0f} s"))
+    how = f"{outcome.faults} faults, {outcome.seconds:.0f} s"
+    console.print(Text(f"{outcome.scenario}: {verdict} ({how})"))
     for note in outcome.notes:
         console.print(Text(f"  {note}"))
     for mistake in (*outcome.lost, *outcome.mistakes):
@@ -68,7 +69,7 @@ def print_progress(console: Console, outcome: Outcome) -> None:
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     table = Table(box=None, header_style="bold", pad_edge=False)  # fits into 80 columns
     table.add_column("scenario", no_wrap=True)
-    for name in ("hits", "docs", "lost", "double", "wrong", "left", "stuck", "again", "p50", "p99", "max"):
+    for name in ("docs", "lost", "double", "wrong", "left", "stuck", "again", "p50", "p99", "max"):
         table.add_column(name, justify="right", no_wrap=True)
     for outcome in outcomes:
         table.add_row(*_cells(outcome))
@@ -76,10 +77,11 @@ def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
     console.print(_LEGEND, style="dim")
 
 
-_LEGEND = """docs: verdicts / documents in. lost, double (chunks), wrong (number of chunks), left (chunks,
-vectors and files of nobody) and stuck must be 0. again: texts embedded more than once.
-p50, p99, max: seconds from a hit (where something was taken away: from its return) until
-the progress of the ingestion that was hit moves again."""
+_LEGEND = """docs: verdicts / documents in. lost, double (chunks), wrong (number of chunks),
+left (chunks, vectors, files of nobody) and stuck must be 0. again: texts
+embedded more than once. p50, p99, max: seconds from a fault (where something
+was taken away: from its return) until the progress of an ingestion that it
+hit moves again."""
 
 
 def _cells(outcome: Outcome) -> list[Text | str]:
@@ -93,7 +95,6 @@ def _cells(outcome: Outcome) -> list[Text | str]:
     has_all_verdicts = outcome.verdicts == outcome.documents
     return [
         Text(outcome.scenario, style="" if outcome.is_good else "bold red"),
-        str(outcome.faults),
         Text(f"{outcome.verdicts}/{outcome.documents}", style="" if has_all_verdicts else "bold red"),
         *(Text(str(count), style="bold red" if count else "") for count in must_be_zero),
         str(outcome.embedded_twice),

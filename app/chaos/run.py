@@ -140,7 +140,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
         doubled_chunks=doubled,
         wrong_counts=wrong,
         orphans=max(before.chunks + before.vectors, after.chunks + after.vectors),
-        files_left=max(before.files, after.files),
+        files_left=_settle_files(world, before.files | after.files),
         stuck=stuck,
         embedded_twice=embedded_twice,
         moving_seconds=recoveries.moving,
@@ -193,6 +193,16 @@ async def _delete_all(world: World) -> None:
     async with asyncio.TaskGroup() as group:
         for accepted in world.accepted.values():
             group.create_task(world.delete(accepted.document_id))
+
+
+def _settle_files(world: World, names: frozenset[str]) -> int:
+    """How many files should not be there; none of them stays for the next scenario."""
+    for name in names:
+        (world.stack.data_dir / "files" / name).unlink(missing_ok=True)
+    if not world.may_leave_files:
+        return len(names)
+    world.notes.append(f"{len(names)} files of torn uploads wait for the sweeper, who comes after an hour")
+    return 0
 
 
 async def _remains(world: World) -> Remains:

@@ -13,7 +13,7 @@ import asyncpg
 FINAL = frozenset({"success", "error", "cancelled"})
 LOOK_SECONDS = 0.02
 RECONNECT_SECONDS = 0.05
-_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,16 @@ class Watcher:
         """Whether the condition on the sights came true in time."""
         deadline = time.monotonic() + seconds
         while not condition(self.sights):
+            self.check()
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(LOOK_SECONDS)
         return True
+
+    def check(self) -> None:
+        """Raises what has ended the looking, if it has ended."""
+        if self._looking.done():
+            self._looking.result()
 
     @asynccontextmanager
     async def hitting(self, pids: Iterable[int] | None = None) -> AsyncIterator[None]:

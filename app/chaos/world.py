@@ -69,6 +69,8 @@ class World:
     """By mark: the status that the scenario itself has brought about."""
     replaced: dict[str, UUID] = field(default_factory=dict)
     """Documents whose versions are replaced, by the mark of the first."""
+    may_leave_files: bool = False
+    """Uploads were torn: their files are deleted an hour later."""
     faults: int = 0
     notes: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
@@ -79,7 +81,7 @@ class World:
     async def begin(self, collection: str) -> None:
         self.collection = collection
         self.accepted, self.excused, self.replaced = {}, {}, {}
-        self.notes, self.mistakes, self.faults = [], [], 0
+        self.notes, self.mistakes, self.faults, self.may_leave_files = [], [], 0, False
         self.uploading = None
         delay_seconds = SHORT_EMBEDDING_SECONDS if self.is_short and self.truths else EMBEDDING_SECONDS
         self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}})
@@ -139,6 +141,7 @@ class World:
             await self.uploading
         await self.watcher.look()
         while self.is_in_work:
+            self.watcher.check()
             if time.monotonic() > deadline:
                 return False
             await asyncio.sleep(0.05)
