@@ -132,9 +132,5 @@ def _is_open(control: socket.socket) -> bool:
 def _environment() -> dict[str, str]:
     """Nothing of the owner's that a reading process does not need: there are passwords among it."""
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {
-        **kept,
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        "LC_ALL": "C.UTF-8",
-        "OMP_THREAD_LIMIT": "1",
-    }
+    modules = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])
+    return {**kept, "PYTHONPATH": modules, "LC_ALL": "C.UTF-8", "OMP_THREAD_LIMIT": "1"}

@@ -47,6 +47,8 @@ RENDERING_SECONDS = 20.0
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
 """For one document: after a crash it is read again without what crashed."""
+MOST_LOST = 3
+"""Of those, processes that ended because their parent did."""
 SHARE_OF_AN_ABORT = 0.25
 """Of its memory limit: a process that aborts with more in use could not double one of its buffers."""
 OCR_CPU_SECONDS_A_PAGE = 2
@@ -138,6 +140,7 @@ class Reading:
     async def _all_news(self) -> AsyncGenerator[News]:
         """Of as many processes as it takes: what one dies of, the next leaves out."""
         cause: Unreadable | None = None
+        lost = 0
         for _ in range(MOST_PROCESSES):
             self._process = await self._parent.begin(self._path, self._request)
             try:
@@ -148,8 +151,9 @@ class Reading:
             except _ProcessDied as death:
                 log.warning("a reading process died", at=self._at[:2], why=death.why)
                 cause = cause or death.verdict
-                is_worth_more = self._seconds_left > 1 and (death.verdict is None or self._leave_out())
-                if not is_worth_more:
+                lost += death.verdict is None
+                can_go_on = lost < MOST_LOST if death.verdict is None else self._leave_out()
+                if not can_go_on or self._seconds_left < 1:
                     break
             except (Corrupted, NoText) as verdict:  # of what was left to read
                 raise cause or verdict from verdict

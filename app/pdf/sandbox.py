@@ -141,8 +141,9 @@ def _confine_files(libc: ctypes.CDLL) -> None:
 
 def _readable() -> list[tuple[str, int]]:
     """Libraries, fonts and programs; not /etc, not /proc, not the folder with the service's settings."""
-    this_package = str(Path(__file__).parents[1])
-    folders = {sys.prefix, sys.base_prefix, this_package, "/usr", "/lib", "/lib64", "/bin", "/etc/fonts"}
+    package, project = (str(Path(__file__).parents[level]) for level in (1, 2))
+    modules = {path for path in sys.path if path and path != project}
+    folders = {package, *modules, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/bin", "/etc/fonts"}
     tessdata = os.environ.get("TESSDATA_PREFIX")
     if tessdata:
         folders.add(tessdata)
