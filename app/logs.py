@@ -3,14 +3,19 @@
 import logging
 import re
 import sys
-from typing import Literal
+import traceback
+from collections.abc import Iterator
+from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import ExcInfo, Processor
 
 MAX_REQUEST_ID_CHARACTERS = 128
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID_CHARACTERS}}}")
+
+_QUOTE_VALUES = frozenset({"asyncpg", "fastapi", "pydantic", "pydantic_core", "sqlalchemy"})
+"""Libraries whose errors quote what they were given: texts of documents, passwords, whole rows."""
 
 LogFormat = Literal["auto", "console", "json"]
 
@@ -33,12 +38,10 @@ def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    # the plain traceback: the other shows the values of variables, passwords of PDFs among them
-    traceback = structlog.dev.plain_traceback
     renderers: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=traceback)]
+        [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_write_traceback)]
         if is_console
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.ExceptionRenderer(_traceback), structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -61,3 +64,40 @@ def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> No
 def sane_request_id(given: object) -> str | None:
     """The id of a request as somebody else gave it, if it can stand in a log line."""
     return given if isinstance(given, str) and _REQUEST_ID.fullmatch(given) else None
+
+
+def _write_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    stream.write("\n" + _traceback(exc_info))
+
+
+def _traceback(exc_info: ExcInfo) -> str:
+    return "".join(_traceback_lines(exc_info[1])).rstrip("\n")
+
+
+def _traceback_lines(error: BaseException, seen: frozenset[int] = frozenset()) -> Iterator[str]:
+    """As Python prints it, but without messages that may quote a document, and never with variables."""
+    seen |= {id(error)}
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and id(cause) not in seen:
+        yield from _traceback_lines(cause, seen)
+        yield "\nwhich led to:\n\n"
+    yield "Traceback (most recent call last):\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield f"{_name(error)}: {_message(error)}\n"
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield "\nof the group:\n\n"
+            yield from _traceback_lines(one, seen)
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    if type(error).__module__.partition(".")[0] not in _QUOTE_VALUES:
+        return str(error)
+    known = {name: getattr(error, name, None) for name in ("sqlstate", "constraint_name")}
+    facts = [f"{name} {value}" for name, value in known.items() if isinstance(value, str)]
+    return ", ".join(["(the message may quote a document and is not logged)", *facts])

@@ -25,11 +25,15 @@ class Figures:
         self._stale_at = 0.0
         self._figures: list[Figure] = []
 
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() < self._stale_at
+
     async def read(self) -> list[Figure]:
         """Without a database, only that there is none."""
         async with self._lock:
-            began = time.monotonic()
-            if began >= self._stale_at:
+            if not self.is_fresh:
+                began = time.monotonic()
                 self._figures = await self._read_rows()
                 ended = time.monotonic()
                 self._stale_at = ended + max(FRESH_SECONDS, (ended - began) / MAX_LOAD)

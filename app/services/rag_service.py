@@ -239,7 +239,8 @@ class RAGService:
                 yield
                 beat.cancel()
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            error = errors.exceptions[0]
+            raise error from error.__cause__
 
     async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
         while True:

@@ -13,7 +13,8 @@ async def read_figures(connection: AsyncConnection) -> Sequence[Row[Any]]:
     """(status, verdict, ingestions, pages, chunks, retries, oldest_seconds, one sum a stage) of all runs.
 
     One row for each pair of status and verdict. Runs that shared the chunks of others have no stages, and
-    their pages and chunks are not counted again. Reads the whole table: 200,000 rows took 0.3 s on a busy machine.
+    their pages and chunks are not counted again. Reads the whole table: 0.3 s for 200,000 rows, while
+    others kept both cores busy.
     """
     seconds = ", ".join(
         f"coalesce(sum(CAST(stage_seconds ->> '{stage}' AS float8)), 0) AS {stage}" for stage in STAGES
