@@ -23,6 +23,8 @@ CELL_GAP = 1.1
 LETTERS_OF_PROSE = 16
 LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
+_LONE_SIGN = re.compile(r"(?<![^\t])([$€£¥(])\t|\t([)%])(?![^\t])")
+"""In tables of numbers a currency or a closing bracket often has a column of its own."""
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
 """Hebrew, Arabic and their neighbours."""
 
@@ -234,8 +236,9 @@ def _is_dense(column: list[Row]) -> bool:
 
 def _line(row: Row, is_rtl: bool, is_hidden: bool = False) -> Line:
     cells = row[::-1] if is_rtl else row
+    text = "\t".join(cell.text for cell in cells)
     return StyledLine(
-        "\t".join(cell.text for cell in cells),
+        _LONE_SIGN.sub(r"\1\2", text) if len(cells) > 1 else text,
         around(cell.box for cell in row),
         is_hidden,
         max(cell.size for cell in row),

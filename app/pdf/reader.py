@@ -107,6 +107,7 @@ class Reading:
         async for found in self._news:
             if isinstance(found, DocumentFacts):
                 return
+        raise ParserCrashed
 
     async def __aiter__(self) -> AsyncIterator[Page]:
         async for found in self._news:

@@ -99,6 +99,12 @@ def test_a_table_with_words_in_every_cell_is_no_prose() -> None:
     assert texts(drawn) == ["\t".join(row) for row in rows]
 
 
+def test_signs_in_a_column_of_their_own_belong_to_their_number() -> None:
+    row = [span("Net loss", 50, 100), span("$", 200, 100), span("(241", 230, 100), span(")", 270, 100)]
+    more = [span("up", 320, 100), span("12", 360, 100), span("%", 400, 100)]
+    assert texts([*row, *more]) == ["Net loss\t$(241)\tup\t12%"]
+
+
 def test_a_superscript_belongs_to_its_line() -> None:
     word = span("practice", 50, 100)
     mark = Span("2", word.right, 97, word.right + 3, 103)
