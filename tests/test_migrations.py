@@ -19,6 +19,8 @@ from app.storage.spaces import open_space
 from tests.databases import PROJECT, migrated, run_alembic
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+MIGRATION_LOCK = 0x4D69_6772  # the number in alembic/env.py
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 CATALOG = {
     "columns": """
         SELECT table_name, column_name, udt_name, is_nullable, column_default
@@ -97,18 +99,26 @@ async def test_alembic_notices_a_table_that_differs_from_its_model(postgres: Emb
 async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: EmbeddedPostgres) -> None:
     postgres.create_database("migrations_twice")
     url = postgres.url("migrations_twice")
-    both = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "alembic", "upgrade", "head"),
-            cwd=PROJECT,
-            env=os.environ | {"DATABASE_URL": url},
-            stderr=asyncio.subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        both = [await start_migrating(url) for _ in range(2)]
+        async with asyncio.timeout(20):
+            while await execute(url, WAITING) != {(2,)}:  # noqa: ASYNC110 - it happens in the server
+                await asyncio.sleep(0.05)
+    await engine.dispose()
     said = [await process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert await execute(url, f"{TABLES} AND tablename = 'documents'")
+
+
+async def start_migrating(url: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "alembic", "upgrade", "head"),
+        cwd=PROJECT,
+        env=os.environ | {"DATABASE_URL": url},
+        stderr=asyncio.subprocess.PIPE,
+    )
 
 
 async def test_names_of_migrations_begin_with_their_date() -> None:
