@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -15,6 +17,7 @@ from app.api.security import MAX_BODY_BYTES, KeyRing
 from app.config import Settings
 from app.main import create_app
 from tests.api.conftest import Served
+from tests.processes import PROJECT
 
 ALICE, BOB, NEW_BOB = "alice-" + "a" * 30, "bob-ü-" + "b" * 30, "bob-" + "c" * 30
 KEYS = f"alice:{ALICE}, bob:sha256={hashlib.sha256(BOB.encode()).hexdigest()}, bob:{NEW_BOB},"
@@ -244,3 +247,21 @@ async def test_every_operation_with_a_json_body_has_a_limit(
                 assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
                 asked += 1
     assert asked >= 2
+
+
+async def test_the_command_line_sends_its_key(locked: Served) -> None:
+    async def status(**environment: str) -> tuple[int | None, str]:
+        command = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.cli", "status"),
+            cwd=PROJECT,
+            env=os.environ | {"PDF_INGEST_URL": locked.url} | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await command.communicate()
+        return command.returncode, output.decode()
+
+    allowed, refused = await asyncio.gather(status(PDF_INGEST_API_KEY=NEW_BOB), status(PDF_INGEST_API_KEY=""))
+    assert allowed[0] == 0, allowed
+    assert refused[0] != 0
+    assert "wants an API key" in " ".join(refused[1].split())
