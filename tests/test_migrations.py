@@ -104,7 +104,7 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         both = [await start_migrating(url) for _ in range(2)]
         async with asyncio.timeout(20):
-            while await execute(url, WAITING) != {(2,)}:  # noqa: ASYNC110 - it happens in the server
+            while await execute(url, WAITING) != {(2,)}:  # noqa: ASYNC110 - Postgres tells nobody  # noqa: ASYNC110 - it happens in the server
                 await asyncio.sleep(0.05)
     await engine.dispose()
     said = [await process.communicate() for process in both]
