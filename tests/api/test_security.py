@@ -49,9 +49,7 @@ async def test_every_operation_wants_a_key_but_the_probes(
         if path in {"/livez", "/readyz", "/metrics"}:
             continue
         for method in operations:
-            answer = await stranger.request(
-                method, path.format_map({"document_id": uuid4(), "task_id": 1, "n": 1})
-            )
+            answer = await stranger.request(method, re.sub(r"\{\w+\}", "1", path))
             assert answer.status_code == 401, (method, path)
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.headers["www-authenticate"] == 'Bearer realm="pdf-ingest"'
@@ -242,7 +240,7 @@ async def test_every_operation_with_a_json_body_has_a_limit(
     for path, operations in served.app.openapi()["paths"].items():
         for method, operation in operations.items():
             if "application/json" in operation.get("requestBody", {}).get("content", {}):
-                url = path.format_map({"document_id": uuid4(), "task_id": 1})
+                url = re.sub(r"\{\w+\}", str(uuid4()), path)
                 answer = await client.request(method, url, content=b" " * (MAX_BODY_BYTES + 1))
                 assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
                 asked += 1
