@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tries a running `docker compose up` the hard way: four PDFs of 200 pages, a worker killed in mid-ingestion,
+# Tries a running `docker compose up` the hard way: four PDFs of 150 pages, a worker killed in mid-ingestion,
 # Redis killed, a worker told to stop, everything taken down and started again. Every PDF must come out whole.
 #
 #   tests/compose_smoke.sh [FILE.pdf …]      your own PDFs in place of the made ones
@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 api=http://${API_ADDRESS:-127.0.0.1}:${API_PORT:-8000}
-pages=200
+pages=150
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 workers=$(docker compose ps -q worker | wc -l)
