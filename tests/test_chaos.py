@@ -20,9 +20,10 @@ SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel"]
 
 
 async def sabotage(world: World) -> None:
-    """What the service never does: a chunk gone, one twice, a vector without its chunk, a stray file."""
-    world.upload_all(world.specimens[:4])
+    """What the service never does: a chunk gone, one twice, a foreign vector, a stray file and document."""
+    world.upload_all(world.specimens[:5])
     await world.settle(60)
+    del world.accepted["d004"]
     robbed, doubled, orphaned = (world.accepted[mark] for mark in ("d000", "d001", "d002"))
     await world.watcher.query("DELETE FROM chunks WHERE ingestion_id = $1 AND ordinal = 0", robbed.task_id)
     await world.watcher.query(
@@ -79,6 +80,7 @@ def test_sabotage_is_found(outcomes: dict[str, dict]) -> None:
     assert outcome["wrong_counts"] == 2
     assert outcome["orphans"] == 2
     assert outcome["files_left"] == 1
+    assert outcome["mistakes"] == ["1 documents are there that no answer has named"]
 
 
 def test_an_unknown_scenario_is_refused_with_the_list() -> None:

@@ -168,11 +168,14 @@ async def _compare(world: World) -> tuple[list[str], int, int]:
         doubled += count_doubled(content, truth)
         wrong += len(content) != len(truth)
         if content != truth:
-            lost.append(f"{mark} {await _describe(world, accepted)} {len(content)} of {len(truth)} chunks")
+            lost.append(f"{mark} {_describe(world, accepted)} {len(content)} of {len(truth)} chunks")
+    rows = await world.watcher.query("SELECT id FROM documents WHERE collection = $1", world.collection)
+    if strangers := {row["id"] for row in rows} - {one.document_id for one in world.accepted.values()}:
+        world.mistakes.append(f"{len(strangers)} documents are there that no answer has named")
     return lost, doubled, wrong
 
 
-async def _describe(world: World, accepted: Accepted) -> str:
+def _describe(world: World, accepted: Accepted) -> str:
     sight = world.watcher.sights.get(accepted.task_id)
     if sight is None:
         return "has no row:"
