@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.metrics import counters
 from app.pdf.pages import Page
-from app.pdf.reader import PDFReader, Reading
+from app.pdf.reader import PDFReader, ProgressListener, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.documents import DocumentService
 from app.services.holder import is_dead
@@ -142,7 +142,7 @@ class RAGService:
         notes = PageNotes()
         async with (
             self.files.local_file(lease.storage_key) as path,
-            self.reader.open(path, self._password(lease)) as reading,
+            self.reader.open(path, self._password(lease), _shown_in(progress)) as reading,
         ):
             stored = await self._begin(lease, reading)
             chunks = self._split(reading, progress, notes)
@@ -180,7 +180,7 @@ class RAGService:
         async for page in reading:
             notes.add(page)
             yield await asyncio.to_thread(splitting.add, page)
-            progress.pages_done = page.number
+            progress.advance(page.number)
         log.info("read", pages=progress.pages_done, engine=reading.facts.engine)
         yield await asyncio.to_thread(splitting.finish)
 
@@ -277,6 +277,17 @@ class RAGService:
 
     def _password(self, lease: Lease) -> str | None:
         return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None
+
+
+def _shown_in(progress: Progress) -> ProgressListener:
+    """What the reader tells of its way through the pages becomes the ingestion's progress."""
+
+    def note(read: ReadingProgress) -> None:
+        progress.stage = read.stage
+        progress.pages_total = read.pages_total
+        progress.advance(read.pages_done)
+
+    return note
 
 
 @dataclass(slots=True)

@@ -69,6 +69,11 @@ class Progress:
 
     stage: str = "reading"
     pages_done: int = 0
+    pages_total: int | None = None
+
+    def advance(self, pages_done: int) -> None:
+        """Pages are read ahead, then split: what was shown as done stays done."""
+        self.pages_done = max(self.pages_done, pages_done)
 
 
 async def claim(
@@ -116,9 +121,11 @@ async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -
         connection,
         lease,
         f"UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,"
-        f" revision = revision + 1 WHERE {IS_OURS} RETURNING id",
+        " pages_total = coalesce(CAST(:pages_total AS int), pages_total), revision = revision + 1"
+        f" WHERE {IS_OURS} RETURNING id",
         stage=progress.stage,
         pages_done=progress.pages_done,
+        pages_total=progress.pages_total,
     )
 
 
