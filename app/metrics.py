@@ -85,7 +85,8 @@ def serve_counts(port: int) -> None:
     counters()  # zeros from the start
     registry = CollectorRegistry(support_collectors_without_names=True)
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    start_http_server(port, registry=registry)
+    server, _ = start_http_server(port, registry=registry)
+    os.register_at_fork(after_in_child=server.socket.close)  # a child that outlives us must not keep the port
 
 
 def forget_counts() -> None:

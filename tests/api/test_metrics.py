@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 from celery import Celery
 from fpdf import FPDF
@@ -255,3 +258,28 @@ async def test_metrics_have_a_switch_and_want_no_key(settings: Settings, serve: 
     silent = settings.model_copy(update={"metrics_enabled": False})
     async with serve(create_app(silent)) as served, httpx.AsyncClient() as client:
         assert (await client.get(f"{served.url}/metrics")).status_code == 404
+
+
+async def test_a_port_in_use_is_said_in_a_sentence(broker_url: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        environment = {"CELERY_BROKER_URL": broker_url, "WORKER_METRICS_PORT": str(taken.getsockname()[1])}
+        with WorkerProcess(environment, tmp_path / "worker.log", "--concurrency", "1") as worker:
+            assert worker.process is not None
+            assert await asyncio.to_thread(worker.process.wait, 30) != 0
+    assert (
+        f"WORKER_METRICS_PORT {environment['WORKER_METRICS_PORT']}: Address already in use."
+        in worker.output()
+    )
+    assert "Traceback" not in worker.output()
+
+
+async def test_only_the_parent_holds_the_port(watched: Watched) -> None:
+    """Or a child that outlived it would keep the next worker from starting."""
+    listening = [
+        process.pid
+        for process in (psutil.Process(watched.worker.pid), *watched.worker.children())
+        if any(one.status == psutil.CONN_LISTEN for one in process.net_connections(kind="inet"))
+    ]
+    assert listening == [watched.worker.pid]
