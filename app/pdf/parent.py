@@ -78,9 +78,10 @@ class Parent:
         return True
 
     def _kill(self, pid: int) -> None:
-        """The process and all it started; its exit still goes to the owner."""
-        self._selector.unregister(self._owners[pid])
-        os.killpg(pid, signal.SIGKILL)
+        """The process and all it started, unless it is reaped; its exit still goes to the owner."""
+        if pid in self._owners:
+            self._selector.unregister(self._owners[pid])
+            os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         while (pid := _exited_child()) is not None:

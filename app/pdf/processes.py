@@ -58,6 +58,7 @@ class ReaderParent:
 
     def __init__(self) -> None:
         self._starting = asyncio.Lock()
+        self._is_closed = False
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
 
@@ -70,7 +71,11 @@ class ReaderParent:
             os.close(file)
 
     async def close(self) -> None:
-        """Ends the parent, and with it every process it has forked."""
+        """Ends the parent, and with it every process it has forked. No other will be started."""
+        self._is_closed = True
+        await self._end()
+
+    async def _end(self) -> None:
         process, control = self._process, self._control
         self._process = self._control = None
         if control is not None:
@@ -88,35 +93,52 @@ class ReaderParent:
         channel, far_channel = socket.socketpair()
         owner, far_owner = socket.socketpair()
         owner.setblocking(False)
-        with far_channel, far_owner:
-            descriptors = [file, far_channel.fileno(), far_owner.fileno()]
-            try:
-                socket.send_fds(await self._started(), [b"+"], descriptors)
-            except OSError:  # it has died since; by now a new one is needed, or made already
-                socket.send_fds(await self._started(), [b"+"], descriptors)
-        stream, writer = await asyncio.open_unix_connection(sock=channel, limit=BUFFERED_BYTES)
+        try:
+            with far_channel, far_owner:
+                await self._send(file, far_channel.fileno(), far_owner.fileno())
+            stream, writer = await asyncio.open_unix_connection(sock=channel, limit=BUFFERED_BYTES)
+        except BaseException:
+            channel.close()
+            owner.close()  # which ends the process, should there be one
+            raise
         writer.write(packed(request_to_frame(request)))
         return ReadingProcess(stream, writer, owner)
+
+    async def _send(self, *descriptors: int) -> None:
+        try:
+            socket.send_fds(await self._started(), [b"+"], descriptors)
+        except OSError:  # the parent has died since; by now a new one is needed, or made already
+            socket.send_fds(await self._started(), [b"+"], descriptors)
 
     async def _started(self) -> socket.socket:
         """The control socket of a parent that lives, as far as can be seen."""
         async with self._starting:
+            if self._is_closed:
+                raise RuntimeError("the reader is closed")
             if self._control is not None and _is_open(self._control):
                 return self._control
-            await self.close()
+            await self._end()
             control, far_control = socket.socketpair()
             control.setblocking(False)
-            with far_control:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    *("-P", "-m", "app.pdf.parent", str(os.getpid())),
-                    stdin=far_control.fileno(),
-                    stdout=asyncio.subprocess.DEVNULL,
-                    env=_environment(),
-                    start_new_session=True,
-                )
+            try:
+                with far_control:
+                    self._process = await _parent_process(far_control)
+            except BaseException:
+                control.close()
+                raise
             self._control = control
             return control
+
+
+async def _parent_process(control: socket.socket) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-m", "app.pdf.parent", str(os.getpid())),
+        stdin=control.fileno(),
+        stdout=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+        start_new_session=True,
+    )
 
 
 def _is_open(control: socket.socket) -> bool:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -185,6 +186,30 @@ async def test_a_killed_parent_takes_its_processes_with_it(reader: PDFReader, wr
     parent.kill()
     await until(lambda: not process.is_running())
     await asyncio.wait([task])
+
+
+async def test_processes_that_end_while_they_are_ended_do_no_harm(reader: PDFReader, write: Write) -> None:
+    path = write(prose(1))
+    _, first = await read(reader, path), reader_parents()
+    await asyncio.gather(*(_read_for(reader, path, place / 1_000) for place in range(60)))
+    assert reader_parents() == first
+    assert not reading_processes()
+
+
+async def _read_for(reader: PDFReader, path: Path, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await read(reader, path)
+
+
+async def test_a_closed_reader_starts_no_process(write: Write) -> None:
+    reader = PDFReader()
+    path = write(prose(1))
+    await read(reader, path)
+    await reader.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await read(reader, path)
+    assert not reader_parents()
 
 
 async def test_nothing_is_left_behind(write: Write) -> None:
