@@ -11,6 +11,7 @@ import platform
 import resource
 import struct
 import sys
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -91,8 +92,7 @@ def limit(memory_bytes: int, cpu_seconds: int) -> None:
         resource.RLIMIT_NOFILE: (64, 64),
     }
     for what, (soft, hard) in limits.items():
-        allowed = resource.getrlimit(what)[1]
-        if allowed == resource.RLIM_INFINITY or hard <= allowed:
+        with suppress(ValueError):  # lower already; or macOS, which cannot limit memory
             resource.setrlimit(what, (soft, hard))
 
 
