@@ -67,7 +67,7 @@ def print_progress(console: Console, outcome: Outcome) -> None:
 
 
 def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
-    table = Table(box=None, header_style="bold", pad_edge=False)  # fits into 80 columns
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))  # fits into 80 columns
     table.add_column("scenario", no_wrap=True)
     for name in ("docs", "lost", "double", "wrong", "left", "stuck", "again", "p50", "p99", "max"):
         table.add_column(name, justify="right", no_wrap=True)

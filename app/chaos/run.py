@@ -125,6 +125,8 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     lost, doubled, wrong = await _compare(world)
     embedded_twice = sum(count - 1 for text, count in world.stub.texts.items() if _is_once(world, text))
     recoveries = world.watcher.recoveries
+    if recoveries.queue:
+        world.notes.append(f"waiting work was taken up again after at most {max(recoveries.queue):.2f} s")
     unrecovered = world.watcher.unrecovered
     verdicts = await _count_verdicts(world)
     documents = len(world.accepted)

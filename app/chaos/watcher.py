@@ -66,6 +66,8 @@ class Recoveries:
 
     moving: list[float] = field(default_factory=list)
     storing: list[float] = field(default_factory=list)
+    queue: list[float] = field(default_factory=list)
+    """Seconds from the return of what was taken away until waiting work was taken up again."""
     hit_again: int = 0
     """Hit a second time before the first was over: only the second counts."""
 
@@ -78,6 +80,8 @@ class Watcher:
         self._connection: asyncpg.Connection | None = None
         self._lock = asyncio.Lock()
         self._hits: dict[UUID, Hit] = {}
+        self._waiting: set[UUID] = set()
+        self._waiting_since = 0.0
         self.sights: dict[UUID, Sight] = {}
         self.recoveries = Recoveries()
         self.since: Any = None
@@ -97,7 +101,7 @@ class Watcher:
         """Forget what was; from now on only ingestions made later count."""
         self.since = await self.query("SELECT clock_timestamp() AS now")
         self.since = self.since[0]["now"]
-        self.sights, self._hits, self.recoveries = {}, {}, Recoveries()
+        self.sights, self._hits, self._waiting, self.recoveries = {}, {}, set(), Recoveries()
 
     async def query(self, statement: str, *arguments: Any) -> list[Any]:
         """Waits for a database that is away."""
@@ -147,7 +151,11 @@ class Watcher:
         before = {} if lost is not None else {sight.id: sight for sight in self.sights.values()}
         yield
         at = time.monotonic()
-        for sight in (await self.look()).values():
+        sights = await self.look()
+        if lost is None:
+            self._waiting = {sight.id for sight in sights.values() if sight.status == "queued"}
+            self._waiting_since = at
+        for sight in sights.values():
             held = sight.holder_pid in lost if lost is not None else _is_in(before, sight)
             if held and sight.is_held:
                 self.recoveries.hit_again += sight.id in self._hits
@@ -159,6 +167,9 @@ class Watcher:
 
     def _note_progress(self) -> None:
         now = time.monotonic()
+        if any(self.sights[waiting].status != "queued" for waiting in self._waiting & self.sights.keys()):
+            self.recoveries.queue.append(now - self._waiting_since)
+            self._waiting = set()
         for hit in list(self._hits.values()):
             sight = self.sights.get(hit.seen.id)
             if sight is None:
