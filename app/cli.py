@@ -56,12 +56,12 @@ def demo() -> None:
 
 
 @cli.command()
-def chaos(  # noqa: PLR0913 - the options
+def chaos(
     scenario: Annotated[
         list[str] | None, typer.Option(help="Only this one; may be given more than once. Default: all.")
     ] = None,
     documents: Annotated[
-        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 24 with --short]")
+        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 20 with --short]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
     short: Annotated[bool, typer.Option("--short", help="A minute instead of ten.")] = False,
