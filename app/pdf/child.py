@@ -34,9 +34,11 @@ def live(file: int, channel: int) -> None:
         request = request_from_frame(unpacked(body))
         sandbox.limit(request.limits.memory_bytes, request.limits.cpu_seconds)
         sandbox.confine()
+        sandbox.limit_step(request.limits.step_cpu_seconds)
         for answer in _answers(file, request):
             stream.write(answer)
             stream.flush()
+            sandbox.limit_step(request.limits.step_cpu_seconds)
 
 
 def _answers(file: int, request: Request) -> Iterator[bytes]:

@@ -19,8 +19,8 @@ from typing import NoReturn
 from app.pdf import child, sandbox
 from app.pdf.engines import engine_called
 
-EXIT = struct.Struct("=iq")
-"""Wait status, and the most memory the process used, in bytes."""
+EXIT = struct.Struct("=iqd")
+"""Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 DESCRIPTORS = 3
 FIRST_IDLE_SECONDS = 0.5
 """Then the second engine is loaded too: 0.2 s that no document has to wait for."""
@@ -94,7 +94,8 @@ class Parent:
                 with suppress(KeyError):
                     self._selector.unregister(owner)
                 with owner, suppress(OSError):
-                    owner.send(EXIT.pack(status, usage.ru_maxrss * _RSS_UNIT))
+                    cpu_seconds = usage.ru_utime + usage.ru_stime
+                    owner.send(EXIT.pack(status, usage.ru_maxrss * _RSS_UNIT, cpu_seconds))
 
     def _end_all(self) -> None:
         for pid in self._owners:

@@ -19,6 +19,7 @@ _INHERITED = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX")
 class Exit(NamedTuple):
     status: int
     most_memory_bytes: int
+    cpu_seconds: float
 
 
 class ReadingProcess:

@@ -44,6 +44,8 @@ _VERSION = 2  # raised by every change of this package that reads the same file 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
 RENDERING_SECONDS = 20.0
+PATIENCE = 3.0
+"""The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine."""
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
 """For one document: after a crash it is read again without what crashed."""
@@ -118,9 +120,14 @@ class Reading:
             raise ParserCrashed
 
     async def end(self) -> Exit | None:
-        """Kills the process if there is one; how it ended."""
+        """Kills the process if there is one; how it ended. The next one has what is left of the CPU time."""
         process, self._process = self._process, None
-        return await process.end() if process else None
+        how = await process.end() if process else None
+        if how is not None:
+            limits = self._request.limits
+            cpu_seconds = max(1, int(limits.cpu_seconds - how.cpu_seconds))
+            self._request = replace(self._request, limits=replace(limits, cpu_seconds=cpu_seconds))
+        return how
 
     def _note(self, found: News) -> None:
         if isinstance(found, DocumentFacts):
@@ -136,7 +143,8 @@ class Reading:
                 self._on_progress(ReadingProgress(stage, found.pages_done, found.pages_total))
 
     def _seconds_for(self, pages: int) -> float:
-        return min(READING_SECONDS + READING_SECONDS_A_PAGE * pages, self._times.longest_seconds)
+        seconds = min(READING_SECONDS + READING_SECONDS_A_PAGE * pages, self._times.longest_seconds)
+        return PATIENCE * seconds
 
     async def _all_news(self) -> AsyncGenerator[News]:
         """Of as many processes as it takes: what one dies of, the next leaves out."""
@@ -154,7 +162,7 @@ class Reading:
                 cause = cause or death.verdict
                 lost += death.verdict is None
                 can_go_on = lost < MOST_LOST if death.verdict is None else self._leave_out()
-                if not can_go_on or self._seconds_left < 1:
+                if not can_go_on or self._seconds_left < 1 or self._request.limits.cpu_seconds <= 1:
                     break
             except (Corrupted, NoText) as verdict:  # of what was left to read
                 raise cause or verdict from verdict
@@ -185,7 +193,7 @@ class Reading:
                 return await process.receive()
         started = time.monotonic()
         try:
-            async with asyncio.timeout(min(self._times.step_seconds, self._seconds_left / 2)):
+            async with asyncio.timeout(min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)):
                 return await process.receive()
         finally:
             self._seconds_left -= time.monotonic() - started
@@ -207,7 +215,7 @@ class Reading:
         ended_by = os.WTERMSIG(how.status) if os.WIFSIGNALED(how.status) else 0
         why = signal.Signals(ended_by).name if ended_by else f"status {how.status}"
         is_full = how.most_memory_bytes > SHARE_OF_AN_ABORT * self._request.limits.memory_bytes
-        if ended_by == signal.SIGXCPU:
+        if ended_by in (signal.SIGXCPU, signal.SIGPROF):
             return _ProcessDied(why, ReadingTimedOut())
         if ended_by == signal.SIGKILL or (ended_by == signal.SIGABRT and is_full):
             return _ProcessDied(why, OutOfMemory())
@@ -257,14 +265,15 @@ class PDFReader:
     ) -> None:
         """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
 
-        Reading may take 20 s and 20 ms a page, at most `longest_seconds`; OCR has its own time. A step
-        (opening with one engine, or one page) that takes longer than `step_seconds` is left out.
+        Reading may use `longest_seconds` of CPU time, and by the clock 60 s and 60 ms a page up to three
+        times that; OCR has its own time. A step (opening with one engine, or one page) that uses more
+        CPU time than `step_seconds` is left out.
         """
         self._parent = ReaderParent()
         self._times = Times(longest_seconds, step_seconds)
         ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
         self._request = ReadRequest(
-            limits=ProcessLimits(memory_bytes, int(longest_seconds) + ocr_seconds),
+            limits=ProcessLimits(memory_bytes, int(longest_seconds) + ocr_seconds, step_seconds),
             password=None,
             engines=list(engines),
             max_pages=max_pages,

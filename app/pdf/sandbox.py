@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 from contextlib import suppress
@@ -94,6 +95,11 @@ def limit(memory_bytes: int, cpu_seconds: int) -> None:
     for what, (soft, hard) in limits.items():
         with suppress(ValueError):  # lower already; or macOS, which cannot limit memory
             resource.setrlimit(what, (soft, hard))
+
+
+def limit_step(cpu_seconds: float) -> None:
+    """From here on the process may use so much CPU time, also inside one call of a library; then SIGPROF."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
 def confine() -> None:

@@ -26,8 +26,11 @@ class FrameError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ProcessLimits:
+    """`step_cpu_seconds` may pass between two frames, `cpu_seconds` in all."""
+
     memory_bytes: int
     cpu_seconds: int
+    step_cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)

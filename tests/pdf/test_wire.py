@@ -24,7 +24,7 @@ from app.pdf.wire import (
     unpacked,
 )
 
-LIMITS = ProcessLimits(memory_bytes=1, cpu_seconds=2)
+LIMITS = ProcessLimits(memory_bytes=1, cpu_seconds=2, step_cpu_seconds=0.5)
 READ = ReadRequest(LIMITS, "geheim", ["pdfium"], 3, 4, "eng+fra", 5, 6.0, {"pdfium": [7]})
 RENDER = RenderRequest(LIMITS, None, 8, 9, [(1.0, 2.0, 3.0, 4.0)])
 
