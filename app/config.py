@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         ("pdfium", "pypdf"), min_length=1, description="In the order in which they are tried."
     )
     reading_max_seconds: float = Field(
-        45, gt=0, description="PDFs that take longer to read (20 s, and 20 ms a page) end as timed_out."
+        45, gt=0, description="PDFs that take more CPU time to read end as timed_out."
     )
     reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
     ocr: Literal["auto", "off"] = Field(

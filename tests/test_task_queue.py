@@ -11,7 +11,7 @@ from app.task_queue import QUEUE, TaskQueue, new_celery
 
 @pytest.fixture
 def broker_url(valkey: EmbeddedValkey) -> str:
-    return valkey.url.removesuffix("/0") + "/9"
+    return valkey.url.removesuffix("/0") + "/14"
 
 
 @pytest.fixture

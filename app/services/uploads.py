@@ -13,9 +13,9 @@ from app.errors import EmptyFile, StorageFailed, UploadNotAPDF, UploadTooLarge
 from app.pdf.text import clean
 from app.storage.files import FileStore
 
-HEAD_BYTES = 1024
-"""Where the mark of a PDF must be: readers allow as much in front of it."""
 PDF_MARK = b"%PDF"
+HEAD_BYTES = 1024 + len(PDF_MARK) - 1
+"""The mark must begin within the first 1,024 bytes: readers allow as much in front of it."""
 MAX_FILENAME_CHARACTERS = 255
 
 log = structlog.get_logger()

@@ -72,7 +72,7 @@ async def test_of_a_refused_file_nothing_is_kept(workshop: Workshop, content: by
 
 
 async def test_the_mark_of_a_pdf_may_be_anywhere_in_the_first_1024_bytes(workshop: Workshop):
-    assert await workshop.add(bytes(1020) + pdf())
+    assert await workshop.add(bytes(1023) + pdf())
 
 
 async def test_the_same_file_is_one_document_in_a_collection(workshop: Workshop):
