@@ -78,10 +78,11 @@ class Sweeper:
             lost = [(row.id, True) for row in found if row.is_requeued]
             if waiting_messages is None:
                 return lost
-            missing = await sweep.count_due(connection) - waiting_messages - len(lost)
-            if missing <= 0:
-                return lost
-            return [*lost, *await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP))]
+            # A killed worker takes messages with it, and redeliveries make the queue look full enough.
+            begun = await sweep.mark_rung(connection, RINGS_PER_SWEEP, is_begun=True)
+            missing = await sweep.count_due(connection) - waiting_messages - len(lost) - len(begun)
+            new = await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP)) if missing > 0 else []
+            return [*lost, *((one, True) for one in begun), *((one, False) for one in new)]
 
     async def _delete_files(self) -> None:
         """Rows went first; the files follow, and are forgotten once they are gone."""

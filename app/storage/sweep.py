@@ -81,8 +81,8 @@ async def count_due(connection: AsyncConnection) -> int:
     return await connection.scalar(text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE}")) or 0
 
 
-async def mark_rung(connection: AsyncConnection, limit: int) -> list[tuple[UUID, bool]]:
-    """The next ingestions to ring for, at most `limit`, and whether each was begun; those come first.
+async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool = False) -> Sequence[UUID]:
+    """The next ingestions to ring for, at most `limit`: new ones, or those that were begun.
 
     Each is rung again after 2, 4, 8 … 60 seconds, so that a slow queue is not flooded.
     """
@@ -91,18 +91,18 @@ async def mark_rung(connection: AsyncConnection, limit: int) -> list[tuple[UUID,
         UPDATE ingestions SET rung_at = clock_timestamp(), rings = rings + 1
         WHERE id IN (
             SELECT id FROM ingestions
-            WHERE {IS_DUE} AND (
+            WHERE {IS_DUE} AND (attempt > 0) = :is_begun AND (
                 rung_at IS NULL AND attempt > 0 OR coalesce(rung_at, created_at) + make_interval(
                     secs => least({MAX_RING_BACK_OFF_SECONDS}, {RING_BACK_OFF_SECONDS} * 2 ^ least(rings, 10))
                 ) < clock_timestamp()
             )
-            ORDER BY attempt = 0, created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+            ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )
-        RETURNING id, attempt > 0 AS is_begun
+        RETURNING id
         """),
-        {"limit": limit},
+        {"limit": limit, "is_begun": is_begun},
     )
-    return [(row.id, row.is_begun) for row in found]
+    return found.scalars().all()
 
 
 async def files_to_delete(connection: AsyncConnection, limit: int) -> Sequence[str]:

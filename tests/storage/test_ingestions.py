@@ -336,7 +336,7 @@ async def test_a_writer_stopped_in_its_middle_holds_no_lock(
 async def test_what_has_no_message_is_rung_for_with_back_off(database: Database, ingestion_id: UUID) -> None:
     async def rung() -> bool:
         async with database.transaction() as connection:
-            return ingestion_id in dict(await sweep.mark_rung(connection, 10_000))
+            return ingestion_id in await sweep.mark_rung(connection, 10_000)
 
     assert not await rung(), "its own message is on its way"
     async with database.transaction() as connection:
@@ -346,3 +346,19 @@ async def test_what_has_no_message_is_rung_for_with_back_off(database: Database,
         )
     assert await rung()
     assert not await rung()
+
+
+async def test_what_was_begun_is_rung_for_apart_from_what_is_new(
+    database: Database, ingestion_id: UUID
+) -> None:
+    await hand_over_unfinished(database, ingestion_id)
+    async with database.transaction() as connection:
+        assert ingestion_id not in await sweep.mark_rung(connection, 10_000)
+        assert ingestion_id in await sweep.mark_rung(connection, 10_000, is_begun=True)
+        assert ingestion_id not in await sweep.mark_rung(connection, 10_000, is_begun=True)
+
+
+async def hand_over_unfinished(database: Database, ingestion_id: UUID) -> None:
+    lease = await claimed(database, ingestion_id)
+    async with database.autocommit() as connection:
+        await ingestions.hand_over(connection, lease)
