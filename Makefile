@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos test test-all lint compose-check lock
+.PHONY: help install demo up chaos test test-all test-python lint compose-check lock
 
 PYTHON := .venv/bin/python
 
@@ -22,8 +22,18 @@ chaos: install ## Break every part of a stack of its own and count that nothing 
 test: lint ## Check the code and run the tests
 	$(PYTHON) -m pytest -m "not heavy"
 
-test-all: lint ## Run the heavy tests too
+test-all: lint ## Run the heavy tests too, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest
+	@for name in python3.11 python3.12 python3.13; do \
+		if $$name -c 'import ensurepip, venv' 2>/dev/null; then $(MAKE) test-python NAME=$$name || exit 1; \
+		else echo "NOT TESTED: there is no $$name on this machine"; fi; \
+	done
+
+test-python: # Test the bridge and the worker on the Python called NAME, in an environment of its own
+	$(NAME) -m venv .venv/$(NAME)
+	.venv/$(NAME)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	.venv/$(NAME)/bin/python -m pytest tests/test_bridge.py tests/test_endurance.py tests/test_worker.py \
+		tests/storage/test_ingestions.py
 
 lint: install ## Check style and types
 	$(PYTHON) -m ruff check .

@@ -1,7 +1,9 @@
 """A real prefork worker, driven by a plain Celery client that knows nothing of the API."""
 
 import asyncio
+import os
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -344,3 +346,26 @@ async def test_a_stopped_worker_leaves_no_process(
         assert await asyncio.to_thread(worker.stop) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
+
+
+async def test_eager_mode_ingests_in_the_calling_process(
+    environment: dict[str, str], worker_database: Database, incoming: Path
+) -> None:
+    path = write_pdf(incoming / "eager.pdf", pages=2)
+    script = (
+        "from app.worker import bridge, celery_app, ingest_pdf_task\n"
+        "celery_app.conf.task_always_eager = True\n"
+        f"print(ingest_pdf_task.delay({str(path)!r}).get())\n"
+        "bridge.close()\n"
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        cwd=PROJECT,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert "'status': 'success'" in output.decode()
