@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from app.config import Settings
 from app.embeddings import open_embedder
+from app.embeddings.base import Embedder
 from app.pdf.reader import PDFReader
 from app.services.documents import DocumentService
 from app.services.figures import Figures
@@ -45,15 +46,70 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
     Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
     """
-    database = Database(
-        settings.database_url,
-        pool_size=settings.database_pool_size,
-        is_pgbouncer=settings.database_pgbouncer,
-    )
-    queue = TaskQueue(settings.celery_broker_url)
-    files = FileStore(settings.storage_url)
-    cipher = PasswordCipher(settings.secret_key) if settings.secret_key else None
-    reader = PDFReader(
+    async with AsyncExitStack() as closing:
+        database = Database(
+            settings.database_url,
+            pool_size=settings.database_pool_size,
+            is_pgbouncer=settings.database_pgbouncer,
+        )
+        closing.push_async_callback(database.close)
+        queue = TaskQueue(settings.celery_broker_url)
+        closing.callback(queue.close)
+        reader = _reader(settings)
+        closing.push_async_callback(reader.close)
+        embedder = await closing.enter_async_context(_embedder(settings))
+        space_id = await open_space(database, embedder.identity)
+        files = FileStore(settings.storage_url)
+        cipher = PasswordCipher(settings.secret_key) if settings.secret_key else None
+        documents = DocumentService(
+            database=database,
+            files=files,
+            ring=queue.enqueue,
+            cipher=cipher,
+            max_upload_bytes=settings.max_upload_bytes,
+            max_queued=settings.max_queued,
+            space_id=space_id,
+        )
+        rag = RAGService(
+            database=database,
+            files=files,
+            documents=documents,
+            incoming=_incoming(settings, database, files, documents),
+            reader=reader,
+            splitter=Splitter(embedder.tokenizer, settings.chunk_tokens),
+            embedder=embedder,
+            space_id=space_id,
+            cipher=cipher,
+            holder=this_holder(),
+            batch_chunks=settings.embedding_batch_inputs,
+        )
+        sweeper = Sweeper(database=database, files=files, queue=queue, space_id=space_id)
+        await closing.enter_async_context(_sweeping(sweeper))
+        closing.push_async_callback(documents.close)
+        progress = ProgressWatcher(database)
+        closing.push_async_callback(progress.close)
+        yield Services(
+            rag=rag,
+            documents=documents,
+            progress=progress,
+            pictures=PagePictures(database=database, files=files, reader=reader),
+            database=database,
+            files=files,
+            queue=queue,
+            figures=Figures(database),
+            space_id=space_id,
+        )
+
+
+@asynccontextmanager
+async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
+    """The service alone, for a worker or a script."""
+    async with open_services(settings) as services:
+        yield services.rag
+
+
+def _reader(settings: Settings) -> PDFReader:
+    return PDFReader(
         max_pages=settings.max_pages,
         max_characters=settings.max_characters,
         engines=settings.pdf_engines,
@@ -62,77 +118,41 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         memory_bytes=settings.reading_memory_mb * 2**20,
         longest_seconds=settings.reading_max_seconds,
     )
-    try:
-        async with open_embedder(
-            provider=settings.embedding_provider,
-            model=settings.embedding_model,
-            dimensions=settings.embedding_dimensions,
-            base_url=settings.embedding_base_url,
-            api_key=settings.embedding_api_key,
-            tokenizer=settings.embedding_tokenizer,
-            batch_inputs=settings.embedding_batch_inputs,
-            batch_tokens=settings.embedding_batch_tokens,
-            timeout_seconds=settings.embedding_timeout_seconds,
-        ) as embedder:
-            space_id = await open_space(database, embedder.identity)
-            documents = DocumentService(
-                database=database,
-                files=files,
-                ring=queue.enqueue,
-                cipher=cipher,
-                max_upload_bytes=settings.max_upload_bytes,
-                max_queued=settings.max_queued,
-                space_id=space_id,
-            )
-            rag = RAGService(
-                database=database,
-                files=files,
-                documents=documents,
-                incoming=IncomingFiles(
-                    folders=settings.ingest_folders,
-                    storage_url=settings.storage_url,
-                    max_bytes=settings.max_upload_bytes,
-                    database=database,
-                    files=files,
-                    documents=documents,
-                ),
-                reader=reader,
-                splitter=Splitter(embedder.tokenizer, settings.chunk_tokens),
-                embedder=embedder,
-                space_id=space_id,
-                cipher=cipher,
-                holder=this_holder(),
-                batch_chunks=settings.embedding_batch_inputs,
-            )
-            sweeper = Sweeper(database=database, files=files, queue=queue, space_id=space_id)
-            sweeping = asyncio.create_task(sweeper.run())
-            progress = ProgressWatcher(database)
-            try:
-                yield Services(
-                    rag=rag,
-                    documents=documents,
-                    progress=progress,
-                    pictures=PagePictures(database=database, files=files, reader=reader),
-                    database=database,
-                    files=files,
-                    queue=queue,
-                    figures=Figures(database),
-                    space_id=space_id,
-                )
-            finally:
-                await progress.close()
-                await documents.close()
-                sweeping.cancel()
-                with suppress(asyncio.CancelledError):
-                    await sweeping
-    finally:
-        await reader.close()
-        queue.close()
-        await database.close()
+
+
+def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
+    return open_embedder(
+        provider=settings.embedding_provider,
+        model=settings.embedding_model,
+        dimensions=settings.embedding_dimensions,
+        base_url=settings.embedding_base_url,
+        api_key=settings.embedding_api_key,
+        tokenizer=settings.embedding_tokenizer,
+        batch_inputs=settings.embedding_batch_inputs,
+        batch_tokens=settings.embedding_batch_tokens,
+        timeout_seconds=settings.embedding_timeout_seconds,
+    )
+
+
+def _incoming(
+    settings: Settings, database: Database, files: FileStore, documents: DocumentService
+) -> IncomingFiles:
+    return IncomingFiles(
+        folders=settings.ingest_folders,
+        storage_url=settings.storage_url,
+        max_bytes=settings.max_upload_bytes,
+        database=database,
+        files=files,
+        documents=documents,
+    )
 
 
 @asynccontextmanager
-async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
-    """The service alone, for a worker or a script."""
-    async with open_services(settings) as services:
-        yield services.rag
+async def _sweeping(sweeper: Sweeper) -> AsyncIterator[None]:
+    task = asyncio.create_task(sweeper.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
