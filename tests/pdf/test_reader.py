@@ -42,11 +42,21 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+_of_others: set[psutil.Process] = set()
+"""Parents that belong to readers of other tests of this session: the API's own, for one."""
+
+
+@pytest.fixture(autouse=True)
+def _know_the_parents_of_others() -> None:
+    _of_others.clear()
+    _of_others.update(reader_parents())
+
+
 def reader_parents(owner: int | None = None) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(owner).children()
-        if child.is_running() and "app.pdf.parent" in " ".join(child.cmdline())
+        if child not in _of_others and child.is_running() and "app.pdf.parent" in " ".join(child.cmdline())
     ]
 
 
