@@ -25,9 +25,11 @@ class WorkerProcess:
         *options: str,
         app: str = "app.worker.celery_app",
         level: str = "info",
+        folder: Path = PROJECT,
     ) -> None:
         self.environment = dict(os.environ) | dict(environment)
         self._log = log
+        self._folder = folder
         self._command = ["-m", "celery", "-A", app, "worker", "--loglevel", level, *options]
         self.process: subprocess.Popen[bytes] | None = None
 
