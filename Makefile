@@ -24,7 +24,8 @@ test: lint ## Check the code and run the tests
 
 test-all: lint ## Run the heavy tests too, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest
-	@for name in python3.11 python3.12 python3.13; do \
+	@export PATH="$$(printf '%s:' $$HOME/.pyenv/versions/*/bin)$$PATH"; \
+	for name in python3.11 python3.12 python3.13; do \
 		if $$name -c 'import ensurepip, venv' 2>/dev/null; then $(MAKE) test-python NAME=$$name || exit 1; \
 		else echo "NOT TESTED: there is no $$name on this machine"; fi; \
 	done
