@@ -18,7 +18,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -54,7 +53,8 @@ class Bridge:
         """Wait for `function(*args, **kwargs)` and return its result or raise its exception.
 
         When the wait itself is interrupted (Celery's soft limit, SystemExit, KeyboardInterrupt) the
-        coroutine is cancelled and its clean-up awaited before the interruption goes on.
+        coroutine is cancelled and its clean-up awaited before the interruption goes on. One that ignores
+        this for CLEAN_UP_SECONDS takes its process with it, where there is a hard limit.
         Raises RuntimeError when called inside a running event loop, which it would block.
         """
         try:
@@ -109,28 +109,36 @@ class _LoopThread:
         threading.Thread(target=self._name_blockers, name="bridge-watch", daemon=True).start()
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str, hard_limit_seconds: float | None) -> T:
-        outcome: Future[T] = Future()
         tasks: list[asyncio.Task[T]] = []
+        # A bare lock: a signal may interrupt us anywhere, and Future or Event could keep a lock inside them
+        # for ever, on which the loop would then hang.
+        finished = threading.Lock()
+        finished.acquire()
 
         def begin() -> None:
             tasks.append(self._loop.create_task(coroutine, name=name))
-            tasks[0].add_done_callback(lambda task: _copy_outcome(task, outcome))
+            tasks[0].add_done_callback(lambda _: finished.release())
 
         def cancel() -> None:
             for task in tasks:
                 task.cancel()
+            if not tasks:  # interrupted before `begin` was handed to the loop
+                coroutine.close()
+                finished.release()
 
-        self._loop.call_soon_threadsafe(begin)
         try:
-            if not wait([outcome], hard_limit_seconds).done:
-                log.error("a coroutine ignored its limits; this process ends", task=name)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return outcome.result()
+            self._loop.call_soon_threadsafe(begin)
+            if not finished.acquire(timeout=-1 if hard_limit_seconds is None else hard_limit_seconds):
+                _end_process(name)
         except BaseException:
-            if not outcome.done():  # not the coroutine's own exception: the wait was interrupted
+            if not (tasks and tasks[0].done()):
                 self._loop.call_soon_threadsafe(cancel)
-                wait([outcome], CLEAN_UP_SECONDS)
+                if not finished.acquire(timeout=CLEAN_UP_SECONDS):
+                    if hard_limit_seconds is not None:
+                        _end_process(name)
+                    log.error("a coroutine ignored that it was cancelled; it runs on", task=name)
             raise
+        return tasks[0].result()
 
     async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         keeper = self._keepers.get(open_resource)
@@ -213,10 +221,6 @@ class _Keeper(Generic[T]):
                 self.opened.set_exception(error)
 
 
-def _copy_outcome(task: asyncio.Task[T], outcome: Future[T]) -> None:
-    if task.cancelled():
-        outcome.set_exception(asyncio.CancelledError())
-    elif (error := task.exception()) is not None:
-        outcome.set_exception(error)
-    else:
-        outcome.set_result(task.result())
+def _end_process(task_name: str) -> None:
+    log.error("a coroutine ignored its limits; this process ends", task=task_name)
+    os.kill(os.getpid(), signal.SIGKILL)

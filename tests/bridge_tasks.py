@@ -16,6 +16,7 @@ from app.storage.database import Database
 celery_app = Celery(broker=os.environ.get("CELERY_BROKER_URL"), backend=os.environ.get("CELERY_BROKER_URL"))
 celery_app.conf.update(broker_connection_retry_on_startup=True, worker_prefetch_multiplier=64)
 bridge = Bridge(soft_limit_seconds=30)
+cleaned: list[str] = []
 
 
 @asynccontextmanager
@@ -31,6 +32,17 @@ async def query(number: int) -> int:
         return await connection.scalar(text("SELECT CAST(:number AS int)"), {"number": number})
 
 
+async def hold() -> None:
+    """Keep a connection until cancelled; the clean-up takes a while and uses it once more."""
+    database = await bridge.shared(open_database)
+    async with database.autocommit() as connection:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await connection.execute(text("SELECT pg_sleep(0.3)"))
+            cleaned.append("hold")
+
+
 async def count() -> dict[str, int]:
     database = await bridge.shared(open_database)
     return {
@@ -38,12 +50,18 @@ async def count() -> dict[str, int]:
         "connections": database.connections_in_use,
         "threads": threading.active_count(),
         "descriptors": psutil.Process().num_fds(),
+        "cleaned": len(cleaned),
     }
 
 
 @celery_app.task(name="query")
 def query_task(number: int) -> int:
     return bridge.run(query, number)
+
+
+@celery_app.task(name="hold")
+def hold_task() -> None:
+    bridge.run(hold)
 
 
 @celery_app.task(name="count")

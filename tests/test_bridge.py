@@ -10,10 +10,15 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 
 from app.bridge import Bridge
+from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.processes import WorkerProcess
 
 
 @pytest.fixture
@@ -161,6 +166,70 @@ bridge.run(stubborn)
     assert "ignored its limits" in done.stdout + done.stderr
 
 
+def test_an_interrupted_coroutine_that_ignores_cancelling_ends_with_its_process() -> None:
+    done = run_script(
+        """
+import app.bridge
+
+class Interruption(Exception): pass
+
+def interrupt(*_):
+    raise Interruption
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+app.bridge.CLEAN_UP_SECONDS = 0.5
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.3)
+bridge.run(stubborn)
+""",
+        options="hard_limit_seconds=60",
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert "ignored its limits" in done.stdout + done.stderr
+
+
+def test_an_interruption_at_any_moment_leaves_nothing_running() -> None:
+    done = run_script("""
+import time, warnings
+
+class Interruption(Exception): pass
+
+def interrupt(*_):
+    raise Interruption
+
+async def brief():
+    await asyncio.sleep(0.0005)
+
+async def others():
+    return len(asyncio.all_tasks()) - 1
+
+warnings.simplefilter("ignore")  # what is interrupted before it began was never awaited
+bridge.run(brief)
+signal.signal(signal.SIGALRM, interrupt)
+slowest = 0.0
+interrupted = 0
+for number in range(400):
+    started = time.monotonic()
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.00001 + number * 0.000005)
+            bridge.run(brief)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interruption:
+        interrupted += 1
+    slowest = max(slowest, time.monotonic() - started)
+print(interrupted > 20, slowest < 2, bridge.run(others))
+""")
+    assert done.stdout.strip() == "True True 0", done.stderr
+
+
 def test_a_forked_child_gets_a_loop_of_its_own() -> None:
     done = run_script("""
 async def pid():
@@ -280,3 +349,26 @@ async def test_nothing_is_left_behind(bridge: Bridge) -> None:
     while any(now > then + 1 for now, then in zip(count(), before, strict=True)):
         assert time.monotonic() < deadline, (count(), before)
         await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def prefork_client(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path) -> Iterator[Celery]:
+    broker_url = valkey.url.removesuffix("/0") + "/8"
+    environment = {"DATABASE_URL": postgres.url("postgres"), "CELERY_BROKER_URL": broker_url}
+    worker = WorkerProcess(environment, tmp_path / "log", "--concurrency", "1", app="tests.bridge_tasks")
+    with Celery(broker=broker_url, backend=broker_url) as client, worker:
+        yield client
+
+
+async def test_celerys_own_soft_limit_leaves_nothing_running_in_the_next_task(
+    prefork_client: Celery,
+) -> None:
+    def count() -> dict[str, int]:
+        return dict(prefork_client.send_task("count").get(timeout=20))
+
+    await in_thread(prefork_client.send_task("query", args=[1]).get, 20)
+    before = await in_thread(count)
+    limited = prefork_client.send_task("hold", soft_time_limit=1)
+    with pytest.raises(SoftTimeLimitExceeded):
+        await in_thread(limited.get, 20)
+    assert await in_thread(count) == before | {"cleaned": 1}
