@@ -43,7 +43,8 @@ SPOKEN_PASSWORD = "pässwörd"
 class Case:
     """`verdict` is "ready" or an error code; `text` is what its pages must then hold, in this order.
 
-    A machine too busy to finish in the time there is may find one of `verdicts_when_slow`.
+    `status_code` is that of the answer to an upload which is refused at the door. A machine too busy to
+    finish in the time there is may find one of `verdicts_when_slow`.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Case:
     is_heavy: bool = False
     pages_failed: int | None = 0
     hidden: tuple[str, ...] = ()
+    status_code: int = 202
 
 
 def written(case: Case, folder: Path) -> Path:
@@ -380,13 +382,14 @@ def large(megabytes: int) -> bytes:
 
 
 def _structures() -> Iterator[Case]:
-    yield Case("zero-bytes", bytes, "not_a_pdf")
+    yield Case("zero-bytes", bytes, "empty_file", status_code=400)
     yield Case("header-only", lambda: b"%PDF-1.7\n", "corrupted")
-    yield Case("text-file", lambda: b"Dear reader, this is no PDF at all.\n" * 50, "not_a_pdf")
+    letter = b"Dear reader, this is no PDF at all.\n" * 50
+    yield Case("text-file", lambda: letter, "not_a_pdf", status_code=415)
     for percent in (10, 50, 90):
         yield Case(f"truncated-at-{percent}-percent", partial(truncated, percent / 100), "corrupted")
     yield Case("1023-bytes-of-junk", lambda: b"j" * 1023 + prose(), READY, PROSE)
-    yield Case("1025-bytes-of-junk", lambda: b"j" * 1025 + prose(), "not_a_pdf")
+    yield Case("1025-bytes-of-junk", lambda: b"j" * 1025 + prose(), "not_a_pdf", status_code=415)
     yield Case("cross-reference-loop", cross_reference_loop, READY, PROSE)
     yield Case("cyclic-page-tree", cyclic_page_tree, "corrupted")
     yield Case("folded-page-tree", folded_page_tree, "too_many_pages")
@@ -448,6 +451,8 @@ def _scans() -> Iterator[Case]:
     yield Case("scan", straight, READY, ("salt marsh", "Herons"), needs_ocr=True)
     yield Case("scan-skewed", partial(straight, skew=0.03), READY, ("marsh", "Herons"), needs_ocr=True)
     yield Case("scan-noisy", partial(straight, noise=0.01), READY, ("marsh", "Herons"), needs_ocr=True)
+    layer = b"3 Tr " + shown("What a scanner's own OCR found in it.")
+    yield Case("scan-with-ocr-layer", partial(straight, layer), READY, ("own OCR found",))
     page_number = placed("17", 300, 30)
     yield Case("scan-with-page-number", partial(straight, page_number), READY, ("marsh",), needs_ocr=True)
     yield Case("garbled", partial(garbled, 0.9), READY, ("abc",), needs_ocr=True)
