@@ -4,15 +4,19 @@
 #
 #   tests/compose_smoke.sh [FILE.pdf …]      your own PDFs in place of the made ones
 #
+# When the service has API_KEYS, put one of them into PDF_INGEST_API_KEY; that nothing is answered without it is
+# then tried as well.
 # Needs docker compose, curl and python3. Leaves its documents in the collection "smoke".
 # (No `grep -q` and `head` behind a pipe: a program that cannot write any more would end the test.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-api=http://${API_ADDRESS:-127.0.0.1}:${API_PORT:-8000}
 pages=150
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+touch "$folder/headers"
+[ -z "${PDF_INGEST_API_KEY:-}" ] || echo "Authorization: Bearer $PDF_INGEST_API_KEY" >"$folder/headers"
+api=http://$(docker compose port api 8000)
 workers=$(docker compose ps -q worker | wc -l)
 
 say() { printf '%(%H:%M:%S)T  %s\n' -1 "$*"; }
@@ -20,7 +24,8 @@ fail() {
     say "FAILED: $*"
     exit 1
 }
-get() { curl --silent --show-error --fail --max-time 90 "$api$1"; }
+ask() { curl --silent --show-error --fail-with-body --max-time 90 --header "@$folder/headers" "$@"; }
+get() { ask "$api$1"; }
 
 # pick KEY…: one value out of the JSON on standard input
 pick() {
@@ -37,7 +42,7 @@ upload() {
     local file=$1 fields=() field
     shift
     for field in collection=smoke on_duplicate=keep "$@"; do fields+=(--form "$field"); done
-    curl --silent --show-error --fail-with-body --form "file=@$file" "${fields[@]}" "$api/documents" |
+    ask --form "file=@$file" "${fields[@]}" "$api/documents" |
         python3 -c 'import json, sys; answer = json.load(sys.stdin); print(answer["document_id"], answer["task_id"])'
 }
 
@@ -88,7 +93,9 @@ url = f"{os.environ['API']}/documents/{os.environ['DOCUMENT']}"
 
 
 def get(address):
-    with urllib.request.urlopen(address, timeout=30) as answer:
+    key = os.environ.get("PDF_INGEST_API_KEY")
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"} if key else {})
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
 
 
@@ -122,10 +129,28 @@ kill_inside() {
     fail "$1 was killed and did not come back"
 }
 
-key() { docker compose exec -T api sha256sum /secrets/secret-key; }
+# refused ARGUMENT OF CURL…: the answer is 401, as a problem that says so itself
+refused() {
+    local got
+    got=$(curl --silent --show-error --output "$folder/problem" --write-out '%{http_code} %{content_type}' "$@")
+    [ "$got" = "401 application/problem+json" ] || fail "$got, not refused: ${*: -1}"
+    [ "$(pick status <"$folder/problem")" = 401 ] || fail "another problem: $(cat "$folder/problem")"
+}
+
+nothing_without_a_key() {
+    [ -s "$folder/headers" ] || return 0
+    refused "$api/documents"
+    refused --header "Authorization: Bearer x$PDF_INGEST_API_KEY" "$api/documents"
+    refused --form "file=@samples/annual-report.pdf" "$api/documents"
+    refused --header 'Content-Type: application/json' --data '{"query": "eagles"}' "$api/search"
+    refused "$api/tasks/$1"
+    say "without its key, and with a wrong one, nothing is answered (401)"
+}
+
+secret_key() { docker compose exec -T api sha256sum /secrets/secret-key; }
 
 search() {
-    curl --silent --show-error --fail --header 'Content-Type: application/json' \
+    ask --header 'Content-Type: application/json' \
         --data "{\"query\": \"$1\", \"collection\": \"smoke\", \"mode\": \"text\", \"limit\": 1}" "$api/search"
 }
 
@@ -150,6 +175,8 @@ fi
 
 until_ready
 [ "$workers" -gt 0 ] || fail "compose knows of no running worker here"
+get "/documents?limit=1" >"$folder/list" ||
+    fail "$(cat "$folder/list") (if the service has API_KEYS, put one into PDF_INGEST_API_KEY)"
 say "ready, with $workers worker containers"
 [ "$(docker compose exec -T api id -u)" -ne 0 ] || fail "the API runs as root"
 for where in /opt/pdf-ingest/x /secrets/x; do
@@ -166,6 +193,7 @@ for file in "${files[@]}"; do
     documents+=("${answer% *}")
     tasks+=("${answer#* }")
 done
+nothing_without_a_key "${tasks[0]}"
 until_status processing "${tasks[@]}"
 kill_inside worker
 kill_inside redis
@@ -184,13 +212,14 @@ verdict "${answer#* }"
 whole "${answer% *}"
 say "a worker was told to stop in mid-ingestion, and nothing is missing"
 
-before=$(key)
+before=$(secret_key)
 docker compose down 2>"$folder/down"
 docker compose up --detach --no-build --scale "worker=$workers" 2>"$folder/up"
 until_ready
-[ "$(key)" = "$before" ] || fail "the key is another one"
+[ "$(secret_key)" = "$before" ] || fail "the key is another one"
 for document in "${documents[@]}"; do whole "$document"; done
 finds_its_page
+nothing_without_a_key "${tasks[0]}"
 answer=$(upload "${files[0]}")
 verdict "${answer#* }"
 say "down and up again: everything is still there"
