@@ -23,7 +23,8 @@ SAMPLES = PROJECT / "samples"
 class Up:
     """A running `pdf-ingest up`."""
 
-    def __init__(self, data_dir: Path, port: int | None = None) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, workers: int = 1) -> None:
+        self.workers = workers
         self.data_dir = data_dir
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -32,7 +33,7 @@ class Up:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "app.cli", "up", "--workers", "1"),
+                *(sys.executable, "-m", "app.cli", "up", "--workers", str(self.workers)),
                 *("--port", str(self.port), "--data-dir", str(self.data_dir)),
             ],
             cwd=PROJECT,

@@ -3,9 +3,10 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -27,11 +28,12 @@ from app.errors import (
 )
 from app.metrics import counters
 from app.pdf.pages import Page
-from app.pdf.reader import PDFReader, ProgressListener, Reading, ReadingProgress
+from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.documents import DocumentService
 from app.services.holder import is_dead
 from app.services.incoming import IncomingFiles
+from app.services.pace import ReadingPace
 from app.services.splitter import Splitter
 from app.storage import ingestions, search
 from app.storage.chunks import Chunk
@@ -43,6 +45,7 @@ from app.storage.search import Hit, SearchFilter
 from app.storage.tasks import FINAL_STATUSES, result_of
 
 HEARTBEAT_SECONDS = 1.0
+LOOK_SECONDS = 0.25
 MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
 
@@ -119,9 +122,9 @@ class RAGService:
     async def _ingest_to_verdict(self, lease: Lease) -> int:
         progress = Progress()
         try:
-            async with self._heartbeat(lease, progress):
+            async with beside(self._renew_for_ever(lease, progress)):
                 return await self._ingest(lease, progress)
-        except LeaseLost:
+        except (LeaseLost, WorkHeld):
             raise
         except Temporary as error:
             await self._retry_or_fail(lease, error)
@@ -142,7 +145,7 @@ class RAGService:
         notes = PageNotes()
         async with (
             self.files.local_file(lease.storage_key) as path,
-            self.reader.open(path, self._password(lease), _shown_in(progress)) as reading,
+            self._opened(path, lease, progress) as reading,
         ):
             stored = await self._begin(lease, reading)
             chunks = self._split(reading, progress, notes)
@@ -172,6 +175,39 @@ class RAGService:
         _count_published(progress.pages_done, published, stage_seconds)
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
+
+    @asynccontextmanager
+    async def _opened(self, path: Path, lease: Lease, progress: Progress) -> AsyncIterator[Reading]:
+        """The document, read but for its OCR. Raises WorkHeld when it is slow and must wait for its turn."""
+        pace = ReadingPace()
+
+        def note(read: ReadingProgress) -> None:
+            pace.note()
+            progress.stage = read.stage
+            progress.pages_total = read.pages_total
+            progress.advance(read.pages_done)
+
+        async with AsyncExitStack() as opened:
+            async with beside(self._make_way(lease, pace)):
+                reading = await opened.enter_async_context(
+                    self.reader.open(path, self._password(lease), note)
+                )
+            yield reading
+
+    async def _make_way(self, lease: Lease, pace: ReadingPace) -> None:
+        """Leaves the work when it is slow, something else waits, and the slow lane is taken."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if not pace.is_slow:
+                continue
+            try:
+                async with self.database.autocommit() as connection:
+                    if not await ingestions.enter_slow_lane(connection, lease):
+                        await ingestions.hand_over(connection, lease, is_slow=True)
+                        log.info("made way", why="slow to read")
+                        raise WorkHeld
+            except Temporary:
+                continue
 
     async def _split(
         self, reading: Reading, progress: Progress, notes: "PageNotes"
@@ -230,19 +266,8 @@ class RAGService:
         chunks: int = row.chunks
         return chunks
 
-    @asynccontextmanager
-    async def _heartbeat(self, lease: Lease, progress: Progress) -> AsyncIterator[None]:
-        """Renews the lease every second. When it is lost, the block is cancelled and LeaseLost raised."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                beat = group.create_task(self._renew_for_ever(lease, progress))
-                yield
-                beat.cancel()
-        except BaseExceptionGroup as errors:
-            error = errors.exceptions[0]
-            raise error from error.__cause__
-
     async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
+        """The heartbeat. Raises LeaseLost."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
@@ -279,15 +304,17 @@ class RAGService:
         return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None
 
 
-def _shown_in(progress: Progress) -> ProgressListener:
-    """What the reader tells of its way through the pages becomes the ingestion's progress."""
-
-    def note(read: ReadingProgress) -> None:
-        progress.stage = read.stage
-        progress.pages_total = read.pages_total
-        progress.advance(read.pages_done)
-
-    return note
+@asynccontextmanager
+async def beside(watch: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs `watch` beside the block. When it raises, the block is cancelled and the error raised here."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(watch)
+            yield
+            watching.cancel()
+    except BaseExceptionGroup as errors:
+        error = errors.exceptions[0]
+        raise error from error.__cause__
 
 
 @dataclass(slots=True)

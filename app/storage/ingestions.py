@@ -34,6 +34,10 @@ IS_EXPIRED = (
     "lease_expires_at < clock_timestamp() "
     f"AND clock_timestamp() > pg_postmaster_start_time() + interval '{LEASE_SECONDS} seconds'"
 )
+# A queued ingestion, or one whose time for another attempt has come.
+IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
+# The slow lane has one slot for all workers, so that files that take long cannot hold every one of them.
+IS_LANE_FREE = "NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing' AND is_slow)"
 FAILED = """
     status = 'error', error_code = :code, error_message = :message, chunks = 0, password = NULL,
     finished_at = clock_timestamp(), lease_expires_at = NULL, revision = revision + 1
@@ -82,7 +86,8 @@ async def claim(
     """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
 
     Only a document's newest ingestion is worked on; one that waits for another with the same content is
-    not its newest. `dead_epoch` names a lease whose holder is known to be dead: it need not run out first.
+    not its newest. What is slow waits until the slow lane is free. `dead_epoch` names a lease whose holder
+    is known to be dead: it need not run out first.
     """
     statement = text(f"""
         UPDATE ingestions SET
@@ -91,8 +96,7 @@ async def claim(
             lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
             started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
         WHERE id = :id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS} AND (
-            status = 'queued' AND coalesce(next_attempt_at <= clock_timestamp(), true)
-            OR status = 'retrying' AND next_attempt_at <= clock_timestamp()
+            {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE})
             OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
         ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
         RETURNING lease_epoch, storage_key, password, retries, document_id, attempt
@@ -127,6 +131,24 @@ async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -
         pages_done=progress.pages_done,
         pages_total=progress.pages_total,
     )
+
+
+async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
+    """Mark a run as slow if anything else waits; False when another run has the slow lane.
+
+    Two that enter at the same moment both have it, until both see that and leave.
+    """
+    found = await connection.execute(
+        text(f"""
+        UPDATE ingestions SET is_slow = is_slow OR {IS_LANE_FREE}
+        WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT is_slow)
+        RETURNING EXISTS (
+            SELECT FROM ingestions other WHERE status = 'processing' AND other.is_slow AND other.id <> :id
+        )
+        """),
+        {"id": lease.ingestion_id, "epoch": lease.epoch},
+    )
+    return not found.scalar()
 
 
 async def begin(
@@ -296,16 +318,21 @@ async def retry_later(
     )
 
 
-async def hand_over(connection: AsyncConnection, lease: Lease) -> None:
-    """Give the lease back unharmed, for example on shutdown; anybody may go on at once."""
+async def hand_over(connection: AsyncConnection, lease: Lease, *, is_slow: bool = False) -> None:
+    """Give the lease back unharmed, for example on shutdown; anybody may go on at once.
+
+    What is slow can go on as soon as the slow lane is free.
+    """
     await _write(
         connection,
         lease,
         f"""
         UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-            fruitless_attempts = 0, rung_at = NULL, rings = 0, revision = revision + 1
+            fruitless_attempts = 0, rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
+            revision = revision + 1
         WHERE {IS_OURS} RETURNING id
         """,
+        is_slow=is_slow,
     )
 
 

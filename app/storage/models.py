@@ -72,6 +72,7 @@ class Ingestion(Base):
     attempt: Mapped[int] = mapped_column(server_default="0")
     fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
     retries: Mapped[int] = mapped_column(server_default="0")
+    is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]

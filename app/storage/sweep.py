@@ -8,12 +8,26 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import WorkerLost
-from app.storage.ingestions import FAILED, IS_EXPIRED, MAX_FRUITLESS_ATTEMPTS, without_chunks
+from app.storage.ingestions import (
+    FAILED,
+    IS_DUE,
+    IS_EXPIRED,
+    IS_LANE_FREE,
+    MAX_FRUITLESS_ATTEMPTS,
+    without_chunks,
+)
 
-# A queued ingestion, or one whose time for another attempt has come.
-IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
+# Of what is slow, the oldest is next as soon as the slow lane is free.
+IS_NEXT = f"""(
+    NOT is_slow OR {IS_LANE_FREE}
+    AND id = (SELECT id FROM ingestions WHERE {IS_DUE} AND is_slow ORDER BY created_at LIMIT 1)
+)"""
 RING_BACK_OFF_SECONDS = 2
 MAX_RING_BACK_OFF_SECONDS = 60
+NEXT_RING = f"""coalesce(rung_at, created_at) + make_interval(secs => least(
+    {MAX_RING_BACK_OFF_SECONDS},
+    {RING_BACK_OFF_SECONDS} * 2 ^ CASE WHEN is_slow THEN 0 ELSE least(rings, 10) END
+))"""
 IDEMPOTENCY_HOURS = 24
 # An ingestion's key, with what a killed process left of it in a folder: `<id>.pdf#1`.
 OUR_KEY = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.pdf(#[0-9]+)?$"
@@ -78,23 +92,23 @@ async def requeue_lost(
 
 async def count_due(connection: AsyncConnection) -> int:
     """How many ingestions wait for a worker: as many messages should be in the queue."""
-    return await connection.scalar(text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE}")) or 0
+    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT is_slow")
+    return await connection.scalar(due) or 0
 
 
 async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool = False) -> Sequence[UUID]:
     """The next ingestions to ring for, at most `limit`: new ones, or those that were begun.
 
-    Each is rung again after 2, 4, 8 … 60 seconds, so that a slow queue is not flooded.
+    Each is rung again after 2, 4, 8 … 60 seconds, so that a long queue is not flooded; the one that is
+    next in the slow lane every 2.
     """
     found = await connection.execute(
         text(f"""
         UPDATE ingestions SET rung_at = clock_timestamp(), rings = rings + 1
         WHERE id IN (
             SELECT id FROM ingestions
-            WHERE {IS_DUE} AND (attempt > 0) = :is_begun AND (
-                rung_at IS NULL AND attempt > 0 OR coalesce(rung_at, created_at) + make_interval(
-                    secs => least({MAX_RING_BACK_OFF_SECONDS}, {RING_BACK_OFF_SECONDS} * 2 ^ least(rings, 10))
-                ) < clock_timestamp()
+            WHERE {IS_DUE} AND {IS_NEXT} AND (attempt > 0) = :is_begun AND (
+                rung_at IS NULL AND attempt > 0 OR {NEXT_RING} < clock_timestamp()
             )
             ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )

@@ -77,7 +77,7 @@ _TASK_STATUSES = text("""
         FROM ingestions WHERE id = ANY(:ids)
     ),
     queue AS (
-        SELECT id, row_number() OVER (ORDER BY created_at, id) AS position
+        SELECT id, row_number() OVER (ORDER BY is_slow, created_at, id) AS position
         FROM ingestions
         WHERE status = 'queued'
           AND created_at <= (SELECT max(created_at) FROM asked WHERE status = 'queued')
