@@ -39,7 +39,7 @@ from app.pdf.wire import (
     unpacked,
 )
 
-_VERSION = 2  # raised by every change of this package that reads the same file otherwise
+_VERSION = 3  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02

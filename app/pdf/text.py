@@ -10,6 +10,10 @@ LONGEST_RUN = 500
 """Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme."""
 
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
+_LEADERS = re.compile(r"([.·・])(?: *\1){4,}")
+"""Rows of dots that lead to a page number; four are the end of a sentence and an ellipsis. Tabs separate
+cells, and a cell may be a dot.
+"""
 _NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Zero width spaces, soft hyphen, byte order mark, and the marks that reorder text to disguise it.
 _INVISIBLE = frozenset(
@@ -56,7 +60,8 @@ def _split_run(run: re.Match[str]) -> str:
 def clean(text: str) -> str:
     """Text without controls, lone surrogates and noncharacters; ligatures spelled out; NFC; `\\n` line ends.
 
-    Superscripts and fractions stay (x² is not x2). Runs without white space are split at LONGEST_RUN.
+    Superscripts and fractions stay (x² is not x2). Runs without white space are split at LONGEST_RUN; of
+    leaders three dots stay.
     """
     text = _NEWLINE.sub("\n", text)
     if not text.isascii():
@@ -64,5 +69,6 @@ def clean(text: str) -> str:
         text = paired.translate(_folding)
     elif not text.isprintable():
         text = text.translate(_folding)
+    text = _LEADERS.sub(r"\1\1\1", text)
     text = _LONG_RUN.sub(_split_run, text)
     return text if text.isascii() else unicodedata.normalize("NFC", text)

@@ -15,6 +15,7 @@ awkward_text = (
             "a\x00\ud83d\ude00\udc00\ufffe\uffff\u00ad\u0301\u0323\u0345ﬁẛſ²½´\u0958각ᄀ \r\n\x85"
         )
     )
+    | st.text(st.sampled_from("a.…‥·・ \t\n\x00\ufffe\u0338"))
     | any_text
 )
 
@@ -69,6 +70,13 @@ async def test_postgres_accepts_whatever_went_in(database: Database) -> None:
         ("\ud83d\ude00 \ud83d", "😀 "),
         ("cells\tstay", "cells\tstay"),
         ("می\u200cخواهم", "می\u200cخواهم"),
+        ("Salt marshes ............ 5", "Salt marshes ... 5"),
+        ("1.2\tCreeks . . . . . . . . .\t6", "1.2\tCreeks ...\t6"),
+        ("Herons…………12", "Herons...12"),
+        ("盐沼·········3", "盐沼···3"),
+        ("Wait... what....", "Wait... what...."),
+        ("the Celtic Sea. . . . Norway", "the Celtic Sea. . . . Norway"),
+        (".\t.\t.\t.\t.\t.", ".\t.\t.\t.\t.\t."),
     ],
 )
 def test_what_is_cleaned(dirty: str, cleaned: str) -> None:
@@ -78,6 +86,14 @@ def test_what_is_cleaned(dirty: str, cleaned: str) -> None:
 def test_a_run_without_white_space_is_split() -> None:
     pieces = clean("a" * 5_000_000).split(" ")
     assert {len(piece) for piece in pieces} == {LONGEST_RUN}
+
+
+def test_a_million_spaces_between_dots_take_no_minutes() -> None:
+    started = time.monotonic()
+    nearly_leaders = (". . . ." + " " * 1_000 + "x") * 1_000
+    assert clean(nearly_leaders) == nearly_leaders
+    assert clean(nearly_leaders.replace("x", "")).rstrip() == "..."
+    assert time.monotonic() - started < 20
 
 
 def test_a_million_marks_on_one_letter_take_no_minutes() -> None:
