@@ -9,15 +9,18 @@ from uuid import UUID
 import psutil
 import structlog
 from celery import Task
+from celery.app.task import Context
 from celery.backends.base import DisabledBackend
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.signals import (
     setup_logging,
+    task_revoked,
     worker_init,
     worker_process_shutdown,
     worker_shutdown,
     worker_shutting_down,
 )
+from celery.worker import state
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from app.bridge import Bridge
@@ -100,7 +103,7 @@ def ingest_for_result(task: Task, ingestion_id: UUID, file_path: str) -> dict[st
 def ingest_within_limit(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
     try:
         return bridge.run(ingest, ingestion_id, file_path)
-    except TimeoutError:
+    except (TimeoutError, SoftTimeLimitExceeded):  # the bridge's own limit, or one Celery was given
         return bridge.run(give_up, ingestion_id)
 
 
@@ -197,9 +200,16 @@ def tell_counts(**_: Any) -> None:
         raise SystemExit(f"WORKER_METRICS_PORT {settings.worker_metrics_port}: {error.strerror}.") from error
 
 
+@task_revoked.connect
+def forget_revoked(request: Context, **_: Any) -> None:
+    """A revoke ends one message, not the ingestion: Celery would drop the next ones for three hours."""
+    state.revoked.discard(request.id)
+
+
 @worker_shutting_down.connect
 def hand_over_after_grace(**_: Any) -> None:
     """A shutdown lets work finish for a while; what still runs then gives its lease back."""
+    worker_shutting_down.disconnect(hand_over_after_grace)  # told twice, a child dies in its clean-up
     timer = threading.Timer(settings.shutdown_grace_seconds, hand_over)
     timer.daemon = True
     timer.start()

@@ -42,6 +42,10 @@ class WorkerProcess:
         """The prefork children, not what they start themselves."""
         return psutil.Process(self.pid).children()
 
+    def descendants(self) -> list[psutil.Process]:
+        """The prefork children and the processes that read PDFs for them."""
+        return psutil.Process(self.pid).children(recursive=True)
+
     def output(self) -> str:
         return self._log.read_text(errors="replace")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,15 +15,17 @@ import pytest
 import redis
 from celery import Celery
 from fpdf import FPDF
+from sqlalchemy import text
 
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
 from app.storage import ingestions
 from app.storage.database import Database
+from app.task_queue import TaskQueue
 from tests.databases import migrated
 from tests.processes import PROJECT, WorkerProcess
 
-SAMPLE = PROJECT / "samples" / "annual-report.pdf"
+ALONE = ("--without-mingle", "--without-gossip")  # looks for no other workers: starts a second sooner
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +52,7 @@ def incoming(environment: dict[str, str]) -> Path:
 @pytest.fixture(scope="module")
 def client(environment: dict[str, str]) -> Iterator[Celery]:
     """Anybody's Celery: it shares nothing with the worker but the broker's URL and the task's name."""
-    with Celery(
-        broker=environment["CELERY_BROKER_URL"], backend=environment["CELERY_RESULT_BACKEND"]
-    ) as client:
+    with client_of(environment) as client:
         yield client
 
 
@@ -69,6 +70,16 @@ def worker(
     log = tmp_path_factory.mktemp("worker-log") / "worker.log"
     with WorkerProcess(environment, log, "--concurrency", "2") as worker:
         yield worker.wait_until_ready(client)
+
+
+def on_broker(environment: dict[str, str], number: int) -> dict[str, str]:
+    """The environment with another of the broker's databases."""
+    url = environment["CELERY_BROKER_URL"].removesuffix("/7") + f"/{number}"
+    return environment | {"CELERY_BROKER_URL": url, "CELERY_RESULT_BACKEND": url}
+
+
+def client_of(environment: dict[str, str]) -> Celery:
+    return Celery(broker=environment["CELERY_BROKER_URL"], backend=environment["CELERY_RESULT_BACKEND"])
 
 
 def write_pdf(path: Path, pages: int, lines: int = 40) -> Path:
@@ -216,14 +227,32 @@ async def test_a_killed_child_is_replaced_and_its_work_continued(
     assert (result["status"], row.attempt, row.fruitless_attempts) == ("success", 2, 0)
 
 
+@pytest.mark.parametrize("limit", ["WORKER_MAX_TASKS", "WORKER_MAX_MEMORY_MB"])
+async def test_a_process_is_replaced_after_its_share_of_work_and_nothing_is_lost(
+    environment: dict[str, str], worker_database: Database, incoming: Path, tmp_path: Path, limit: str
+) -> None:
+    own = on_broker(environment, 3) | {limit: "1"}
+    task_ids = [str(uuid4()) for _ in range(3)]
+    with client_of(own) as client, WorkerProcess(own, tmp_path / "log", "--concurrency", "1", *ALONE):
+        results = await asyncio.gather(
+            *(
+                ingest(client, write_pdf(incoming / f"{limit}-{number}.pdf", pages=2), task_id)
+                for number, task_id in enumerate(task_ids)
+            )
+        )
+    rows = [await row_of(worker_database, task_id) for task_id in task_ids]
+    assert {result["status"] for result in results} == {"success"}
+    assert len({row.worker for row in rows}) == 3
+    assert [(row.status, row.attempt) for row in rows] == [("success", 1)] * 3
+
+
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 async def test_other_pools_do_the_same(
     environment: dict[str, str], client: Celery, incoming: Path, tmp_path: Path, pool: str
 ) -> None:
-    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/6"
-    own = environment | {"CELERY_BROKER_URL": broker_url, "CELERY_RESULT_BACKEND": broker_url}
+    own = on_broker(environment, 6)
     with (
-        Celery(broker=broker_url, backend=broker_url) as other_client,
+        client_of(own) as other_client,
         WorkerProcess(own, tmp_path / "log", "--pool", pool, "--concurrency", "3") as worker,
     ):
         worker.wait_until_ready(other_client)
@@ -249,23 +278,20 @@ async def stuck_environment(
 ) -> AsyncIterator[dict[str, str]]:
     """An embedder that takes connections and never answers: work that does not end by itself."""
     embedder = socket.create_server(("127.0.0.1", 0))
-    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/5"
-    yield environment | {
-        "CELERY_BROKER_URL": broker_url,
-        "CELERY_RESULT_BACKEND": broker_url,
+    own = on_broker(environment, 5)
+    yield own | {
         "DATABASE_URL": await migrated(postgres, f"stuck_{uuid4().hex}"),
         "EMBEDDING_PROVIDER": "openai",
         "EMBEDDING_BASE_URL": f"http://127.0.0.1:{embedder.getsockname()[1]}",
     }
     embedder.close()
-    with redis.Redis.from_url(broker_url) as broker:
+    with redis.Redis.from_url(own["CELERY_BROKER_URL"]) as broker:
         broker.flushdb()
 
 
 @pytest.fixture
 def stuck_client(stuck_environment: dict[str, str]) -> Iterator[Celery]:
-    broker_url = stuck_environment["CELERY_BROKER_URL"]
-    with Celery(broker=broker_url, backend=broker_url) as client:
+    with client_of(stuck_environment) as client:
         yield client
 
 
@@ -315,17 +341,111 @@ async def test_a_worker_told_to_end_hands_over_what_does_not_finish(
     assert (row.status, row.fruitless_attempts, row.worker) == ("queued", 0, None)
 
 
+async def connections_of_others(database: Database) -> int:
+    async with database.autocommit() as connection:
+        return await connection.scalar(
+            text(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND backend_type = 'client backend'"
+                " AND pid <> pg_backend_pid()"
+            )
+        )
+
+
+async def wait_until_nobody_is_connected(database: Database, seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while count := await connections_of_others(database):
+        assert time.monotonic() < deadline, f"{count} connections are still open"
+        await asyncio.sleep(0.05)
+
+
+async def test_celerys_own_soft_limit_is_a_verdict_too(
+    stuck_environment: dict[str, str],
+    stuck_client: Celery,
+    stuck_database: Database,
+    incoming: Path,
+    tmp_path: Path,
+) -> None:
+    path = write_pdf(incoming / "soft-limit.pdf", pages=2)
+    with WorkerProcess(stuck_environment, tmp_path / "log", "--concurrency", "1", *ALONE):
+        before = await ingest(stuck_client, incoming / "not-there.pdf")
+        sent = stuck_client.send_task("ingest_pdf_task", args=[str(path)], soft_time_limit=2)
+        result = await get(stuck_client, sent.id)
+        row = await row_of(stuck_database, sent.id)
+        after = await ingest(stuck_client, incoming / "not-there.pdf")
+    assert (result["status"], result["code"], result["retryable"]) == ("error", "timed_out", False)
+    assert (row.status, row.error_code, row.chunks) == ("error", "timed_out", 0)
+    assert before["code"] == after["code"] == "file_not_found"
+    assert await row_of(stuck_database, sent.id) == row
+
+
+async def test_a_revoked_task_hands_its_work_over_to_whoever_hears_the_next_ring(
+    stuck_environment: dict[str, str],
+    stuck_client: Celery,
+    stuck_database: Database,
+    incoming: Path,
+    tmp_path: Path,
+) -> None:
+    own = stuck_environment | {"SHUTDOWN_GRACE_SECONDS": "0"}
+    path = write_pdf(incoming / "revoked.pdf", pages=2)
+    with WorkerProcess(own, tmp_path / "log", "--concurrency", "1", *ALONE) as worker:
+        sent = stuck_client.send_task("ingest_pdf_task", args=[str(path)])
+        await wait_for_row(stuck_database, sent.id, lambda row: row.status == "processing")
+        family = worker.descendants()
+        await asyncio.to_thread(stuck_client.control.revoke, sent.id, terminate=True)
+        row = await wait_for_row(stuck_database, sent.id, lambda row: row.status == "queued")
+        assert (row.fruitless_attempts, row.worker) == (0, None)
+        await asyncio.to_thread(psutil.wait_procs, family, timeout=5)
+        assert not [process for process in family if process.is_running()]
+        await wait_until_nobody_is_connected(stuck_database)
+        stuck_client.send_task("ingest_pdf_task", args=[str(path)], task_id=sent.id)
+        again = await wait_for_row(stuck_database, sent.id, lambda row: row.status == "processing")
+    assert (again.attempt, again.fruitless_attempts) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]],
+    ids=["cold", "warm-told-twice"],
+)
+async def test_a_worker_ended_in_a_hurry_leaves_its_work_queued_and_nothing_else(
+    stuck_environment: dict[str, str],
+    stuck_client: Celery,
+    stuck_database: Database,
+    incoming: Path,
+    tmp_path: Path,
+    signals: list[signal.Signals],
+) -> None:
+    own = stuck_environment | {"SHUTDOWN_GRACE_SECONDS": "0.5"}
+    task_ids = [str(uuid4()) for _ in range(3)]
+    worker = WorkerProcess(own, tmp_path / "log", "--concurrency", "2", *ALONE).start()
+    for task_id in task_ids:
+        path = write_pdf(incoming / f"{task_id}.pdf", pages=2)
+        stuck_client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    for task_id in task_ids[:2]:
+        await wait_for_row(stuck_database, task_id, lambda row: row.status == "processing")
+    family = worker.descendants()
+    for one in signals:
+        os.kill(worker.pid, one)
+        await asyncio.sleep(0.01)
+    assert worker.process is not None
+    await asyncio.to_thread(worker.process.wait, 15)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=5)
+    assert not alive
+    begun = [await row_of(stuck_database, task_id) for task_id in task_ids[:2]]
+    assert [(row.status, row.fruitless_attempts, row.worker) for row in begun] == [("queued", 0, None)] * 2
+    await wait_until_nobody_is_connected(stuck_database)
+    queue = TaskQueue(own["CELERY_BROKER_URL"])
+    assert (await queue.length() or 0) >= 3  # more when a sweeper has rung already
+    queue.close()
+
+
 async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
     environment: dict[str, str], incoming: Path, tmp_path: Path
 ) -> None:
-    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/4"
-    own = environment | {
-        "CELERY_BROKER_URL": broker_url,
-        "CELERY_RESULT_BACKEND": broker_url,
-        "DATABASE_URL": "postgresql+asyncpg://nobody@127.0.0.1:1/nothing",
-    }
+    own = on_broker(environment, 4) | {"DATABASE_URL": "postgresql+asyncpg://nobody@127.0.0.1:1/nothing"}
     with (
-        Celery(broker=broker_url, backend=broker_url) as client,
+        client_of(own) as client,
         WorkerProcess(own, tmp_path / "log", "--concurrency", "1") as worker,
     ):
         worker.wait_until_ready(client)
@@ -337,12 +457,11 @@ async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
 async def test_a_stopped_worker_leaves_no_process(
     environment: dict[str, str], incoming: Path, tmp_path: Path
 ) -> None:
-    broker_url = environment["CELERY_BROKER_URL"].removesuffix("/7") + "/3"
-    own = environment | {"CELERY_BROKER_URL": broker_url, "CELERY_RESULT_BACKEND": broker_url}
-    with Celery(broker=broker_url, backend=broker_url) as client:
+    own = on_broker(environment, 3)
+    with client_of(own) as client:
         worker = WorkerProcess(own, tmp_path / "log", "--concurrency", "2").start().wait_until_ready(client)
         await ingest(client, write_pdf(incoming / "last.pdf", pages=1))
-        family = psutil.Process(worker.pid).children(recursive=True)
+        family = worker.descendants()
         assert await asyncio.to_thread(worker.stop) == 0
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive
