@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from uuid import UUID
 
@@ -321,25 +322,28 @@ class DocumentService:
     async def _add_one(
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
     ) -> AcceptedFile:
-        new = _new_ingestion(file, password)
-        if options.on_duplicate != "keep":
-            known = await documents.find_content(connection, options.collection, file.sha256)
-            if known and options.on_duplicate == "return" and (known.is_live or known.is_in_work):
-                return AcceptedFile(
-                    known.document_id,
-                    known.ingestion_id,
-                    file.filename,
-                    known.status,
-                    is_duplicate=True,
-                    is_new_task=False,
-                )
-            if known and await documents.lock_document(connection, known.document_id):
-                await self._add_version(connection, known.document_id, new, options.metadata)
-                return AcceptedFile(known.document_id, new.ingestion_id, file.filename, is_duplicate=True)
         document_id = uuid7()
-        await documents.insert_document(
-            connection, document_id, options.collection, options.metadata, new, self._max_queued
+        new = _new_ingestion(file, password)
+        add_document = partial(
+            documents.add_document,
+            *(connection, document_id, options.collection, options.metadata, new, self._max_queued),
         )
+        known = await add_document(unless_known=options.on_duplicate != "keep")
+        if known is None:
+            return AcceptedFile(document_id, new.ingestion_id, new.filename)
+        if options.on_duplicate == "return" and (known.is_live or known.is_in_work):
+            return AcceptedFile(
+                known.document_id,
+                known.ingestion_id,
+                file.filename,
+                known.status,
+                is_duplicate=True,
+                is_new_task=False,
+            )
+        if await documents.lock_document(connection, known.document_id):
+            await self._add_version(connection, known.document_id, new, options.metadata)
+            return AcceptedFile(known.document_id, new.ingestion_id, file.filename, is_duplicate=True)
+        await add_document(unless_known=False)  # the known one was deleted in between
         return AcceptedFile(document_id, new.ingestion_id, new.filename)
 
     async def _add_version(

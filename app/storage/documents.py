@@ -75,41 +75,50 @@ async def lock_contents(connection: AsyncConnection, collection: str, hashes: Se
 
 async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
     """The document of the collection that has these bytes: a served one first, then one in work."""
-    found = await connection.execute(
-        text(f"""
-        SELECT document.id AS document_id, ingestions.id AS ingestion_id, status, chunks,
-            live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
-        FROM ingestions JOIN documents AS document ON document.id = document_id
-            AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
-        WHERE sha256 = :sha256 AND collection = :collection
-        ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
-        """),
-        {"collection": collection, "sha256": sha256},
-    )
+    found = await connection.execute(text(_KNOWN_CONTENT), {"collection": collection, "sha256": sha256})
     row = found.one_or_none()
     return KnownContent(**row._mapping) if row else None
 
 
-async def insert_document(
+async def add_document(
     connection: AsyncConnection,
     document_id: UUID,
     collection: str,
     metadata: dict[str, Any] | None,
     ingestion: NewIngestion,
     max_queued: int,
-) -> None:
-    """A new document with its first run. Raises QueueFull, with nothing written."""
-    made = await connection.execute(
+    *,
+    unless_known: bool,
+) -> KnownContent | None:
+    """A new document with its first run, in one round trip with the question whether it must be new.
+
+    With `unless_known` a document of the collection that has the same bytes is returned instead, as
+    `find_content` finds it. Raises QueueFull, with nothing written.
+    """
+    found = await connection.execute(
         text(f"""
-        WITH ingestion AS ({_INSERT_INGESTION} WHERE {_HAS_ROOM} RETURNING id, document_id)
-        INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
-        SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
+        WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
+        ingestion AS (
+            {_INSERT_INGESTION} WHERE NOT EXISTS (SELECT FROM known) AND {_HAS_ROOM} RETURNING id, document_id
+        ), made AS (
+            INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
+            SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
+        )
+        SELECT document_id, ingestion_id, status, chunks, is_live FROM known
+        UNION ALL SELECT id, NULL, NULL, NULL, NULL FROM made
         """),
         _values(document_id, ingestion)
-        | {"collection": collection, "metadata": _json(metadata or {}), "max_queued": max_queued},
+        | {
+            "collection": collection,
+            "metadata": _json(metadata or {}),
+            "max_queued": max_queued,
+            "unless_known": unless_known,
+        },
     )
-    if made.one_or_none() is None:
+    row = found.one_or_none()
+    if row is None:
         raise QueueFull
+    return KnownContent(**row._mapping) if row.ingestion_id else None
 
 
 async def insert_ingestion(
@@ -264,6 +273,14 @@ async def _give_up_files(connection: AsyncConnection, which: str, **parameters: 
     return found.scalars().all()
 
 
+_KNOWN_CONTENT = f"""
+    SELECT document.id AS document_id, ingestions.id AS ingestion_id, status, chunks,
+        live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
+    FROM ingestions JOIN documents AS document ON document.id = document_id
+        AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
+    WHERE sha256 = :sha256 AND collection = :collection
+    ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
+"""
 _INSERT_INGESTION = """
     INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password)
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),

@@ -26,7 +26,9 @@ async def queued(database: Database) -> UUID:
     ingestion_id = uuid7()
     new = NewIngestion(ingestion_id, "a.pdf", uuid4().bytes, 1, f"{ingestion_id}.pdf")
     async with database.transaction() as connection:
-        await documents.insert_document(connection, uuid7(), "lane", None, new, max_queued=100)
+        await documents.add_document(
+            connection, uuid7(), "lane", None, new, max_queued=100, unless_known=False
+        )
     return ingestion_id
 
 
