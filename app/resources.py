@@ -40,12 +40,55 @@ class Services:
     space_id: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resources:
+    """What the services stand on: whatever has connections, processes or files of its own."""
+
+    database: Database
+    queue: TaskQueue
+    files: FileStore
+    reader: PDFReader
+    embedder: Embedder
+    space_id: int
+    cipher: PasswordCipher | None
+
+
 @asynccontextmanager
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open everything, sweep while open, close everything.
 
     Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
     """
+    async with _open_resources(settings) as resources, AsyncExitStack() as closing:
+        database, files, space_id = resources.database, resources.files, resources.space_id
+        sweeper = Sweeper(database=database, files=files, queue=resources.queue, space_id=space_id)
+        await closing.enter_async_context(_sweeping(sweeper))
+        documents = _documents(settings, resources)
+        closing.push_async_callback(documents.close)
+        progress = ProgressWatcher(database)
+        closing.push_async_callback(progress.close)
+        yield Services(
+            rag=_rag(settings, resources, documents),
+            documents=documents,
+            progress=progress,
+            pictures=PagePictures(database=database, files=files, reader=resources.reader),
+            database=database,
+            files=files,
+            queue=resources.queue,
+            figures=Figures(database),
+            space_id=space_id,
+        )
+
+
+@asynccontextmanager
+async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
+    """The service alone, for a worker or a script."""
+    async with open_services(settings) as services:
+        yield services.rag
+
+
+@asynccontextmanager
+async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
     async with AsyncExitStack() as closing:
         database = Database(
             settings.database_url,
@@ -58,54 +101,15 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
         embedder = await closing.enter_async_context(_embedder(settings))
-        space_id = await open_space(database, embedder.identity)
-        files = FileStore(settings.storage_url)
-        cipher = PasswordCipher(settings.secret_key) if settings.secret_key else None
-        documents = DocumentService(
+        yield _Resources(
             database=database,
-            files=files,
-            ring=queue.enqueue,
-            cipher=cipher,
-            max_upload_bytes=settings.max_upload_bytes,
-            max_queued=settings.max_queued,
-            space_id=space_id,
-        )
-        rag = RAGService(
-            database=database,
-            files=files,
-            documents=documents,
-            incoming=_incoming(settings, database, files, documents),
-            reader=reader,
-            splitter=Splitter(embedder.tokenizer, settings.chunk_tokens),
-            embedder=embedder,
-            space_id=space_id,
-            cipher=cipher,
-            holder=this_holder(),
-            batch_chunks=settings.embedding_batch_inputs,
-        )
-        sweeper = Sweeper(database=database, files=files, queue=queue, space_id=space_id)
-        await closing.enter_async_context(_sweeping(sweeper))
-        closing.push_async_callback(documents.close)
-        progress = ProgressWatcher(database)
-        closing.push_async_callback(progress.close)
-        yield Services(
-            rag=rag,
-            documents=documents,
-            progress=progress,
-            pictures=PagePictures(database=database, files=files, reader=reader),
-            database=database,
-            files=files,
             queue=queue,
-            figures=Figures(database),
-            space_id=space_id,
+            files=FileStore(settings.storage_url),
+            reader=reader,
+            embedder=embedder,
+            space_id=await open_space(database, embedder.identity),
+            cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
         )
-
-
-@asynccontextmanager
-async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
-    """The service alone, for a worker or a script."""
-    async with open_services(settings) as services:
-        yield services.rag
 
 
 def _reader(settings: Settings) -> PDFReader:
@@ -134,15 +138,41 @@ def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
     )
 
 
-def _incoming(
-    settings: Settings, database: Database, files: FileStore, documents: DocumentService
-) -> IncomingFiles:
+def _documents(settings: Settings, resources: _Resources) -> DocumentService:
+    return DocumentService(
+        database=resources.database,
+        files=resources.files,
+        ring=resources.queue.enqueue,
+        cipher=resources.cipher,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_queued=settings.max_queued,
+        space_id=resources.space_id,
+    )
+
+
+def _rag(settings: Settings, resources: _Resources, documents: DocumentService) -> RAGService:
+    return RAGService(
+        database=resources.database,
+        files=resources.files,
+        documents=documents,
+        incoming=_incoming(settings, resources, documents),
+        reader=resources.reader,
+        splitter=Splitter(resources.embedder.tokenizer, settings.chunk_tokens),
+        embedder=resources.embedder,
+        space_id=resources.space_id,
+        cipher=resources.cipher,
+        holder=this_holder(),
+        batch_chunks=settings.embedding_batch_inputs,
+    )
+
+
+def _incoming(settings: Settings, resources: _Resources, documents: DocumentService) -> IncomingFiles:
     return IncomingFiles(
         folders=settings.ingest_folders,
         storage_url=settings.storage_url,
         max_bytes=settings.max_upload_bytes,
-        database=database,
-        files=files,
+        database=resources.database,
+        files=resources.files,
         documents=documents,
     )
 
