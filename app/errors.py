@@ -349,7 +349,7 @@ class LeaseLost(Exception):  # a fact, not an error: somebody else owns the work
 
 
 class WorkHeld(Exception):  # a fact, not an error
-    """Another delivery of the same task holds the work, or it is not due yet."""
+    """Another delivery of the same task holds the work, or it is not its turn yet."""
 
 
 def error_for_code(code: str, message: str | None = None) -> PDFIngestError:

@@ -113,9 +113,7 @@ async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
     failure: PDFIngestError = TaskNotFound()
     try:
         await service.ingest_pdf(file_path, ingestion_id)
-    except WorkHeld:
-        log.info("held by another worker")
-    except LeaseLost:  # logged where it was noticed
+    except (WorkHeld, LeaseLost):  # logged where it was noticed
         pass
     except PDFIngestError as error:
         failure = error

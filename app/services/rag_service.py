@@ -204,7 +204,7 @@ class RAGService:
                 async with self.database.autocommit() as connection:
                     if not await ingestions.enter_slow_lane(connection, lease):
                         await ingestions.hand_over(connection, lease, is_slow=True)
-                        log.info("made way", why="slow to read")
+                        log.info("made way", reason="slow to read")
                         raise WorkHeld
             except Temporary:
                 continue
@@ -246,6 +246,7 @@ class RAGService:
         if lease is None:
             row = await self._find(ingestion_id)
             if row is None or row.status not in FINAL_STATUSES:
+                log.info("held by another worker, or not its turn")
                 raise WorkHeld
         return lease
 
