@@ -222,17 +222,24 @@ async def store(
         stage=progress.stage,
         pages_done=progress.pages_done,
         stored=chunks[-1].ordinal + 1,
-        ids=[uuid7() for _ in chunks],
-        ordinals=[chunk.ordinal for chunk in chunks],
-        page_starts=[chunk.page_start for chunk in chunks],
-        page_ends=[chunk.page_end for chunk in chunks],
-        boxes=[orjson.dumps([(page, *box) for page, box in chunk.boxes]).decode() for chunk in chunks],
-        headings=[chunk.heading for chunk in chunks],
-        texts=[chunk.text for chunk in chunks],
-        tokens=[chunk.tokens for chunk in chunks],
-        hidden=[chunk.hidden_text for chunk in chunks],
         vectors=halfvecs(vectors),
+        **_columns(chunks),
     )
+
+
+def _columns(chunks: Sequence[Chunk]) -> dict[str, list[Any]]:
+    """One array a column, for unnest: a single parameter however many rows."""
+    return {
+        "ids": [uuid7() for _ in chunks],
+        "ordinals": [chunk.ordinal for chunk in chunks],
+        "page_starts": [chunk.page_start for chunk in chunks],
+        "page_ends": [chunk.page_end for chunk in chunks],
+        "boxes": [orjson.dumps([(page, *box) for page, box in chunk.boxes]).decode() for chunk in chunks],
+        "headings": [chunk.heading for chunk in chunks],
+        "texts": [chunk.text for chunk in chunks],
+        "tokens": [chunk.tokens for chunk in chunks],
+        "hidden": [chunk.hidden_text for chunk in chunks],
+    }
 
 
 async def publish(
