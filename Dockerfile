@@ -10,17 +10,24 @@ RUN sed -n '/^pip==/,/[^\\]$/p' requirements.lock > pip.txt \
     && pip install --no-cache-dir --require-hashes --requirement pip.txt
 # What pyproject.toml needs at run time, in the versions and with the hashes of the lock. Only wheels: nothing
 # is compiled, so no compiler is needed. setuptools makes the command `pdf-ingest`, then goes.
+# wordllama has no wheel for Linux on ARM. Only its data files are used and they are the same everywhere, so all
+# machines take those of the x86-64 wheel; its code is never imported, and what that would need is left out.
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
         > wanted.txt \
+    && sed -n '/^wordllama/p' wanted.txt > model.txt \
+    && sed -i '/^wordllama/d' wanted.txt \
     && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
-        --constraint requirements.lock --requirement wanted.txt setuptools
+        --constraint requirements.lock --requirement wanted.txt setuptools \
+    && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
+        --constraint requirements.lock --requirement model.txt --no-deps --platform manylinux_2_17_x86_64 \
+        --target "$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
 COPY README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && pip --python /opt/venv/bin/python uninstall --yes setuptools \
-    && rm pip.txt wanted.txt requirements.lock \
+    && rm pip.txt wanted.txt model.txt requirements.lock \
     && python -m compileall -q app alembic
 
 FROM python:3.13-slim-trixie
@@ -29,11 +36,11 @@ LABEL org.opencontainers.image.title="pdf-ingest" \
       org.opencontainers.image.licenses="MIT"
 
 # English is always there. Three letters each: `apt-cache search tesseract-ocr` lists more than a hundred.
-ARG OCR_LANGUAGES="deu fra ita por spa"
+ARG TESSERACT_LANGUAGES="deu fra ita por spa"
 # Debian keeps only the newest version of a package, so a pinned one would soon not be found.
 # hadolint ignore=DL3008,SC2046
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends tesseract-ocr $(printf 'tesseract-ocr-%s ' $OCR_LANGUAGES) \
+    && apt-get install --yes --no-install-recommends tesseract-ocr $(printf 'tesseract-ocr-%s ' $TESSERACT_LANGUAGES) \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 10001 ingest \
     && useradd --system --uid 10001 --gid ingest --home-dir /tmp --no-create-home --shell /usr/sbin/nologin ingest \
