@@ -183,7 +183,7 @@ for where in /opt/pdf-ingest/x /secrets/x; do
     ! docker compose exec -T api touch "$where" 2>"$folder/touch" || fail "the API can write $where"
 done
 ! docker compose exec -T api sh -c 'command -v cc || command -v gcc' || fail "there is a compiler in the image"
-docker compose exec -T worker tesseract --list-langs | grep -x deu >"$folder/languages" || fail "tesseract knows no German"
+docker compose exec -T worker tesseract --list-langs | grep -x eng >"$folder/languages" || fail "there is no tesseract"
 say "not root, nothing writable but the volumes, no compiler, tesseract is there"
 
 documents=()
