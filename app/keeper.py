@@ -83,7 +83,8 @@ class _Child(asyncio.SubprocessProtocol):
             os.killpg(self.pid, signal.SIGKILL)
         await self.exited.wait()
         with contextlib.suppress(TimeoutError):  # held open by a process that left the group
-            await asyncio.wait_for(self.said_all.wait(), 1)
+            async with asyncio.timeout(1):
+                await self.said_all.wait()
         self.transport.close()
 
 

@@ -88,7 +88,10 @@ class TaskQueue:
         run = contextvars.copy_context().run  # the request's id goes along
         work = asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
         try:
-            return await asyncio.wait_for(work, ENQUEUE_SECONDS)
+            async with asyncio.timeout(
+                ENQUEUE_SECONDS
+            ):  # wait_for can lose a cancellation before Python 3.12
+                return await work
         except TimeoutError:
             return None
 

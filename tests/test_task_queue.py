@@ -1,5 +1,7 @@
 """The doorbell, on a real broker."""
 
+import asyncio
+import time
 from collections.abc import Iterator
 from uuid import UUID, uuid4
 
@@ -50,3 +52,23 @@ async def test_a_broker_that_is_down_is_said_and_not_raised() -> None:
         assert await queue.length() is None
     finally:
         queue.close()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_sender_cancelled_just_when_the_broker_answers_does_stop(
+    queue: TaskQueue, turns: int
+) -> None:
+    """asyncio.wait_for loses that cancellation before Python 3.12: a sweeper then swept for ever."""
+
+    async def send_and_go_on() -> None:
+        await queue.length()
+        await asyncio.sleep(5)
+
+    sending = asyncio.create_task(send_and_go_on())
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - the answer arrives meanwhile, and the loop has not heard of it
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait([sending], timeout=1)
+    assert sending.cancelled()
