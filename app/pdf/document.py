@@ -32,7 +32,6 @@ from app.pdf.wire import At, Frame, ReadRequest, at_to_frame, facts_to_frame, pa
 MARK_WITHIN = 1_024
 """Bytes from the start in which the mark %PDF must begin."""
 FAILURES_IN_A_ROW = 50
-OCR_SCALE = 300 / 72
 OCR_PIXELS = 25_000_000
 LONGEST_PROPERTY = 1_000
 
@@ -201,7 +200,7 @@ class DocumentReading:
         self._recognised_pages += 1
         renderer = next(engine for engine in self._engines if isinstance(engine, Renderer))
         try:
-            return self._tesseract.read(renderer.render(number, OCR_SCALE, OCR_PIXELS))
+            return self._tesseract.read(lambda scale: renderer.render(number, scale, OCR_PIXELS))
         except (OCRError, PageError, MemoryError):
             return []
 

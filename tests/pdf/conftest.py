@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -6,6 +7,10 @@ import pytest
 from app.pdf.reader import PDFReader
 
 Write = Callable[[bytes], Path]
+
+needs_tesseract = pytest.mark.skipif(
+    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
+)
 
 
 @pytest.fixture
