@@ -135,6 +135,8 @@ class DocumentReading:
             yield self._at(engine.name, number)
             try:
                 page = engine.read_page(number)
+                if number in self._found and not page.lines:
+                    raise PageError  # nothing that was not known
             except (PageError, MemoryError) as error:
                 self._has_run_out_of_memory |= isinstance(error, MemoryError)
                 failures += 1
@@ -143,15 +145,15 @@ class DocumentReading:
                 continue
             failures = 0
             self._count(page)
+            known = self._found.get(number)
+            self._pages_done += not page.is_scan and (known is None or known.is_scan)
             self._found[number] = page
-            self._pages_done += not page.is_scan
             if engine.name not in self._readers:
                 self._readers.append(engine.name)
 
     def _read_missing(self, names: list[str]) -> Iterator[Frame]:
         """What the first engine could not read, by the others."""
-        missing = [number for number in range(1, self._pages_total + 1) if number not in self._found]
-        while names and missing:
+        while names and (missing := self._missing()):
             name = names.pop(0)
             yield self._at(name)
             try:
@@ -160,6 +162,14 @@ class DocumentReading:
                 continue
             if engine.pages_total == self._pages_total:  # else its page 3 is not the other's
                 yield from self._read(engine, missing)
+
+    def _missing(self) -> list[int]:
+        """Pages not read yet; of a document without any text, those too in which there may be some."""
+        numbers = range(1, self._pages_total + 1)
+        if any(page.lines for page in self._found.values()):
+            return [number for number in numbers if number not in self._found]
+        pages = ((number, self._found.get(number)) for number in numbers)
+        return [number for number, page in pages if page is None or page.is_doubtful]
 
     def _count(self, page: PageText) -> None:
         self._characters += sum(len(line.text) for line in page.lines)

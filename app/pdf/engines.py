@@ -31,6 +31,8 @@ class PageText:
     lines: list[Line]
     is_scan: bool = False
     """Its text has to be read from its picture; `lines` are all there is where that fails."""
+    is_doubtful: bool = False
+    """Another engine may find more: nothing is drawn on it, or text that makes no sense."""
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from app.pdf.engines import (
     Properties,
     garbage_share,
 )
+from app.pdf.forms import CHECKED, Fields, draw_fields, is_filled_in, texts_of_fields
 from app.pdf.layout import CELL_GAP, HYPHEN, Span, around, lines_of
 from app.pdf.pages import Box, OutlineEntry
 from app.pdf.pictures import Picture, render
@@ -86,10 +87,18 @@ class Pdfium:
 
     def read_page(self, number: int) -> PageText:
         try:
-            with closing(self._document[number - 1]) as page, closing(page.get_textpage()) as text_page:
-                return _Extraction(page, text_page).page_text()
+            with closing(self._document[number - 1]) as page:
+                found = _text_of(page)
+                if not is_filled_in(page):
+                    return found
+            fields = draw_fields(self._document, number)
+            with closing(self._document[number - 1]) as page:
+                filled_in = _text_of(page, fields)
         except pypdfium2.PdfiumError as error:
             raise PageError from error
+        # A scan that was filled in stays one: its fields alone are not what is printed on it.
+        filled_in.is_scan |= found.is_scan
+        return filled_in
 
     def page_width(self, number: int) -> float:
         """In points. Raises PageError."""
@@ -101,9 +110,19 @@ class Pdfium:
     def render(self, number: int, scale: float, most_pixels: int, is_gray: bool = True) -> Picture:
         try:
             with closing(self._document[number - 1]) as page:
+                if not is_filled_in(page):
+                    return render(page, scale, most_pixels, is_gray)
+            draw_fields(self._document, number)
+            with closing(self._document[number - 1]) as page:
                 return render(page, scale, most_pixels, is_gray)
         except pypdfium2.PdfiumError as error:
             raise PageError from error
+
+
+def _text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
+    """`fields` when they were drawn into the page."""
+    with closing(page.get_textpage()) as text_page:
+        return _Extraction(page, text_page, fields).page_text()
 
 
 def _verdict(code: int | None, file: mmap.mmap) -> Exception:
@@ -128,9 +147,7 @@ def _utf16(function: Callable[..., int], *arguments: object) -> str:
 
 def pdf_date(text: str) -> datetime | None:
     """A date as PDF writes it, `D:20260131093000+01'00'`, of which all after the year may be missing."""
-    found = re.match(
-        r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\d)'?(\d\d)?)?", text.strip()
-    )
+    found = _DATE.match(text.strip())
     if not found:
         return None
     year, month, day, hour, minute, second, zone_hours, zone_minutes = found.groups()
@@ -144,7 +161,7 @@ def pdf_date(text: str) -> datetime | None:
 
 
 class Look(NamedTuple):
-    """`appearance` is "shown", "pale" or "invisible"."""
+    """`appearance` is "shown", "field" (shown, if inside a field), "pale" or "invisible"."""
 
     appearance: str
     is_bold: bool
@@ -153,7 +170,9 @@ class Look(NamedTuple):
 class _Extraction:
     """The text of one page with its places, in as few calls as possible: each costs a microsecond."""
 
-    def __init__(self, page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage) -> None:
+    def __init__(
+        self, page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage, fields: Fields | None
+    ) -> None:
         self._page = page
         self._text_page = text_page
         self._raw = text_page.raw
@@ -164,6 +183,9 @@ class _Extraction:
         self._loose = raw.FS_RECTF()
         self._corners = tuple(ctypes.c_double() for _ in range(4))
         self._at: Callable[[int], int] = int
+        self._fields = [self._place(*place) for place in fields.places] if fields else []
+        self._checked = [self._place(*place) for place in fields.checked] if fields else []
+        self._field_texts = texts_of_fields(page) if fields else set()
 
     def page_text(self) -> PageText:
         text = self._text()
@@ -174,13 +196,19 @@ class _Extraction:
             for span, appearance in self._spans(line):
                 spans.append(span)
                 appearances.append(appearance)
+        for box in self._checked:  # whatever its mark is made of
+            if not any(_is_inside(span, box) for span in spans):
+                spans.append(Span(CHECKED, *box))
+                appearances.append("shown")
         is_scarce = len(spans) < SCARCE and sum(len(span.text) for span in spans) < SCARCE
         looks_at_pictures = is_scarce or "invisible" in appearances
         share = picture_share(self._page) if looks_at_pictures else 0.0
         shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
         is_scan = is_scarce and share > PICTURES_OF_A_SCAN
         lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
-        return PageText(lines, is_scan=is_scan or garbage > GARBLED)
+        is_garbled = garbage > GARBLED
+        is_bare = not spans and raw.FPDFPage_CountObjects(self._page.raw) == 0
+        return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_garbled or is_bare)
 
     def _text(self) -> str:
         """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""
@@ -269,7 +297,10 @@ class _Extraction:
         address = ctypes.addressof(drawn_by.contents)
         found = self._looks.get(address)
         if found is None:
-            found = self._looks[address] = Look(_appearance(drawn_by), self._is_bold(drawn_by))
+            appearance = _appearance(drawn_by)
+            if appearance == "shown" and address in self._field_texts:
+                appearance = "field"
+            found = self._looks[address] = Look(appearance, self._is_bold(drawn_by))
         return found
 
     def _is_bold(self, drawn_by: object) -> bool:
@@ -292,7 +323,7 @@ class _Extraction:
         return round(2 * (bottom - top)) / 2
 
     def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
-        """The same spans, with those marked that nobody sees: invisible, blank, or off the page."""
+        """The spans, those marked that nobody sees: invisible, blank, outside the page or of their field."""
         picture: Picture | None = None
         if "pale" in appearances and raw.FPDFPage_CountObjects(self._page.raw) <= MOST_OBJECTS_RENDERED:
             picture = render(self._page, 2.0, PICTURE_PIXELS)
@@ -303,11 +334,10 @@ class _Extraction:
             is_outside = (
                 span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
             )
-            marked.append(span._replace(is_hidden=True) if is_blank or is_invisible or is_outside else span)
+            is_cut_off = appearance == "field" and not any(_is_inside(span, box) for box in self._fields)
+            is_hidden = is_blank or is_invisible or is_outside or is_cut_off
+            marked.append(span._replace(is_hidden=True) if is_hidden else span)
         return marked
-
-    def _is_outside(self, span: Span) -> bool:
-        return span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
 
 
 def _appearance(drawn_by: object) -> str:
@@ -332,6 +362,11 @@ def _is_near(one: Box, other: Box) -> bool:
     height = max(one[3] - one[1], other[3] - other[1])
     is_beside = min(other[3], one[3]) > max(other[1], one[1])
     return is_beside and gap < CELL_GAP * height
+
+
+def _is_inside(span: Span, box: Box) -> bool:
+    middle, half_way = (span.left + span.right) / 2, (span.top + span.bottom) / 2
+    return box[0] <= middle <= box[2] and box[1] <= half_way <= box[3]
 
 
 def _placing(page: pypdfium2.PdfPage) -> Callable[[float, float, float, float], Box]:

@@ -88,7 +88,8 @@ class PyPDF:
             raise TooMuchText
         garbage = garbage_share(text)
         lines = [Line(line) for line in text.split("\n") if line.strip()]
-        return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=garbage > GARBLED)
+        is_garbled = garbage > GARBLED
+        return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=is_garbled, is_doubtful=is_garbled)
 
 
 def _date(properties: pypdf.DocumentInformation, kind: str) -> datetime | None:

@@ -2,7 +2,6 @@
 worker, in test_hostile_files.py.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import pytest
 from app.errors import NoText, Unreadable
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, ReadingProgress
-from tests.pdf.conftest import Write
-from tests.pdfs.builder import placed
+from tests.pdf.conftest import Write, needs_tesseract
+from tests.pdfs.builder import one_page, placed, shown, stream
 from tests.pdfs.hostile import (
     CASES,
     LARGE_PROSE,
@@ -25,10 +24,6 @@ from tests.pdfs.hostile import (
     scan,
     slow_page,
     written,
-)
-
-needs_tesseract = pytest.mark.skipif(
-    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
 )
 
 LITTLE_MEMORY = 200_000_000
@@ -155,6 +150,14 @@ async def test_a_page_pdfium_dies_of_is_read_by_pypdf(write: Write) -> None:
     await reader.close()
     assert engine == "pdfium+pypdf"
     assert [page.error for page in pages] == [None, None, None]
+
+
+async def test_where_pdfium_finds_nothing_at_all_pypdf_looks_too(reader: PDFReader, write: Write) -> None:
+    content = one_page(stream(shown(*PROSE))).replace(b"4 0 obj", b"4 0 xbj")
+    async with reader.open(write(content)) as reading:
+        (page,) = [page async for page in reading]
+        assert reading.facts.engine == "pdfium+pypdf"
+    assert [line.text for line in page.lines] == list(PROSE)
 
 
 async def test_a_page_that_takes_too_long_is_left_out(write: Write) -> None:
