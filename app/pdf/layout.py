@@ -25,8 +25,9 @@ LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
 _LONE_SIGN = re.compile(r"(?<![^\t])([$€£¥(])\t|\t([)%])(?![^\t])")
 """In tables of numbers a currency or a closing bracket often has a column of its own."""
-_RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]")
-"""Hebrew, Arabic and their neighbours."""
+RTL_LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]"
+"""Of Hebrew, Arabic and their neighbours, as a regular expression."""
+_RTL = re.compile(RTL_LETTER)
 
 
 class Span(NamedTuple):

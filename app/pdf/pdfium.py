@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import pypdfium2
@@ -25,10 +26,11 @@ from app.pdf.engines import (
     Properties,
     garbage_share,
 )
-from app.pdf.forms import CHECKED, Fields, draw_fields, is_filled_in, texts_of_fields
-from app.pdf.layout import CELL_GAP, HYPHEN, Span, around, lines_of
+from app.pdf.forms import CHECKED, Fields, Forms, is_filled_in, texts_of_fields
+from app.pdf.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
 from app.pdf.pages import Box, OutlineEntry
 from app.pdf.pictures import Picture, render
+from app.pdf.text import spelling
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
@@ -51,6 +53,7 @@ _DATE = re.compile(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\
 _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
 """The last two are those of TeX's fonts."""
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
+_RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
 _MARK = re.compile("[\u0002\ufffe]")
 
 
@@ -64,6 +67,7 @@ class Pdfium:
         except pypdfium2.PdfiumError as error:
             raise _verdict(error.err_code, file) from error
         self.pages_total = len(self._document)
+        self._forms = Forms(self._document)
 
     def properties(self) -> Properties:
         title, author, created, modified = (
@@ -91,7 +95,7 @@ class Pdfium:
                 found = _text_of(page)
                 if not is_filled_in(page):
                     return found
-            fields = draw_fields(self._document, number)
+            fields = self._forms.draw(number)
             with closing(self._document[number - 1]) as page:
                 filled_in = _text_of(page, fields)
         except pypdfium2.PdfiumError as error:
@@ -112,7 +116,7 @@ class Pdfium:
             with closing(self._document[number - 1]) as page:
                 if not is_filled_in(page):
                     return render(page, scale, most_pixels, is_gray)
-            draw_fields(self._document, number)
+            self._forms.draw(number)
             with closing(self._document[number - 1]) as page:
                 return render(page, scale, most_pixels, is_gray)
         except pypdfium2.PdfiumError as error:
@@ -230,11 +234,22 @@ class _Extraction:
             text = "".join(map(chr, units[:length]))
         if length != count:
             self._at = lambda index: int(raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index))
-        return _MARK.sub(self._resolve_mark, text)
+        return _RTL_RUN.sub(self._resolve_ligatures, _MARK.sub(self._resolve_mark, text))
 
     def _resolve_mark(self, mark: re.Match[str]) -> str:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at(mark.start())) == 1
         return HYPHEN if is_hyphen else "\x00"
+
+    def _resolve_ligatures(self, run: re.Match[str]) -> str:
+        """pdfium turns right-to-left lines round, and with them what one glyph stands for.
+
+        Letters of one glyph have one place.
+        """
+        places = (
+            (self._character(self._at(run.start() + offset)), run[0][offset]) for offset in range(len(run[0]))
+        )
+        glyphs = ("".join(letter for _, letter in glyph) for _, glyph in groupby(places, itemgetter(0)))
+        return "".join(map(spelling, glyphs))
 
     def _spans(self, line: re.Match[str]) -> Iterator[tuple[Span, str]]:
         """A line without wide gaps, of one appearance, is one span; else its words are joined up to them."""

@@ -5,10 +5,13 @@ Whatever goes in, Postgres accepts what comes out; cleaning twice changes nothin
 
 import re
 import unicodedata
+from functools import cache
 
 LONGEST_RUN = 500
 """Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme."""
 
+LONGEST_LIGATURE = 4
+"""Letters; more than these at one place were not drawn for the eye."""
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
 _LEADERS = re.compile(r"([.·・])(?: *\1){4,}")
 """Rows of dots that lead to a page number; four are the end of a sentence and an ellipsis. Tabs separate
@@ -44,6 +47,24 @@ def _fold(codepoint: int) -> str:
     if is_presentation_form and " 0020 " not in f" {decomposition} ":
         return unicodedata.normalize("NFKC", character)
     return unicodedata.normalize("NFC", character)
+
+
+def spelling(letters: str) -> str:
+    """The letters of one right-to-left glyph in reading order, when they may have been turned round.
+
+    A ligature that Unicode knows is as it should be; lam and alef are one, alef and lam are none.
+    """
+    if len(letters) > LONGEST_LIGATURE or letters in _ligatures():
+        return letters
+    return letters[::-1]
+
+
+@cache
+def _ligatures() -> frozenset[str]:
+    """Of Hebrew and Arabic letters, those which are none when turned round."""
+    codepoints = (*range(0xFB1D, 0xFE00), *range(0xFE70, 0xFEFD))
+    spelled = {unicodedata.normalize("NFKC", chr(codepoint)) for codepoint in codepoints}
+    return frozenset(letters for letters in spelled if len(letters) > 1 and letters[::-1] not in spelled)
 
 
 def _is_noncharacter(codepoint: int) -> bool:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text as sql
 
-from app.pdf.text import LONGEST_RUN, clean
+from app.pdf.text import LONGEST_RUN, clean, spelling
 from app.storage.database import Database
 
 any_text = st.text(st.characters(codec=None))  # lone surrogates too
@@ -81,6 +81,22 @@ async def test_postgres_accepts_whatever_went_in(database: Database) -> None:
 )
 def test_what_is_cleaned(dirty: str, cleaned: str) -> None:
     assert clean(dirty) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("letters", "spelled"),
+    [
+        ("لا", "لا"),
+        ("ال", "لا"),
+        ("أل", "لأ"),
+        ("اب", "با"),
+        ("مح", "حم"),
+        ("هللا", "الله"),
+        ("الله", "الله"),
+    ],
+)
+def test_letters_of_one_glyph_are_spelled_in_reading_order(letters: str, spelled: str) -> None:
+    assert spelling(letters) == spelled
 
 
 def test_a_run_without_white_space_is_split() -> None:

@@ -4,7 +4,7 @@
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -259,14 +259,13 @@ def garbled(share: float) -> bytes:
     return pdf([b"<</Type/Catalog/Pages 2 0 R>>", tree, ONLY_PAGE, content, font, character_map])
 
 
-def in_script(*lines: str) -> bytes:
-    """Lines of any script: shown with the glyphs of Helvetica, which does not matter to a reader."""
-    characters = sorted(set("".join(lines)) - {" "})
-    codes = {character: code for code, character in enumerate(characters, 0x21) if code != 0x20}
-    font, character_map = unicode_font({code: character for character, code in codes.items()})
+def in_script(*lines: Sequence[str]) -> bytes:
+    """Lines of any script, a glyph for each character or group of characters; all look like Helvetica's."""
+    glyphs = sorted({glyph for line in lines for glyph in line} - {" "})
+    codes = {glyph: code for code, glyph in enumerate(glyphs, 0x21)}
+    font, character_map = unicode_font({code: glyph for glyph, code in codes.items()})
     shown_lines = b"".join(
-        b"<%b> Tj T*\n" % bytes(codes.get(character, 0x20) for character in line).hex().encode()
-        for line in lines
+        b"<%b> Tj T*\n" % bytes(codes.get(glyph, 0x20) for glyph in line).hex().encode() for line in lines
     )
     return pdf(
         [
@@ -434,9 +433,13 @@ def _locks() -> Iterator[Case]:
 
 def _texts() -> Iterator[Case]:
     hebrew = ("שלום עולם טוב", "המים עולים")
+    # Ligatures as two letters of one glyph, as Unicode's presentation form, and as a font's own.
+    arabic = (("م", "لا", "س", "ل", "ا"), ("م", "\ufefb", "ك"), ("ر", "با", "خ", "أ"))
     chinese = ("潮水每天两次", "漫过盐沼")
     yield Case("strange-characters", strange_characters, READY, ("fish", "😀", "end of it"))
     yield Case("right-to-left", lambda: in_script(*(line[::-1] for line in hebrew)), READY, hebrew)
+    words = ("السلام", "كلام", "أخبار")
+    yield Case("arabic-ligatures", partial(in_script, *arabic), READY, words)
     yield Case("cjk", partial(in_script, *chinese), READY, chinese)
     yield Case("ligatures", partial(in_script, "the ﬁsh and the oﬃce"), READY, ("the fish and the office",))
     yield Case("two-columns", columns, READY, ("left one", "left six", "right one", "right six"))
