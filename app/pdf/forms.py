@@ -12,7 +12,10 @@ import pypdfium2
 from pypdfium2 import raw
 
 MOST_ANNOTATIONS = 10_000
-"""Of a page, that are looked at; most are links."""
+"""On a page of more, none is looked at."""
+MOST_FIELDS = 1_000
+MOST_OPTIONS = 2_000
+"""On a page of more, only what the file itself draws is read: pdfium needs 10 s to draw 10,000 options."""
 DEEPEST_FORM = 8
 CHECKED = "☒"
 _FILLED_IN = (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT)
@@ -24,10 +27,14 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(slots=True)
 class Fields:
-    """Where the fields and typed notes of a page are, and which of them are checked boxes."""
+    """Where the fields and typed notes of a page are, and which of them are checked boxes.
+
+    `options` are there to choose from, in all lists together.
+    """
 
     places: list[Rectangle] = field(default_factory=list)
     checked: list[Rectangle] = field(default_factory=list)
+    options: int = 0
 
 
 def is_filled_in(page: pypdfium2.PdfPage) -> bool:
@@ -35,18 +42,47 @@ def is_filled_in(page: pypdfium2.PdfPage) -> bool:
     return any(raw.FPDFAnnot_GetSubtype(annotation) in _FILLED_IN for annotation in _annotations(page))
 
 
-def draw_fields(document: pypdfium2.PdfDocument, number: int) -> Fields:
-    """Makes fields and typed notes part of page `number`, for when it is next loaded."""
-    if "V8" not in pypdfium2.PDFIUM_INFO.flags:
-        document.init_forms()  # with it pdfium draws values whose looks the file does not hold
-    with closing(document[number - 1]) as page:
+class Forms:
+    """The forms of one open document, for as long as its process lives."""
+
+    def __init__(self, document: pypdfium2.PdfDocument) -> None:
+        self._document = document
+        self._config = raw.FPDF_FORMFILLINFO(version=2)
+        self._environment: object = None
+
+    def draw(self, number: int) -> Fields:
+        """Makes fields and typed notes part of page `number`, for when it is next loaded."""
+        with closing(self._document[number - 1]) as page:
+            fields = self._fields(page)
+            is_begun = fields.options <= MOST_OPTIONS and len(fields.places) <= MOST_FIELDS
+            environment = self._opened() if is_begun else None
+            if environment:  # with it pdfium draws values whose looks the file does not hold
+                raw.FORM_OnAfterLoadPage(page.raw, environment)
+                fields.checked = [
+                    _rectangle(annotation)
+                    for annotation in _annotations(page)
+                    if _is_checked(environment, annotation)
+                ]
+            raw.FPDFPage_Flatten(page.raw, raw.FLAT_NORMALDISPLAY)
+            if environment:
+                raw.FORM_OnBeforeClosePage(page.raw, environment)
+        return fields
+
+    def _opened(self) -> object:
+        has_form = raw.FPDF_GetFormType(self._document.raw) != raw.FORMTYPE_NONE
+        if has_form and self._environment is None and "V8" not in pypdfium2.PDFIUM_INFO.flags:
+            self._environment = raw.FPDFDOC_InitFormFillEnvironment(self._document.raw, self._config)
+        return self._environment
+
+    def _fields(self, page: pypdfium2.PdfPage) -> Fields:
         fields = Fields()
+        environment = self._opened()
         for annotation in _annotations(page):
-            if raw.FPDFAnnot_GetSubtype(annotation) in _FILLED_IN:
-                fields.places.append(_rectangle(annotation))
-                if _is_checked(page, annotation):
-                    fields.checked.append(_rectangle(annotation))
-        raw.FPDFPage_Flatten(page.raw, raw.FLAT_NORMALDISPLAY)
+            if raw.FPDFAnnot_GetSubtype(annotation) not in _FILLED_IN:
+                continue
+            fields.places.append(_rectangle(annotation))
+            if environment and len(fields.places) <= MOST_FIELDS:
+                fields.options += max(raw.FPDFAnnot_GetOptionCount(environment, annotation), 0)
         return fields
 
 
@@ -61,7 +97,8 @@ def texts_of_fields(page: pypdfium2.PdfPage) -> set[int]:
 
 
 def _annotations(page: pypdfium2.PdfPage) -> Iterator[object]:
-    for index in range(min(raw.FPDFPage_GetAnnotCount(page.raw), MOST_ANNOTATIONS)):
+    count = raw.FPDFPage_GetAnnotCount(page.raw)
+    for index in range(count if count <= MOST_ANNOTATIONS else 0):
         annotation = raw.FPDFPage_GetAnnot(page.raw, index)
         if annotation:
             try:
@@ -70,13 +107,9 @@ def _annotations(page: pypdfium2.PdfPage) -> Iterator[object]:
                 raw.FPDFPage_CloseAnnot(annotation)
 
 
-def _is_checked(page: pypdfium2.PdfPage, annotation: object) -> bool:
-    form = page.formenv
-    return (
-        form is not None
-        and raw.FPDFAnnot_GetFormFieldType(form.raw, annotation) in _BOXES
-        and raw.FPDFAnnot_IsChecked(form.raw, annotation) == 1
-    )
+def _is_checked(environment: object, annotation: object) -> bool:
+    kind = raw.FPDFAnnot_GetFormFieldType(environment, annotation)
+    return kind in _BOXES and raw.FPDFAnnot_IsChecked(environment, annotation) == 1
 
 
 def _rectangle(annotation: object) -> Rectangle:

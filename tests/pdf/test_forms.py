@@ -138,6 +138,16 @@ def _with_object(content: bytes, added: bytes) -> bytes:
     return body + b"9 0 obj\n%b\nendobj\n" % added + trailer + b"startxref\n0\n%%EOF\n"
 
 
+@pytest.mark.parametrize("options", [10_000, 200_000])
+async def test_a_list_of_very_many_options_does_not_cost_the_page(
+    reader: PDFReader, write: Write, options: int
+) -> None:
+    """pdfium takes 10 s to draw 10,000."""
+    field = b"/FT/Ch/T(rank)/Rect[150 700 350 720]/Opt[%b]" % (b"(Ensign)" * options)
+    lines = await lines_of(reader, form(field, content=shown(*PROSE)), write)
+    assert [line.text for line in lines] == list(PROSE)
+
+
 async def test_an_empty_form_has_no_text(reader: PDFReader, write: Write) -> None:
     with pytest.raises(NoText):
         await lines_of(reader, form(b"/FT/Tx/T(name)/Rect[150 700 350 720]"), write)
