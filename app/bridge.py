@@ -11,6 +11,7 @@ prefork, solo and threads pools, in eager mode and in a plain script.
 import asyncio
 import atexit
 import contextvars
+import math
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ import structlog
 
 CLEAN_UP_SECONDS = 10.0
 """How long a cancelled coroutine may take for its clean-up before the caller stops waiting for it."""
+LOOK_SECONDS = 1.0
+"""How often a caller looks whether the loop was closed meanwhile."""
 BLOCKED_SECONDS = 1.0
 
 P = ParamSpec("P")
@@ -109,36 +112,23 @@ class _LoopThread:
         threading.Thread(target=self._name_blockers, name="bridge-watch", daemon=True).start()
 
     def run(self, coroutine: Coroutine[Any, Any, T], name: str, hard_limit_seconds: float | None) -> T:
-        tasks: list[asyncio.Task[T]] = []
-        # A bare lock: a signal may interrupt us anywhere, and Future or Event could keep a lock inside them
-        # for ever, on which the loop would then hang.
-        finished = threading.Lock()
-        finished.acquire()
-
-        def begin() -> None:
-            tasks.append(self._loop.create_task(coroutine, name=name))
-            tasks[0].add_done_callback(lambda _: finished.release())
-
-        def cancel() -> None:
-            for task in tasks:
-                task.cancel()
-            if not tasks:  # interrupted before `begin` was handed to the loop
-                coroutine.close()
-                finished.release()
-
+        call = _Call(self._loop, coroutine, name)
         try:
-            self._loop.call_soon_threadsafe(begin)
-            if not finished.acquire(timeout=-1 if hard_limit_seconds is None else hard_limit_seconds):
+            self._loop.call_soon_threadsafe(call.begin)
+            if not call.is_over(hard_limit_seconds):
                 _end_process(name)
-        except BaseException:
-            if not (tasks and tasks[0].done()):
-                self._loop.call_soon_threadsafe(cancel)
-                if not finished.acquire(timeout=CLEAN_UP_SECONDS):
+        except BaseException as interruption:
+            if self._loop.is_closed():  # by another thread
+                call.forget()
+                raise asyncio.CancelledError from interruption
+            if not call.is_done:
+                self._loop.call_soon_threadsafe(call.cancel)
+                if not call.is_over(CLEAN_UP_SECONDS):
                     if hard_limit_seconds is not None:
                         _end_process(name)
                     log.error("a coroutine ignored that it was cancelled; it runs on", task=name)
             raise
-        return tasks[0].result()
+        return call.result()
 
     async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         keeper = self._keepers.get(open_resource)
@@ -190,6 +180,58 @@ class _LoopThread:
                 task=task.get_name() if task else None,
                 at="".join(traceback.format_stack(frame, limit=3)) if frame else None,
             )
+
+
+class _Call(Generic[T]):
+    """A coroutine on the loop, and the thread that waits for it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], name: str) -> None:
+        self._loop = loop
+        self._coroutine = coroutine
+        self._name = name
+        self._task: asyncio.Task[T] | None = None
+        # A bare lock: a signal may interrupt the waiting thread anywhere, and Future or Event could keep a
+        # lock inside them for ever, on which the loop would then hang.
+        self._over = threading.Lock()
+        self._over.acquire()
+
+    @property
+    def is_done(self) -> bool:
+        return self._task is not None and self._task.done()
+
+    def begin(self) -> None:
+        """On the loop."""
+        self._task = self._loop.create_task(self._coroutine, name=self._name)
+        self._task.add_done_callback(lambda _: self._over.release())
+
+    def cancel(self) -> None:
+        """On the loop."""
+        if self._task is not None:
+            self._task.cancel()
+        else:  # interrupted before `begin` was handed to the loop
+            self._coroutine.close()
+            self._over.release()
+
+    def is_over(self, seconds: float | None) -> bool:
+        """Waits so long, or for ever. Raises CancelledError when the loop was closed and nothing can end."""
+        deadline = math.inf if seconds is None else time.monotonic() + seconds
+        while not self._over.acquire(timeout=min(LOOK_SECONDS, max(0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return False
+            if self._loop.is_closed():
+                if self.is_done:
+                    break
+                raise asyncio.CancelledError
+        return True
+
+    def forget(self) -> None:
+        """The loop is closed: what has not begun never will."""
+        if self._task is None:
+            self._coroutine.close()
+
+    def result(self) -> T:
+        assert self._task is not None
+        return self._task.result()
 
 
 class _Keeper(Generic[T]):

@@ -230,6 +230,41 @@ print(interrupted > 20, slowest < 2, bridge.run(others))
     assert done.stdout.strip() == "True True 0", done.stderr
 
 
+def test_a_bridge_closed_while_threads_use_it_leaves_none_waiting() -> None:
+    done = run_script("""
+import sys, threading, time, warnings
+
+async def brief():
+    await asyncio.sleep(0)
+
+warnings.simplefilter("ignore")  # what is cancelled before it began was never awaited
+sys.setswitchinterval(1e-6)  # so that threads meet at awkward moments
+is_over = False
+surprises = []
+
+def use():
+    while not is_over:
+        try:
+            bridge.run(brief)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            surprises.append(repr(error))
+
+threads = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for _ in range(200):
+    time.sleep(0.001)
+    bridge.close()
+is_over = True
+for thread in threads:
+    thread.join(3)
+print(sum(thread.is_alive() for thread in threads), surprises[:1])
+""")
+    assert done.stdout.strip() == "0 []", done.stderr
+
+
 def test_a_forked_child_gets_a_loop_of_its_own() -> None:
     done = run_script("""
 async def pid():
