@@ -91,8 +91,14 @@ def _metadata_of(text: object) -> object:
         raise InvalidMetadata(f"metadata must be a JSON object: {reason}.") from error
 
 
+def _encodable(password: SecretStr) -> SecretStr:
+    """Raises ValueError for what cannot be encrypted: JSON can hold halves of characters."""
+    storable_text(password.get_secret_value())
+    return password
+
+
 MetadataField = Annotated[dict[str, JsonValue] | None, BeforeValidator(_metadata_of)]
-Password = Annotated[SecretStr, Field(max_length=MAX_PASSWORD_CHARACTERS)]
+Password = Annotated[SecretStr, Field(max_length=MAX_PASSWORD_CHARACTERS), AfterValidator(_encodable)]
 DocumentStatus = Literal["queued", "processing", "ready", "failed", "cancelled"]
 TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable_text)]

@@ -319,6 +319,18 @@ async def test_a_document_that_failed_says_why_and_can_be_retried(shelf: Shelf):
     problem_of(await shelf.client.post(f"/documents/{uuid7()}/retry"), 404, "document_not_found")
 
 
+async def test_a_password_with_half_a_character_is_refused(shelf: Shelf):
+    added = await shelf.added()
+    await shelf.worker.fail(UUID(added["task_id"]))
+    response = await shelf.client.post(
+        f"/documents/{added['document_id']}/retry",
+        content=rb'{"password": "\ud800"}',
+        headers={"content-type": "application/json"},
+    )
+    body = problem_of(response, 422, "invalid_request")
+    assert [fault["where"] for fault in body["errors"]] == ["body.password"]
+
+
 async def test_a_new_version_is_an_update_until_it_is_published(shelf: Shelf):
     added = await shelf.ready()
     path = f"/documents/{added['document_id']}"
