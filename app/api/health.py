@@ -25,3 +25,8 @@ async def readyz(readiness: ReadinessDep) -> Response:
     problem = problem_of(ServiceNotReady(" ".join(readiness.faults.values())))
     problem.errors = [Fault(where=where, detail=detail) for where, detail in readiness.faults.items()]
     return problem_response(problem)
+
+
+# Load balancers and `wget --spider` ask for the status alone.
+router.head("/livez", include_in_schema=False)(livez)
+router.head("/readyz", include_in_schema=False)(readyz)

@@ -3,6 +3,7 @@ import signal
 from typing import Any
 
 import httpx
+import pytest
 from sqlalchemy import text
 
 from app.config import Settings
@@ -24,6 +25,12 @@ async def until_ready(client: httpx.AsyncClient, *, degraded: list[str]) -> None
 async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
     answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+async def test_a_probe_may_ask_for_the_status_alone(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.head(path)
+    assert (answer.status_code, answer.content) == (200, b"")
 
 
 async def test_the_service_is_ready_with_a_database_and_a_broker(client: httpx.AsyncClient) -> None:
