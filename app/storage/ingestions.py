@@ -37,7 +37,18 @@ IS_EXPIRED = (
 # A queued ingestion, or one whose time for another attempt has come.
 IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
 # The slow lane has one slot for all workers, so that files that take long cannot hold every one of them.
-IS_LANE_FREE = "NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing' AND is_slow)"
+# Where there is only one worker process, what is slow waits until nothing else does.
+IS_LANE_FREE = f"""(
+    NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing' AND is_slow) AND (
+        EXISTS (SELECT FROM ingestions WHERE status = 'processing')
+        OR NOT EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT is_slow)
+    )
+)"""
+# What is due for so long found no free worker.
+IS_WAITING = f"""
+    {IS_DUE} AND NOT is_slow
+    AND coalesce(next_attempt_at, created_at) < clock_timestamp() - interval '0.5 seconds'
+"""
 FAILED = """
     status = 'error', error_code = :code, error_message = :message, chunks = 0, password = NULL,
     finished_at = clock_timestamp(), lease_expires_at = NULL, revision = revision + 1
@@ -134,21 +145,25 @@ async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -
 
 
 async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
-    """Mark a run as slow if anything else waits; False when another run has the slow lane.
+    """Mark a run as slow if anything else waits; False when it must make way.
 
-    Two that enter at the same moment both have it, until both see that and leave.
+    It must when another run has the slow lane, or when no other runs at all: this may be the only worker.
+    Two that enter at the same moment both have the lane, until both see that and leave.
     """
     found = await connection.execute(
         text(f"""
-        UPDATE ingestions SET is_slow = is_slow OR {IS_LANE_FREE}
-        WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT is_slow)
-        RETURNING EXISTS (
-            SELECT FROM ingestions other WHERE status = 'processing' AND other.is_slow AND other.id <> :id
+        WITH others AS (
+            SELECT count(*) > 0 AS are_running, coalesce(bool_or(is_slow), false) AS are_in_lane
+            FROM ingestions WHERE status = 'processing' AND id <> :id
         )
+        UPDATE ingestions SET is_slow = is_slow OR are_running AND NOT are_in_lane
+        FROM others WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_WAITING})
+        RETURNING is_slow AND NOT are_in_lane
         """),
         {"id": lease.ingestion_id, "epoch": lease.epoch},
     )
-    return not found.scalar()
+    may_go_on: bool | None = found.scalar()
+    return may_go_on is not False
 
 
 async def begin(

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.embedded import EmbeddedPostgres
+from app.errors import EmbeddingFailed
 from app.storage import documents, ingestions, sweep
 from app.storage.database import Database
 from app.storage.documents import NewIngestion
@@ -23,12 +24,14 @@ async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
 
 
 async def queued(database: Database) -> UUID:
+    """An ingestion that has waited for a while."""
     ingestion_id = uuid7()
     new = NewIngestion(ingestion_id, "a.pdf", uuid4().bytes, 1, f"{ingestion_id}.pdf")
     async with database.transaction() as connection:
         await documents.add_document(
             connection, uuid7(), "lane", None, new, max_queued=100, unless_known=False
         )
+        await connection.execute(text("UPDATE ingestions SET created_at = created_at - interval '1 minute'"))
     return ingestion_id
 
 
@@ -65,6 +68,15 @@ async def test_nobody_makes_way_while_nothing_waits(empty: Database) -> None:
     assert await claim(empty, slow[0].ingestion_id), "it was never called slow"
 
 
+async def test_nobody_makes_way_for_what_only_just_came(empty: Database) -> None:
+    first, second = await claimed(empty), await claimed(empty)
+    await queued(empty)
+    async with empty.autocommit() as connection:
+        await connection.execute(text("UPDATE ingestions SET created_at = clock_timestamp()"))
+    assert await may_go_on(empty, first)
+    assert await may_go_on(empty, second)
+
+
 async def test_one_slow_run_goes_on_and_the_others_make_way_for_what_waits(empty: Database) -> None:
     first, second, third = [await claimed(empty) for _ in range(3)]
     waiting = await queued(empty)
@@ -77,7 +89,7 @@ async def test_one_slow_run_goes_on_and_the_others_make_way_for_what_waits(empty
 
 
 async def test_what_is_slow_waits_for_the_lane(empty: Database) -> None:
-    first, second, third = [await claimed(empty) for _ in range(3)]
+    first, second, third, other = [await claimed(empty) for _ in range(4)]
     await queued(empty)
     assert await may_go_on(empty, first)
     for lease in (second, third):
@@ -89,6 +101,25 @@ async def test_what_is_slow_waits_for_the_lane(empty: Database) -> None:
     assert await rung(empty) == [first.ingestion_id], "the oldest is next"
     assert await claim(empty, second.ingestion_id), "whoever comes first has it"
     assert await claim(empty, third.ingestion_id) is None
+    assert await may_go_on(empty, other) is False
+
+
+async def test_the_only_worker_takes_what_is_slow_when_nothing_else_waits(empty: Database) -> None:
+    slow = await claimed(empty)
+    waiting = await queued(empty)
+    assert not await may_go_on(empty, slow), "it may be the only worker"
+    await hand_over(empty, slow, is_slow=True)
+    assert await claim(empty, slow.ingestion_id) is None
+    assert await rung(empty) == []
+    lease = await claim(empty, waiting)
+    assert lease is not None
+    async with empty.autocommit() as connection:
+        await ingestions.retry_later(connection, lease, EmbeddingFailed(), 60)
+    assert await rung(empty) == [slow.ingestion_id]
+    again = await claim(empty, slow.ingestion_id)
+    assert again is not None
+    await queued(empty)
+    assert await may_go_on(empty, again), "what waits is behind one slow file, not behind two"
 
 
 async def test_two_in_the_lane_at_once_both_leave_it(empty: Database) -> None:
