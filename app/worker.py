@@ -22,10 +22,12 @@ from celery.signals import (
 )
 from celery.worker import state
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from uuid_utils.compat import uuid7
 
 from app.bridge import Bridge
 from app.config import get_settings
 from app.errors import (
+    AlreadyInWork,
     DatabaseUnavailable,
     InternalError,
     LeaseLost,
@@ -77,10 +79,11 @@ bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)
 def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     """Ingest a PDF; `{"status": "success", "chunks": n, …}` or `{"status": "error", "code": …, …}`.
 
-    Never raises to the caller. A delivery whose work another one has, or whose result is known
-    already, stores nothing (Celery's Ignore).
+    Never raises to the caller, but for RuntimeError when called inside a running event loop. A delivery
+    whose work another one has, or whose result is known already, stores nothing (Celery's Ignore).
+    Works without Celery too, called like any function.
     """
-    ingestion_id = ingestion_id_of(self.request.id)
+    ingestion_id = ingestion_id_of(self.request.id) if self.request.id else uuid7()
     with structlog.contextvars.bound_contextvars(task_id=str(ingestion_id), **request_id_of(self)):
         return ingest_for_result(self, ingestion_id, file_path)
 
@@ -93,8 +96,12 @@ def ingest_for_result(task: Task, ingestion_id: UUID, file_path: str) -> dict[st
     except asyncio.CancelledError:  # the worker shuts down: somebody else goes on
         result = None
     except Exception:
+        if is_in_running_loop():  # misuse, which must be loud: the bridge says what to call instead
+            raise
         log.exception("task failed")
         result = InternalError().as_result()
+    if task.request.called_directly or task.request.is_eager:  # there is no later delivery to wait for
+        return result or in_work_elsewhere(ingestion_id)
     if result is None or has_result(task):
         raise Ignore
     return result
@@ -159,8 +166,22 @@ def request_id_of(task: Task) -> dict[str, str]:
     return {"request_id": request_id} if request_id else {}
 
 
+def is_in_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def in_work_elsewhere(ingestion_id: UUID) -> dict[str, Any]:
+    return AlreadyInWork(
+        f"The document is in work, or waits for its next attempt: see task {ingestion_id}."
+    ).as_result()
+
+
 def has_result(task: Task) -> bool:
-    if task.request.is_eager or isinstance(task.backend, DisabledBackend):
+    if isinstance(task.backend, DisabledBackend):
         return False
     return bool(task.backend.get_state(task.request.id) == "SUCCESS")
 

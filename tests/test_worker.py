@@ -154,13 +154,22 @@ async def test_a_task_id_that_is_no_uuid_works_too(
         ("{incoming}", "file_not_found"),
         ("", "path_not_allowed"),
         ("{incoming}/nul\0byte.pdf", "file_not_found"),
+        ("{store}/", "path_not_allowed"),
+        ("{store}/..", "path_not_allowed"),
+        ("{store}/missing.pdf", "file_not_found"),
     ],
 )
+@pytest.mark.usefixtures("worker")
 async def test_a_path_that_may_not_be_read_is_an_error_with_a_code(
-    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path, path: str, code: str
+    client: Celery,
+    worker_database: Database,
+    environment: dict[str, str],
+    incoming: Path,
+    path: str,
+    code: str,
 ) -> None:
     task_id = str(uuid4())
-    result = await ingest(client, path.format(incoming=incoming), task_id)
+    result = await ingest(client, path.format(incoming=incoming, store=environment["STORAGE_URL"]), task_id)
     assert (result["status"], result["code"], result["retryable"]) == ("error", code, False)
     assert (await row_of(worker_database, task_id)).error_code == code
 
@@ -170,6 +179,24 @@ async def test_a_link_that_leads_out_of_the_folder_is_not_followed(
 ) -> None:
     (incoming / "link.pdf").symlink_to("/etc/passwd")
     assert (await ingest(client, incoming / "link.pdf"))["code"] == "path_not_allowed"
+
+
+async def test_links_in_a_circle_lead_to_no_file(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    (incoming / "circle.pdf").symlink_to("circle.pdf")
+    task_id = str(uuid4())
+    assert (await ingest(client, incoming / "circle.pdf", task_id))["code"] == "file_not_found"
+    assert (await row_of(worker_database, task_id)).error_code == "file_not_found"
+
+
+@pytest.mark.parametrize("argument", [7, None, ["/data/a.pdf"], {"path": "/data/a.pdf"}])
+async def test_an_argument_that_is_no_path_ends_in_a_verdict(
+    worker: WorkerProcess, client: Celery, worker_database: Database, argument: object
+) -> None:
+    sent = client.send_task("ingest_pdf_task", args=[argument])
+    assert (await get(client, sent.id))["code"] == "path_not_allowed"
+    assert (await row_of(worker_database, sent.id)).error_code == "path_not_allowed"
 
 
 async def test_a_file_that_is_no_pdf_ends_in_its_verdict(
@@ -467,24 +494,69 @@ async def test_a_stopped_worker_leaves_no_process(
     assert not alive
 
 
-async def test_eager_mode_ingests_in_the_calling_process(
-    environment: dict[str, str], worker_database: Database, incoming: Path
-) -> None:
-    path = write_pdf(incoming / "eager.pdf", pages=2)
-    script = (
-        "from app.worker import bridge, celery_app, ingest_pdf_task\n"
-        "celery_app.conf.task_always_eager = True\n"
-        f"print(ingest_pdf_task.delay({str(path)!r}).get())\n"
-        "bridge.close()\n"
-    )
+async def run_script(environment: dict[str, str], *lines: str) -> str:
+    """What a script without a worker prints, which has `ingest_pdf_task` at hand."""
+    script = ["from app.worker import bridge, celery_app, ingest_pdf_task", *lines, "bridge.close()"]
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        script,
+        *(sys.executable, "-c", "\n".join(script)),
         cwd=PROJECT,
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()
     assert process.returncode == 0
-    assert "'status': 'success'" in output.decode()
+    return output.decode()
+
+
+async def test_eager_mode_ingests_in_the_calling_process(
+    environment: dict[str, str], worker_database: Database, incoming: Path
+) -> None:
+    path = str(write_pdf(incoming / "eager.pdf", pages=2))
+    printed = await run_script(
+        environment,
+        "celery_app.conf.task_always_eager = True",
+        f"print(ingest_pdf_task.delay({path!r}).get())",
+    )
+    assert "'status': 'success'" in printed
+
+
+async def test_the_task_can_be_called_like_any_function(environment: dict[str, str], incoming: Path) -> None:
+    path = str(write_pdf(incoming / "called.pdf", pages=2))
+    printed = await run_script(
+        environment,
+        f"print('first', ingest_pdf_task({path!r}))",
+        f"print('second', ingest_pdf_task({path!r}))",
+    )
+    assert "first {'status': 'success'" in printed
+    assert "second {'status': 'success'" in printed
+
+
+async def test_a_call_whose_content_another_one_has_in_work_says_so(
+    environment: dict[str, str], worker_database: Database, incoming: Path
+) -> None:
+    path = write_pdf(incoming / "twice.pdf", pages=2)
+    printed = await run_script(
+        environment,
+        "import threading",
+        f"calls = [threading.Thread(target=lambda: print(ingest_pdf_task({str(path)!r}))) for _ in range(4)]",
+        "[call.start() for call in calls]",
+        "[call.join() for call in calls]",
+    )
+    assert printed.count("'status': 'success'") >= 1
+    assert printed.count("'status': 'success'") + printed.count("'code': 'already_in_work'") == 4
+
+
+async def test_a_call_inside_a_running_loop_is_refused_loudly(
+    environment: dict[str, str], incoming: Path
+) -> None:
+    printed = await run_script(
+        environment,
+        "import asyncio",
+        "async def call():",
+        "    try:",
+        f"        ingest_pdf_task({str(incoming / 'loop.pdf')!r})",
+        "    except RuntimeError as error:",
+        "        print(error)",
+        "asyncio.run(call())",
+    )
+    assert "would block the running event loop" in printed

@@ -38,6 +38,7 @@ class IncomingFiles:
 
         Raises PathNotAllowed, FileNotFound or UploadTooLarge; the refusal is recorded as the verdict.
         """
+        file_path = str(file_path)  # a script may hand over a Path, and a message anything that JSON can hold
         storage_key = f"{ingestion_id}.pdf"
         try:
             filename = await self._copy(file_path, storage_key)
@@ -58,7 +59,8 @@ class IncomingFiles:
     async def _copy(self, file_path: str, storage_key: str) -> str:
         if file_path.startswith(self._storage_prefix):
             given_key = file_path.removeprefix(self._storage_prefix)
-            if Path(given_key).name != given_key:  # the file store has no folders, and `..` leads out of it
+            # the file store has no folders, and `..` leads out of it
+            if given_key in {"", ".."} or Path(given_key).name != given_key:
                 raise PathNotAllowed
             if await self._files.size(given_key) > self._max_bytes:
                 raise UploadTooLarge
@@ -78,6 +80,6 @@ class IncomingFiles:
                 raise FileNotFound
             if path.stat().st_size > self._max_bytes:
                 raise UploadTooLarge
-        except (OSError, ValueError) as error:  # a name too long, a NUL in it, a loop of links
+        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, a loop of links
             raise FileNotFound from error
         return path
