@@ -32,7 +32,7 @@ class PageText:
     is_scan: bool = False
     """Its text has to be read from its picture; `lines` are all there is where that fails."""
     is_doubtful: bool = False
-    """Another engine may find more: nothing is drawn on it, or text that makes no sense."""
+    """Another engine may find more: nothing is drawn on it, or text without characters, or without sense."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -44,6 +44,7 @@ PALE = 200
 WIDEST_CHARACTER = 0.75
 """Of the line's height, on average; wider lines hold gaps."""
 LONGEST_FONT_NAME = 200
+MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
 
@@ -211,8 +212,14 @@ class _Extraction:
         is_scan = is_scarce and share > PICTURES_OF_A_SCAN
         lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
         is_garbled = garbage > GARBLED
-        is_bare = not spans and raw.FPDFPage_CountObjects(self._page.raw) == 0
-        return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_garbled or is_bare)
+        is_doubtful = is_garbled or (not spans and self._may_hold_text())
+        return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_doubtful)
+
+    def _may_hold_text(self) -> bool:
+        """Is there text that gave no characters, or nothing at all where there should be something?"""
+        drawn = islice(self._page.get_objects(max_depth=4), MOST_OBJECTS_SEARCHED)
+        kinds = {one.type for one in drawn}
+        return not kinds or raw.FPDF_PAGEOBJ_TEXT in kinds
 
     def _text(self) -> str:
         """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""

@@ -19,6 +19,7 @@ from tests.pdfs.hostile import (
     billion_laughs,
     garbled,
     hidden_text,
+    in_script,
     one_killing_page,
     prose,
     scan,
@@ -152,12 +153,25 @@ async def test_a_page_pdfium_dies_of_is_read_by_pypdf(write: Write) -> None:
     assert [page.error for page in pages] == [None, None, None]
 
 
-async def test_where_pdfium_finds_nothing_at_all_pypdf_looks_too(reader: PDFReader, write: Write) -> None:
-    content = one_page(stream(shown(*PROSE))).replace(b"4 0 obj", b"4 0 xbj")
+def with_a_broken_object() -> bytes:
+    """pdfium passes over the page's content."""
+    return one_page(stream(shown("A heron"))).replace(b"4 0 obj", b"4 0 xbj")
+
+
+def with_an_empty_font() -> bytes:
+    """To pdfium its letters are none at all."""
+    empty = b"/Subtype/Type3/FontMatrix[.001 0 0 .001 0 0]/FontBBox[0 0 9 9]/CharProcs<<>>/Encoding<<>>"
+    return in_script("A heron").replace(b"/Subtype/Type1/BaseFont/Helvetica", empty)
+
+
+@pytest.mark.parametrize("content", [with_a_broken_object(), with_an_empty_font()], ids=["object", "font"])
+async def test_where_pdfium_finds_no_text_pypdf_looks_too(
+    reader: PDFReader, write: Write, content: bytes
+) -> None:
     async with reader.open(write(content)) as reading:
         (page,) = [page async for page in reading]
         assert reading.facts.engine == "pdfium+pypdf"
-    assert [line.text for line in page.lines] == list(PROSE)
+    assert [line.text for line in page.lines] == ["A heron"]
 
 
 async def test_a_page_that_takes_too_long_is_left_out(write: Write) -> None:
