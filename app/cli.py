@@ -99,7 +99,10 @@ def migrate() -> None:
     settings = _settings()
     if settings.secret_key is None and settings.secret_key_file is not None:
         make_key_file(settings.secret_key_file)
-    command.upgrade(Config(PROJECT / "alembic.ini"), "head")
+    try:
+        command.upgrade(Config(PROJECT / "alembic.ini"), "head")
+    except OSError as error:
+        _refuse(f"The database of DATABASE_URL cannot be reached: {error}.")
 
 
 @cli.command()
@@ -241,7 +244,8 @@ def _settings() -> Settings:
     except ValidationError as error:
         names = (".".join(map(str, fault["loc"])).upper() for fault in error.errors())
         faults = "; ".join(
-            f"{name}: {fault['msg']}" for name, fault in zip(names, error.errors(), strict=True)
+            f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+            for name, fault in zip(names, error.errors(), strict=True)
         )
         _refuse(f"The settings are not valid. {faults}.")
 

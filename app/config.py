@@ -111,6 +111,14 @@ class Settings(BaseSettings):
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def name_our_driver(cls, value: str) -> str:
+        """Another driver is not installed, and would be missed at the first query only."""
+        if not value.startswith("postgresql+asyncpg://"):
+            raise ValueError("must begin with postgresql+asyncpg://")
+        return value
+
     @field_validator("ingest_folders", "pdf_engines", "allowed_hosts", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:

@@ -118,6 +118,15 @@ def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytes
     assert "Traceback" not in finished.stderr
 
 
+def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://postgres:secret@127.0.0.1:9/pdf_ingest")
+    finished = pdf_ingest("migrate", url="unused")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("The database of DATABASE_URL cannot be reached: ")
+    assert finished.stderr.count("\n") == 1
+    assert "secret" not in finished.stderr
+
+
 def test_a_folder_without_pdfs_is_refused(up: Up, tmp_path: Path) -> None:
     finished = pdf_ingest("ingest", tmp_path, url=up.url)
     assert (finished.returncode, finished.stderr) == (1, "There is no PDF in the folders named.\n")

@@ -47,6 +47,12 @@ def test_folders_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings().ingest_folders == (Path("/data"), Path("/mnt/with space"))
 
 
+def test_a_database_url_without_our_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@postgres/pdf_ingest")
+    with pytest.raises(ValidationError, match=r"must begin with postgresql\+asyncpg://"):
+        Settings()
+
+
 def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "4001")
     with pytest.raises(ValidationError, match="less than or equal to 4000"):
