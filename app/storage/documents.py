@@ -65,10 +65,7 @@ async def lock_contents(connection: AsyncConnection, collection: str, hashes: Se
     In the order given: when all sort them and lock documents later, nobody waits in a circle.
     """
     await connection.execute(
-        text(
-            "SELECT pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0))"
-            " FROM unnest(CAST(:hashes AS text[])) AS sha256"
-        ),
+        _LOCK_CONTENTS,
         {"collection": collection, "hashes": [sha256.hex() for sha256 in hashes]},
     )
 
@@ -96,17 +93,7 @@ async def add_document(
     `find_content` finds it. Raises QueueFull, with nothing written.
     """
     found = await connection.execute(
-        text(f"""
-        WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
-        ingestion AS (
-            {_INSERT_INGESTION} WHERE NOT EXISTS (SELECT FROM known) AND {_HAS_ROOM} RETURNING id, document_id
-        ), made AS (
-            INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
-            SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
-        )
-        SELECT document_id, ingestion_id, status, chunks, is_live FROM known
-        UNION ALL SELECT id, NULL, NULL, NULL, NULL FROM made
-        """),
+        _ADD_DOCUMENT,
         _values(document_id, ingestion)
         | {
             "collection": collection,
@@ -286,6 +273,24 @@ _INSERT_INGESTION = """
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
         CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea)
 """
+
+
+# Both are made once: to make one of its text each time takes 0.1 ms of an upload.
+_LOCK_CONTENTS = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0))"
+    " FROM unnest(CAST(:hashes AS text[])) AS sha256"
+)
+_ADD_DOCUMENT = text(f"""
+    WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
+    ingestion AS (
+        {_INSERT_INGESTION} WHERE NOT EXISTS (SELECT FROM known) AND {_HAS_ROOM} RETURNING id, document_id
+    ), made AS (
+        INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
+        SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
+    )
+    SELECT document_id, ingestion_id, status, chunks, is_live FROM known
+    UNION ALL SELECT id, NULL, NULL, NULL, NULL FROM made
+""")
 
 
 def _values(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
