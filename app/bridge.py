@@ -63,12 +63,14 @@ class Bridge:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            coroutine = self._within_soft_limit(function(*args, **kwargs))
-            return self._started().run(coroutine, function.__qualname__, self.hard_limit_seconds)
-        raise RuntimeError(
-            "bridge.run() would block the running event loop: "
-            f"write `await {function.__qualname__}(...)` instead"
-        )
+            pass  # and out of here: the errors of the work have nothing to do with this one
+        else:
+            raise RuntimeError(
+                "bridge.run() would block the running event loop: "
+                f"write `await {function.__qualname__}(...)` instead"
+            )
+        coroutine = self._within_soft_limit(function(*args, **kwargs))
+        return self._started().run(coroutine, function.__qualname__, self.hard_limit_seconds)
 
     async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
         """What `open_resource()` yields: entered on first use, left when the loop closes.

@@ -74,6 +74,15 @@ async def test_many_threads_share_one_loop(bridge: Bridge) -> None:
     assert len({loop for loop, _ in results}) == 1
 
 
+async def test_an_error_of_the_work_is_logged_without_one_of_the_bridge(bridge: Bridge) -> None:
+    async def fail() -> None:
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full") as caught:
+        await in_thread(bridge.run, fail)
+    assert caught.value.__context__ is None
+
+
 async def test_somebody_elses_asyncio_run_does_no_harm(bridge: Bridge) -> None:
     def mixed() -> list[int]:
         return [bridge.run(double, 1), asyncio.run(double(2)), bridge.run(double, 3)]
