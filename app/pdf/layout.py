@@ -5,6 +5,7 @@ one after the other) or a table (read row by row, cells separated by tabs).
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -185,21 +186,26 @@ def _runs(rows: list[Row]) -> Iterator[tuple[list[Row], list[Gap]]]:
 def _narrowed(free: list[Gap], row: Row) -> list[Gap]:
     """What of the free intervals the row leaves free; the outermost two always remain."""
     smallest = CELL_GAP * 0.7 * max(cell.box[3] - cell.box[1] for cell in row)
-    edges = [-INFINITY, *(edge for cell in row for edge in (cell.box[0], cell.box[2])), INFINITY]
-    return [
-        (low, high)
-        for start, end in free
-        for left, right in zip(edges[::2], edges[1::2], strict=True)
-        if (high := min(end, right)) - (low := max(start, left)) > smallest
-    ]
+    starts = [-INFINITY, *(cell.box[2] for cell in row)]
+    ends = [*(cell.box[0] for cell in row), INFINITY]
+    narrowed = []
+    for low, high in free:
+        for between in range(bisect_right(ends, low), len(ends)):
+            start, end = max(low, starts[between]), min(high, ends[between])
+            if end - start > smallest:
+                narrowed.append((start, end))
+            if ends[between] >= high:
+                break
+    return narrowed
 
 
 def _columns(run: list[Row], gaps: list[Gap]) -> list[list[Row]]:
     columns: list[list[Row]] = [[] for _ in range(len(gaps) + 1)]
+    ends = [end for _, end in gaps]
     for row in run:
         parts: list[Row] = [[] for _ in columns]
         for cell in row:
-            parts[sum(cell.box[0] >= high for _, high in gaps)].append(cell)
+            parts[bisect_right(ends, cell.box[0])].append(cell)
         for column, part in zip(columns, parts, strict=True):
             if part:
                 column.append(part)
