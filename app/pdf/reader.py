@@ -83,6 +83,8 @@ class Reading:
     """A document being read: what is known before its first page, then its pages in order."""
 
     facts: DocumentFacts
+    ocr_seconds: float
+    """How long OCR has been waited for."""
 
     def __init__(
         self,
@@ -101,6 +103,7 @@ class Reading:
         self._at = At("", 0)
         self._pages_total = 0
         self._pages_given = 0
+        self.ocr_seconds = 0.0
         self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
 
@@ -188,15 +191,21 @@ class Reading:
 
         No step gets more than half of what is left: the next process must have time for the rest.
         """
-        if self._at.reader == OCR:
-            async with asyncio.timeout(self._request.ocr_page_seconds + OCR_MARGIN_SECONDS):
-                return await process.receive()
+        is_ocr = self._at.reader == OCR
+        if is_ocr:
+            seconds = self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
+        else:
+            seconds = min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
         started = time.monotonic()
         try:
-            async with asyncio.timeout(min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)):
+            async with asyncio.timeout(seconds):
                 return await process.receive()
         finally:
-            self._seconds_left -= time.monotonic() - started
+            took_seconds = time.monotonic() - started
+            if is_ocr:
+                self.ocr_seconds += took_seconds
+            else:
+                self._seconds_left -= took_seconds
 
     async def _understood(self, body: bytes | None) -> News | None:
         """None at the end. Raises FrameError, _ProcessDied, or the Unreadable that was found."""

@@ -162,7 +162,7 @@ class RAGService:
             raise NoText
         log.info("stored", chunks=stored)
         progress.stage = "publishing"
-        stage_seconds = clock.seconds()
+        stage_seconds = clock.seconds(reading.ocr_seconds)
         async with self.database.autocommit() as connection:
             published = await ingestions.publish(
                 connection,
@@ -345,9 +345,11 @@ class StageClock:
         yield
         self._seconds[name] += time.monotonic() - started
 
-    def seconds(self) -> dict[str, float]:
-        reading = time.monotonic() - self._started - sum(self._seconds.values())
-        return {name: round(value, 3) for name, value in {"reading": reading, **self._seconds}.items()}
+    def seconds(self, ocr_seconds: float) -> dict[str, float]:
+        left = time.monotonic() - self._started - sum(self._seconds.values())
+        ocr = min(left, ocr_seconds)  # some of it ran while others were waited for
+        seconds = {"reading": left - ocr, "ocr": ocr, **self._seconds}
+        return {name: round(value, 3) for name, value in seconds.items()}
 
 
 def _count_published(pages: int, chunks: int, stage_seconds: dict[str, float]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-STAGES = ("reading", "embedding", "storing")
+STAGES = ("reading", "ocr", "embedding", "storing")
 
 
 async def read_figures(connection: AsyncConnection) -> Sequence[Row[Any]]:

@@ -19,9 +19,9 @@ import uvloop
 from app.errors import Encrypted
 from app.pdf.pages import DocumentFacts, OutlineEntry, Page
 from app.pdf.reader import PDFReader, ReadingProgress
-from tests.pdf.conftest import Write
+from tests.pdf.conftest import Write, needs_tesseract
 from tests.pdfs.builder import one_page, pages, shown, stream
-from tests.pdfs.hostile import PASSWORD, PROSE, encrypted, prose, slow_page
+from tests.pdfs.hostile import LARGE_PROSE, PASSWORD, PROSE, encrypted, prose, scan, slow_page
 
 PROJECT = Path(__file__).parents[2]
 LONG = 200
@@ -175,6 +175,17 @@ async def test_progress_is_told_of_every_page(reader: PDFReader, write: Write) -
             *(ReadingProgress("reading", done, 3) for done in range(3)),
         ]
         assert reading.facts.pages_total == 3
+
+
+@needs_tesseract
+async def test_time_spent_on_ocr_is_told_apart(reader: PDFReader, write: Write) -> None:
+    told: list[str] = []
+    for content, has_ocr in ((prose(3), False), (scan(LARGE_PROSE), True)):
+        path = write(content)
+        async with reader.open(path, on_progress=lambda read: told.append(read.stage)) as reading:
+            assert reading.ocr_seconds == 0
+            assert not any([page.error async for page in reading])
+        assert (reading.ocr_seconds > 0) == has_ocr == ("ocr" in told)
 
 
 async def test_a_killed_parent_costs_nothing_but_time(reader: PDFReader, write: Write) -> None:
