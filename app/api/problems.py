@@ -151,6 +151,8 @@ def _fault(error: dict[str, Any]) -> Fault:
     location = [str(step) for step in error["loc"]]
     if error.get("type") == "json_invalid":  # its location ends in a character's position
         return Fault(where="body", detail=f"Not valid JSON at character {location[-1]}")
+    if location == ["body"] and isinstance(error.get("input"), bytes):  # FastAPI reads JSON only when told
+        return Fault(where="header.content-type", detail="must be application/json")
     where = ".".join(location).encode(errors="replace").decode()  # names of fields may be anything
     return Fault(where=where[:_MAX_WHERE_CHARACTERS], detail=error["msg"].removeprefix("Value error, "))
 

@@ -122,6 +122,16 @@ async def test_the_place_of_a_syntax_error_in_json_is_named(client: httpx.AsyncC
     assert answer.json()["errors"] == [{"where": "body", "detail": "Not valid JSON at character 1"}]
 
 
+@pytest.mark.parametrize("headers", [{"content-type": "application/x-www-form-urlencoded"}, {}])
+async def test_json_that_is_not_sent_as_such_is_told_so(
+    client: httpx.AsyncClient, headers: dict[str, str]
+) -> None:
+    """What `curl --data` sends."""
+    answer = await client.post("/orders", content=b'{"password": "abc"}', headers=headers)
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [{"where": "header.content-type", "detail": "must be application/json"}]
+
+
 async def test_an_unknown_path_and_a_wrong_method_are_problems_too(client: httpx.AsyncClient) -> None:
     unknown = await client.get("/nowhere")
     assert (unknown.status_code, unknown.json()["code"]) == (404, "not_found")
