@@ -75,7 +75,7 @@ celery_app = new_celery(
 bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)
 
 
-@celery_app.task(name=TASK_NAME, bind=True)
+@celery_app.task(name=TASK_NAME, bind=True, lazy=False)  # lazily made, its first call must not be two at once
 def ingest_pdf_task(self: Task, file_path: str) -> dict[str, Any]:
     """Ingest a PDF; `{"status": "success", "chunks": n, …}` or `{"status": "error", "code": …, …}`.
 
