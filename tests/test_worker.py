@@ -546,6 +546,24 @@ async def test_a_call_whose_content_another_one_has_in_work_says_so(
     assert printed.count("'status': 'success'") + printed.count("'code': 'already_in_work'") == 4
 
 
+async def test_a_service_asked_many_times_at_once_for_one_file_tells_each_its_chunks(
+    environment: dict[str, str], incoming: Path
+) -> None:
+    path = str(write_pdf(incoming / "asked.pdf", pages=2))
+    printed = await run_script(
+        environment,
+        "import asyncio",
+        "from app.config import get_settings",
+        "from app.resources import open_rag_service",
+        "async def ingest():",
+        "    async with open_rag_service(get_settings()) as service:",
+        f"        return await asyncio.gather(*(service.ingest_pdf({path!r}) for _ in range(4)))",
+        "chunks = asyncio.run(ingest())",
+        "print('told', len(chunks), len(set(chunks)), min(chunks) > 0)",
+    )
+    assert "told 4 1 True" in printed
+
+
 async def test_a_call_inside_a_running_loop_is_refused_loudly(
     environment: dict[str, str], incoming: Path
 ) -> None:

@@ -72,11 +72,21 @@ class RAGService:
     async def ingest_pdf(self, file_path: str, ingestion_id: UUID | None = None) -> int:
         """Read, split, embed, store and publish a PDF; the number of its chunks.
 
-        For a known id the ingestion's stored file counts, not the path. The verdict is in the row before
-        this returns or raises a PDFIngestError (for a Temporary one: the time of the next attempt).
-        Raises WorkHeld or LeaseLost when another delivery has, or took, the work.
+        The verdict is in the row before this returns or raises a PDFIngestError (for a Temporary one: the
+        time of the next attempt). For a known id the ingestion's stored file counts, not the path, and this
+        raises WorkHeld or LeaseLost when another delivery has, or took, the work; without an id it waits for
+        the verdict.
         """
-        ingestion_id = ingestion_id or uuid7()
+        if ingestion_id is not None:
+            return await self._ingest_delivery(file_path, ingestion_id)
+        ingestion_id = uuid7()
+        while True:
+            try:
+                return await self._ingest_delivery(file_path, ingestion_id)
+            except (WorkHeld, LeaseLost):
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _ingest_delivery(self, file_path: str, ingestion_id: UUID) -> int:
         lease = await self._claim(ingestion_id, file_path)
         if lease is None:
             return await self._chunks_of_final(ingestion_id)
