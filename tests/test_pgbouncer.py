@@ -21,9 +21,10 @@ from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf
 
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place for it
 pytestmark = [
     pytest.mark.heavy,
-    pytest.mark.skipif(shutil.which("pgbouncer") is None, reason="the program pgbouncer is not installed"),
+    pytest.mark.skipif(PGBOUNCER is None, reason="the program pgbouncer is not installed"),
 ]
 
 
@@ -46,7 +47,7 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 200
 """)
-    command = ["pgbouncer", str(tmp_path / "pgbouncer.ini")]
+    command = [str(PGBOUNCER), str(tmp_path / "pgbouncer.ini")]
     if os.geteuid() == 0:
         for folder in (tmp_path, *tmp_path.parents[:3]):
             folder.chmod(folder.stat().st_mode | 0o005)
