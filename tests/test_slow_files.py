@@ -95,7 +95,8 @@ def test_bombs_do_not_hold_up_good_files(
     assert [pid for pid, _, _ in after] == [
         child.pid for child in psutil.Process(stack.pid_of("worker")).children()
     ]
-    for (_, fds_before, bytes_before), (_, fds_after, bytes_after) in zip(before, after, strict=True):
-        assert fds_after - fds_before < bombs, "another pooled connection or two, but not one a bomb"
+    # Pools of connections may have grown; with 20 bombs it would show if each left a descriptor.
+    assert sum(fds for _, fds, _ in after) - sum(fds for _, fds, _ in before) < 20
+    for (_, _, bytes_before), (_, _, bytes_after) in zip(before, after, strict=True):
         assert bytes_after - bytes_before < 50 * MEGABYTE
     assert temporary_files(tmp_path / "temporary") <= files_before
