@@ -404,6 +404,7 @@ def prefork_client(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path:
         yield client
 
 
+@pytest.mark.heavy
 async def test_celerys_own_soft_limit_leaves_nothing_running_in_the_next_task(
     prefork_client: Celery,
 ) -> None:

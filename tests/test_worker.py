@@ -254,7 +254,9 @@ async def test_a_killed_child_is_replaced_and_its_work_continued(
     assert (result["status"], row.attempt, row.fruitless_attempts) == ("success", 2, 0)
 
 
-@pytest.mark.parametrize("limit", ["WORKER_MAX_TASKS", "WORKER_MAX_MEMORY_MB"])
+@pytest.mark.parametrize(
+    "limit", ["WORKER_MAX_TASKS", pytest.param("WORKER_MAX_MEMORY_MB", marks=pytest.mark.heavy)]
+)
 async def test_a_process_is_replaced_after_its_share_of_work_and_nothing_is_lost(
     environment: dict[str, str], worker_database: Database, incoming: Path, tmp_path: Path, limit: str
 ) -> None:
@@ -346,7 +348,9 @@ async def test_a_time_limit_is_a_verdict(
     assert (row.status, row.error_code) == ("error", "timed_out")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize(
+    "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.heavy) for pool in ("threads", "solo"))]
+)
 async def test_a_worker_told_to_end_hands_over_what_does_not_finish(
     stuck_environment: dict[str, str],
     stuck_client: Celery,
@@ -432,7 +436,7 @@ async def test_a_revoked_task_hands_its_work_over_to_whoever_hears_the_next_ring
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGQUIT], [signal.SIGTERM, signal.SIGTERM]],
+    [[signal.SIGQUIT], pytest.param([signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.heavy)],
     ids=["cold", "warm-told-twice"],
 )
 async def test_a_worker_ended_in_a_hurry_leaves_its_work_queued_and_nothing_else(
