@@ -27,7 +27,8 @@ from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
-from app.storage.search import SearchFilter, search_hybrid, search_text, search_vector
+from app.storage.filters import SearchFilter
+from app.storage.search import search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
 from app.storage.words import find_words
 from tests.databases import run_alembic

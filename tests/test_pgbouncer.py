@@ -16,7 +16,7 @@ from celery import Celery
 from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
-from app.storage.search import SearchFilter
+from app.storage.filters import SearchFilter
 from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf

@@ -39,9 +39,10 @@ from app.storage import ingestions, search
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
+from app.storage.filters import SearchFilter
 from app.storage.ingestions import Lease, Progress
 from app.storage.passwords import PasswordCipher
-from app.storage.search import Hit, SearchFilter
+from app.storage.search import Hit
 from app.storage.tasks import FINAL_STATUSES, result_of
 
 HEARTBEAT_SECONDS = 1.0

@@ -8,7 +8,6 @@ in its old version or in its new one, whole. Which plan it takes is chosen here,
   that fewer than `limit` are left, a thorough part of the same statement runs, else it costs nothing.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -24,6 +23,7 @@ from sqlalchemy.types import NullType
 from app.pdf.pages import Box
 from app.storage.chunks import TEXT_SEARCH_CONFIG, boxes_from_json, embeddings_table
 from app.storage.database import halfvecs
+from app.storage.filters import SearchFilter
 from app.storage.words import Words, find_words
 
 SHORT_LIST: Final = 5_000
@@ -47,17 +47,23 @@ _SETTINGS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class SearchFilter:
-    """Which documents are searched; None restricts nothing. `metadata` is contained in a document's own."""
+class Neighbour:
+    """A chunk before or after a hit; pages count from 1."""
 
-    collection: str | None = None
-    document_ids: tuple[UUID, ...] | None = None
-    metadata: dict[str, Any] | None = None
+    ordinal: int
+    page_start: int
+    page_end: int
+    heading: str | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A chunk that was found; `boxes` are (page number, box) of its lines. A higher score is better."""
+    """A chunk that was found; `boxes` are (page number, box) of its lines. A higher score is better.
+
+    `matched` are words of the query that it has, `explain` the parts of its score; `neighbours` is None
+    unless they were asked for.
+    """
 
     chunk_id: UUID
     document_id: UUID
@@ -68,6 +74,11 @@ class Hit:
     text: str
     score: float
     boxes: tuple[tuple[int, Box], ...]
+    heading: str | None
+    ordinal: int
+    matched: tuple[str, ...] = ()
+    explain: dict[str, float] | None = None
+    neighbours: tuple[Neighbour, ...] | None = None
 
 
 async def search_vector(
@@ -135,7 +146,7 @@ async def search_hybrid(
 
 @dataclass(frozen=True, slots=True)
 class _Visible:
-    """What the filter leaves: conditions on `documents d`, their parameters, and whether it is little."""
+    """What the filter leaves: its conditions, their parameters, and whether that is little."""
 
     conditions: str
     parameters: dict[str, Any]
@@ -147,17 +158,7 @@ async def _begin(connection: AsyncConnection, wanted: SearchFilter) -> _Visible:
 
     The window adds up documents in the order of an index and ends with the first that is too much.
     """
-    conditions, parameters = "d.live_ingestion_id IS NOT NULL", dict[str, Any]()
-    if wanted.collection is not None:
-        conditions += " AND d.collection = :collection"
-        parameters["collection"] = wanted.collection
-    if wanted.document_ids is not None:
-        conditions += " AND d.id = ANY(CAST(:document_ids AS uuid[]))"
-        parameters["document_ids"] = list(wanted.document_ids)
-    if wanted.metadata is not None:
-        conditions += " AND d.metadata @> CAST(:metadata AS jsonb)"
-        # not orjson: it refuses whole numbers over 64 bits, which a document's metadata may hold
-        parameters["metadata"] = json.dumps(wanted.metadata, ensure_ascii=False, allow_nan=False)
+    conditions, parameters = wanted.sql()
     found = await connection.execute(sql(_BEGIN.format(visible=conditions)), parameters)
     return _Visible(conditions, parameters, found.one().is_short)
 
@@ -181,7 +182,8 @@ def _nearest(visible: _Visible, space_id: int) -> str:
 
 
 _NEAREST_OF_ALL: Final = """
-    SELECT chunk_id, score FROM documents d CROSS JOIN LATERAL (
+    SELECT chunk_id, score FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id
+    CROSS JOIN LATERAL (
         SELECT chunk_id, -(embedding <#> CAST(:vector AS halfvec)) AS score
         FROM {vectors} WHERE ingestion_id = d.live_ingestion_id OFFSET 0
     ) compared
@@ -190,6 +192,7 @@ _NEAREST_OF_ALL: Final = """
 _NEAREST_BY_INDEX: Final = """
     SELECT chunk_id, -(embedding <#> CAST(:vector AS halfvec)) AS score
     FROM {vectors} JOIN documents d ON d.live_ingestion_id = ingestion_id
+        JOIN ingestions i ON i.id = d.live_ingestion_id
     WHERE {visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
 """
 
@@ -207,7 +210,7 @@ def _matching(visible: _Visible, words: Words) -> str:
 # Each OFFSET 0 keeps the planner from scanning the index of words once per document: 4-8 ms each.
 _MATCHING_OF_ALL: Final = """
     SELECT chunk_id, ts_rank(tsv, CAST(:any_word AS tsquery)) AS score
-    FROM documents d CROSS JOIN LATERAL (
+    FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id CROSS JOIN LATERAL (
         SELECT id AS chunk_id, tsv FROM chunks WHERE ingestion_id = d.live_ingestion_id OFFSET 0
     ) chunk
     WHERE tsv @@ CAST(:any_word AS tsquery) AND {visible} ORDER BY score DESC, chunk_id LIMIT :depth
@@ -218,6 +221,7 @@ _MATCHING_BY_INDEX: Final = f"""
             SELECT id AS chunk_id, ingestion_id, tsv FROM chunks
             WHERE tsv @@ CAST({{words}} AS tsquery) OFFSET 0
         ) chunk JOIN documents d ON d.live_ingestion_id = ingestion_id
+            JOIN ingestions i ON i.id = d.live_ingestion_id
         WHERE {{visible}} LIMIT {RANKED_CHUNKS}
     ) matched
     ORDER BY score DESC, chunk_id LIMIT :depth
@@ -262,7 +266,7 @@ async def _find(connection: AsyncConnection, ranked: str, parameters: dict[str, 
     statement = sql(f"""
         WITH {ranked}
         SELECT found.chunk_id, d.id AS document_id, i.filename, i.title, c.page_start, c.page_end, c.text,
-            found.score, c.boxes
+            found.score, c.boxes, c.heading, c.ordinal
         FROM found JOIN chunks c ON c.id = found.chunk_id JOIN ingestions i ON i.id = c.ingestion_id
             JOIN documents d ON d.live_ingestion_id = i.id
         ORDER BY found.score DESC, found.chunk_id
@@ -281,6 +285,8 @@ async def _find(connection: AsyncConnection, ranked: str, parameters: dict[str, 
             text=row.text,
             score=float(row.score),
             boxes=boxes_from_json(row.boxes),
+            heading=row.heading,
+            ordinal=row.ordinal,
         )
         for row in rows
     ]

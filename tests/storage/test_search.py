@@ -16,7 +16,8 @@ from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
-from app.storage.search import Hit, SearchFilter, search_hybrid, search_text, search_vector
+from app.storage.filters import Comparison, Compound, Containment, SearchFilter
+from app.storage.search import Hit, search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
 from tests.databases import migrated
 from tests.storage.library import SUBJECTS, Library, Shelf
@@ -32,6 +33,7 @@ SHELVES = [
 ]
 REPORT = replace(SHELVES[0], documents=1)
 EVERYTHING = SearchFilter()
+LETTERS = Comparison("eq", "filename", "letters.pdf")
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +64,10 @@ async def make_filters(library: Library) -> dict[str, SearchFilter]:
         "one document": SearchFilter(document_ids=(reports[3],)),
         "one small document": SearchFilter(document_ids=(letters[0],)),
         "many documents": SearchFilter(document_ids=tuple(reports[:20])),
-        "metadata": SearchFilter(metadata={"year": 2023}),
-        "metadata of a long list": SearchFilter(metadata={"public": True}),
-        "all three": SearchFilter("reports", tuple(reports[:4]), {"year": 2021}),
+        "metadata": SearchFilter(condition=Containment({"year": 2023})),
+        "metadata of a long list": SearchFilter(condition=Containment({"public": True})),
+        "own fields": SearchFilter(condition=Compound("or", (LETTERS, Comparison("gt", "year", 2022)))),
+        "all three": SearchFilter("reports", tuple(reports[:4]), Containment({"year": 2021})),
     }
 
 
@@ -291,8 +294,8 @@ async def test_a_list_shorter_than_the_limit_comes_back_whole(library: Library) 
         SearchFilter(collection="a collection nobody made"),
         SearchFilter(document_ids=()),
         SearchFilter(document_ids=(UUID(int=1),)),
-        SearchFilter(metadata={"year": "2021"}),
-        SearchFilter(collection="letters", metadata={"public": True}),
+        SearchFilter(condition=Containment({"year": "2021"})),
+        SearchFilter(collection="letters", condition=Containment({"public": True})),
     ],
 )
 async def test_no_document_is_an_empty_list(library: Library, nothing: SearchFilter) -> None:
@@ -314,8 +317,19 @@ async def test_a_hit_says_where_it_is(library: Library) -> None:
     assert {hit.filename for hit in hits} == {"letters.pdf"}
     assert {hit.page_start for hit in hits} == set(range(1, 11))
     assert hits[0].boxes == ((1, (72, 100, 540, 112.5)),)
+    assert {hit.heading for hit in hits} == {"A heading"}
+    assert sorted(hit.ordinal for hit in hits) == list(range(30))
     assert hits[0].title is not None
     assert hits[0].title.startswith("Subject")
+
+
+async def test_conditions_choose_the_documents_in_every_mode(library: Library) -> None:
+    wanted = SearchFilter("letters", condition=LETTERS), SearchFilter("reports", condition=LETTERS)
+    for one, names in zip(wanted, ({"letters.pdf"}, set()), strict=True):
+        vector = a_vector(library, 0)
+        assert {hit.filename for hit in await nearest(library, vector, one)} == names
+        assert {hit.filename for hit in await matching(library, "heading", one)} == names
+        assert {hit.filename for hit in await fused(library, vector, "heading", one)} == names
 
 
 async def test_text_finds_chunks_with_any_of_the_words(library: Library) -> None:

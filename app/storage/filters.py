@@ -1,0 +1,174 @@
+"""Which documents are searched, as a condition in SQL over `documents d` and their live `ingestions i`.
+
+A comparison looks at one field of a document as a JSON value: a field of the document's own (FIELDS), or
+a key of its metadata. `metadata.pages` is the key `pages` of the metadata, which its own `pages` hides.
+
+- A key that is missing and one that is null are the same: equal to null, and to nothing else.
+- A list fits when one of its values does.
+- Values of two kinds (a number and a text) are neither equal nor in an order, and that is no error.
+- Numbers are compared by value (1 = 1.0), texts by their code points, whatever the database's locale.
+- `ne` and `nin` hold exactly where `eq` and `in` do not, for a document without the key as well.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal
+from uuid import UUID
+
+Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the document's own: SQL for its value as jsonb, and the kind of values it has."""
+
+    sql: str
+    kind: Literal["text", "number", "time"]
+
+
+FIELDS: Final = {
+    "filename": Field("to_jsonb(i.filename)", "text"),
+    "pages": Field("to_jsonb(i.pages_total)", "number"),
+    "created_at": Field("to_jsonb(extract(epoch FROM d.created_at) * 1000000)", "time"),
+}
+METADATA_PREFIX: Final = "metadata."
+
+_ORDERS: Final = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_OPPOSITES: Final = {"ne", "nin"}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Containment:
+    """The document's metadata contains all of this, as jsonb's `@>` has it."""
+
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A field compared with a value, by `in` and `nin` with a list. Raises ValueError for what never fits."""
+
+    operator: Operator
+    key: str
+    value: Scalar | list[Scalar]
+
+    def __post_init__(self) -> None:
+        if (self.operator in {"in", "nin"}) != isinstance(self.value, list):
+            raise ValueError("value must be a list with in and nin, and a single value with all others")
+        if self.operator in _ORDERS and (self.value is None or isinstance(self.value, bool)):
+            raise ValueError(f"value must be a number or a text with {self.operator}")
+        _ = self.operand
+
+    @property
+    def operand(self) -> Scalar | list[Scalar]:
+        """The value as it is compared: a time as microseconds since 1970."""
+        if self.key not in FIELDS:
+            return self.value
+        kind = FIELDS[self.key].kind
+        if isinstance(self.value, list):
+            return [_of_kind(kind, value) for value in self.value]
+        return _of_kind(kind, self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Compound:
+    """All of the conditions (`and`), or at least one of them (`or`)."""
+
+    operator: Literal["and", "or"]
+    conditions: tuple["Condition", ...]
+
+
+Condition = Containment | Comparison | Compound
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """Which documents are searched; None restricts nothing."""
+
+    collection: str | None = None
+    document_ids: tuple[UUID, ...] | None = None
+    condition: Condition | None = None
+
+    def sql(self) -> tuple[str, dict[str, Any]]:
+        """What visible documents fulfil, over `documents d` and `ingestions i`, and its parameters.
+
+        All that comes from outside is in the parameters.
+        """
+        conditions, parameters = ["d.live_ingestion_id IS NOT NULL"], dict[str, Any]()
+        if self.collection is not None:
+            conditions.append("d.collection = :collection")
+            parameters["collection"] = self.collection
+        if self.document_ids is not None:
+            conditions.append("d.id = ANY(CAST(:document_ids AS uuid[]))")
+            parameters["document_ids"] = list(self.document_ids)
+        if self.condition is not None:
+            conditions.append(condition_sql(self.condition, parameters))
+        return " AND ".join(conditions), parameters
+
+
+def condition_sql(condition: Condition, parameters: dict[str, Any]) -> str:
+    """SQL that is true or false, never null; what it is asked with is added to the parameters."""
+    match condition:
+        case Containment(metadata):
+            return f"d.metadata @> {_bind_json(metadata, parameters)}"
+        case Compound(operator, conditions):
+            parts = (condition_sql(part, parameters) for part in conditions)
+            return f"({f' {operator.upper()} '.join(parts)})"
+        case Comparison():
+            sql = _comparison_sql(condition, parameters)
+            return f"NOT {sql}" if condition.operator in _OPPOSITES else sql
+
+
+def _comparison_sql(comparison: Comparison, parameters: dict[str, Any]) -> str:
+    """The comparison, or what it is the opposite of."""
+    key, value = comparison.key, comparison.operand
+    if key in FIELDS:
+        field = FIELDS[key].sql
+    else:
+        key = key.removeprefix(METADATA_PREFIX)
+        if comparison.operator in {"eq", "ne"} and value is not None:  # as the index of metadata finds it
+            is_value, is_listed = (_bind_json({key: one}, parameters) for one in (value, [value]))
+            return f"(d.metadata @> {is_value} OR d.metadata @> {is_listed})"
+        field = f"d.metadata -> {_bind(key, 'text', parameters)}"
+    test = _ORDERS.get(comparison.operator, "==")
+    asked = _bind_json({"value": value}, parameters)
+    # a list is looked into, as `$` does by itself, and a list in a list is not, as a value would do by itself
+    path = f'$ ? (@.type() != "array" && @ {test} $value)'
+    return f"jsonb_path_exists(coalesce({field}, 'null'), '{path}', {asked})"
+
+
+def _of_kind(kind: Literal["text", "number", "time"], value: Scalar) -> Scalar:
+    """The value as a field of this kind is compared with it. Raises ValueError for one of another kind."""
+    if value is None:
+        return None
+    if kind == "time":
+        return _microseconds(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number if kind == "number" else isinstance(value, str)):
+        raise ValueError(f"value must be a {kind} or null with this key")
+    return value
+
+
+def _microseconds(value: Scalar) -> int:
+    """RFC 3339 → microseconds since 1970: an instant, whatever the offset it was written with."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ValueError("value must be a time with its offset with this key, as 2026-01-31T09:00:00Z")
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def _bind_json(value: object, parameters: dict[str, Any]) -> str:
+    # not orjson: it refuses whole numbers over 64 bits, which a document's metadata may hold
+    return _bind(json.dumps(value, ensure_ascii=False, allow_nan=False), "jsonb", parameters)
+
+
+def _bind(value: str, kind: Literal["text", "jsonb"], parameters: dict[str, Any]) -> str:
+    name = f"filter_{len(parameters)}"
+    parameters[name] = value
+    return f"CAST(:{name} AS {kind})"
