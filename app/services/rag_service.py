@@ -31,6 +31,7 @@ from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.documents import DocumentService
+from app.services.grouping import GROUPED_HITS, best_of_documents
 from app.services.holder import is_dead
 from app.services.incoming import IncomingFiles
 from app.services.pace import ReadingPace
@@ -41,6 +42,7 @@ from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.filters import SearchFilter
 from app.storage.ingestions import Lease, Progress
+from app.storage.neighbours import with_neighbours
 from app.storage.passwords import PasswordCipher
 from app.storage.search import Hit
 from app.storage.tasks import FINAL_STATUSES, result_of
@@ -106,16 +108,28 @@ class RAGService:
         mode: Mode,
         filter: SearchFilter,  # noqa: A002 - the contract's word
         limit: int,
+        *,
         min_score: float | None = None,
+        group_size: int | None = None,
+        neighbours: int = 0,
     ) -> list[Hit]:
-        """The best chunks of the documents that pass the filter; no match is an empty list."""
+        """The best chunks of the documents that pass the filter; no match is an empty list.
+
+        With a group size `limit` counts documents: each one's best chunks follow one another. With
+        neighbours each hit has so many chunks before and after it.
+        """
         vector = None if mode == "text" else (await self.embedder.embed([query]))[0]
-        async with self.database.transaction() as connection:
+        depth = limit if group_size is None else GROUPED_HITS
+        async with self.database.snapshot() as connection:
             if vector is None:
-                return await search.search_text(connection, query, filter, limit, min_score)
-            if mode == "vector":
-                return await search.search_vector(connection, self.space_id, vector, filter, limit, min_score)
-            return await search.search_hybrid(connection, self.space_id, vector, query, filter, limit)
+                hits = await search.search_text(connection, query, filter, depth, min_score)
+            elif mode == "vector":
+                hits = await search.search_vector(connection, self.space_id, vector, filter, depth, min_score)
+            else:
+                hits = await search.search_hybrid(connection, self.space_id, vector, query, filter, depth)
+            if group_size is not None:
+                hits = best_of_documents(hits, limit, group_size)
+            return await with_neighbours(connection, hits, neighbours) if neighbours else hits
 
     async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
         """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
