@@ -1,24 +1,19 @@
-"""What goes over the wire: the bodies of tasks, search and health, described for people in OpenAPI."""
+"""What goes over the wire: the bodies of tasks and health, described for people in OpenAPI."""
 
 import json
 from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from app.pdf.text import clean
-from app.storage.search import Hit
 from app.storage.tasks import TaskStatus
 
-MAX_QUERY_CHARACTERS = 2_000
 MAX_COLLECTION_CHARACTERS = 200
 MAX_JSON_BYTES = 10_000
-MAX_DOCUMENT_IDS = 1_000
 
 _TASK_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a01"
 _DOCUMENT_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a00"
-_CHUNK_ID = "01998c6e-8a52-7d41-8c11-0d8f4b6a7c55"
 
 
 def storable_text(value: str) -> str:
@@ -32,27 +27,25 @@ def storable_text(value: str) -> str:
     return value
 
 
-def storable_json(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    """Raises ValueError for what Postgres does not take as jsonb, and for too much of it."""
+def storable_json(value: JsonValue) -> JsonValue:
+    """Raises ValueError for what Postgres does not take as jsonb."""
     encoded = json.dumps(value, allow_nan=False, ensure_ascii=False)
     storable_text(encoded.replace("\\\\", "").replace("\\u0000", "\0"))
-    if len(encoded.encode()) > MAX_JSON_BYTES:
-        raise ValueError(f"must not be longer than {MAX_JSON_BYTES:,} bytes")
     return value
 
 
-def _searchable(value: str) -> str:
-    if not (cleaned := clean(value).strip()):
-        raise ValueError("must not be empty")
-    return cleaned
+def storable_metadata(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Raises ValueError for what Postgres does not take as jsonb, and for too much of it."""
+    storable_json(value)
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_JSON_BYTES:
+        raise ValueError(f"must not be longer than {MAX_JSON_BYTES:,} bytes")
+    return value
 
 
 CollectionName = Annotated[
     str, Field(min_length=1, max_length=MAX_COLLECTION_CHARACTERS), AfterValidator(storable_text)
 ]
-Metadata = Annotated[dict[str, JsonValue], AfterValidator(storable_json)]
-Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS), AfterValidator(_searchable)]
-SearchMode = Literal["hybrid", "vector", "text"]
+Metadata = Annotated[dict[str, JsonValue], AfterValidator(storable_metadata)]
 
 
 class TaskProgress(BaseModel):
@@ -161,111 +154,6 @@ class Task(BaseModel):
                 },
                 **{name: getattr(status, name) for name in cls.model_fields if name != "progress"},
             }
-        )
-
-
-class SearchRequest(BaseModel):
-    """What to look for, and where."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {"query": "How did revenue develop?", "limit": 5},
-                {
-                    "query": "net sales by region",
-                    "collection": "reports",
-                    "filter": {"year": 2025},
-                    "mode": "vector",
-                    "min_score": 0.3,
-                },
-            ]
-        },
-    )
-
-    query: Query = Field(description="A question or some words.")
-    collection: CollectionName | None = Field(None, description="Search this collection only.")
-    document_ids: list[UUID] | None = Field(
-        None, max_length=MAX_DOCUMENT_IDS, description="Search these documents only."
-    )
-    filter: Metadata | None = Field(
-        None, description="Search documents only whose metadata contains all of this (JSON containment)."
-    )
-    limit: int = Field(10, ge=1, le=100, description="The most hits to return.")
-    mode: SearchMode = Field(
-        "hybrid", description="By meaning (`vector`), by words (`text`), or both, fused by rank (`hybrid`)."
-    )
-    min_score: FiniteFloat | None = Field(
-        None, description="Leave out hits with a lower score. Not in `hybrid`, whose scores are ranks."
-    )
-
-    @model_validator(mode="after")
-    def _scores_can_be_compared(self) -> Self:
-        if self.mode == "hybrid" and self.min_score is not None:
-            raise ValueError("min_score has no meaning in mode hybrid; use vector or text")
-        return self
-
-
-class SearchHit(BaseModel):
-    """A chunk that was found."""
-
-    chunk_id: UUID = Field(description="The chunk.")
-    document_id: UUID = Field(description="Its document.")
-    filename: str = Field(description="The name under which the document was uploaded.")
-    title: str | None = Field(description="The title the PDF gives itself.")
-    page_start: int = Field(description="First page of the chunk, counted from 1.")
-    page_end: int = Field(description="Last page of the chunk, counted from 1.")
-    text: str = Field(description="The chunk's text.")
-    score: float = Field(
-        description="Higher is better; comparable within one answer. In `vector`, the cosine similarity."
-    )
-    boxes: list[tuple[int, float, float, float, float]] = Field(
-        description="Where its lines are: page, left, top, right, bottom, in points from the top left."
-    )
-
-    @classmethod
-    def of(cls, hit: Hit) -> Self:
-        fields = {name: getattr(hit, name) for name in cls.model_fields if name != "boxes"}
-        return cls(**fields, boxes=[(page, *box) for page, box in hit.boxes])
-
-
-class SearchResults(BaseModel):
-    """What was found, best first."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "data": [
-                        {
-                            "chunk_id": _CHUNK_ID,
-                            "document_id": _DOCUMENT_ID,
-                            "filename": "report-2025.pdf",
-                            "title": "Annual report 2025",
-                            "page_start": 57,
-                            "page_end": 57,
-                            "text": "Revenue grew by 12 % to 4.2 million.",
-                            "score": 0.0328,
-                            "boxes": [[57, 72.0, 90.5, 523.2, 102.1]],
-                        }
-                    ],
-                    "mode": "hybrid",
-                    "took_ms": 4.7,
-                }
-            ]
-        }
-    )
-
-    data: list[SearchHit] = Field(description="The hits, best first; empty when nothing was found.")
-    mode: SearchMode = Field(description="How it was searched.")
-    took_ms: float = Field(description="Milliseconds it took, the query's embedding included.")
-
-    @classmethod
-    def of(cls, hits: list[Hit], mode: SearchMode, took_seconds: float) -> Self:
-        return cls(
-            data=[SearchHit.of(hit) for hit in hits],
-            mode=mode,
-            took_ms=round(took_seconds * 1000, 1),
         )
 
 

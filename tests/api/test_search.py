@@ -73,10 +73,13 @@ async def test_a_hit_says_where_it_is(
         "text",
         "score",
         "boxes",
+        "heading",
+        "ordinal",
+        "matched",
     }
     assert (hit["document_id"], hit["filename"]) == (documents["bread.pdf"], "bread.pdf")
     assert "Sourdough" in hit["text"]
-    assert hit["page_start"] == 1
+    assert (hit["page_start"], hit["ordinal"]) == (1, 0)
     page, left, top, right, bottom = hit["boxes"][0]
     assert page == 1
     assert 0 <= left < right <= 612
