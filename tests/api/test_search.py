@@ -13,6 +13,11 @@ PAGES = {
     "rivers.pdf": ["The Danube flows through ten countries.", "Salmon return to the river to spawn."],
     "bread.pdf": ["Sourdough needs flour, water, salt and patience.", "Bake the loaf in a hot oven."],
 }
+NOVELS = f"novels-{uuid7()}"
+CHAPTERS = {
+    "keeper.pdf": [f"Night {n}. " + "The keeper of the lighthouse wrote a letter. " * 40 for n in range(6)],
+    "island.pdf": [f"Day {n}. " + "The island has a lighthouse and some sheep. " * 40 for n in range(4)],
+}
 METADATA = {
     "rivers.pdf": {"about": "river", "tags": ["a", "b"]},
     "bread.pdf": {"about": "bread", "tags": ["a", "b"], "big": 2**70},
@@ -33,19 +38,49 @@ def make_pdf(path: Path, pages: list[str]) -> bytes:
 async def documents(
     client: httpx.AsyncClient, served: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    """The ids of the documents by their name, ingested here since no worker listens."""
-    folder = tmp_path_factory.mktemp("pdfs")
+    """The ids of the short documents by their name."""
+    return await ingest(client, served, tmp_path_factory.mktemp("pdfs"), REPORTS, PAGES)
+
+
+@pytest.fixture(scope="module")
+async def novels(
+    client: httpx.AsyncClient, served: Any, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    """The ids of documents with several chunks each."""
+    return await ingest(client, served, tmp_path_factory.mktemp("pdfs"), NOVELS, CHAPTERS)
+
+
+async def ingest(
+    client: httpx.AsyncClient,
+    served: Any,
+    folder: Path,
+    collection: str,
+    documents: dict[str, list[str]],
+    metadata: dict[str, Any] | None = None,
+) -> dict[str, str]:
+    """The ids of the documents by their name. They are ingested here since no worker listens."""
     ids = {}
-    for name, pages in PAGES.items():
+    for name, pages in documents.items():
         uploaded = await client.post(
             "/documents",
             files={"file": (name, make_pdf(folder / name, pages))},
-            data={"collection": REPORTS, "metadata": json.dumps(METADATA[name])},
+            data={"collection": collection, "metadata": json.dumps(metadata or METADATA.get(name, {}))},
         )
         assert uploaded.status_code == 202, uploaded.text
         await served.services.rag.ingest_pdf("", UUID(uploaded.json()["task_id"]))
         ids[name] = uploaded.json()["document_id"]
     return ids
+
+
+def compared(**parts: Any) -> dict[str, Any]:
+    return {"type": "eq", "key": "year", "value": 2025} | parts
+
+
+def nested(levels: int) -> dict[str, Any]:
+    wanted = compared()
+    for _ in range(levels - 1):
+        wanted = {"type": "and", "filters": [wanted]}
+    return wanted
 
 
 async def search(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
@@ -111,6 +146,113 @@ async def test_filters_choose_the_documents(client: httpx.AsyncClient, documents
     assert await names(document_ids=[]) == set()
 
 
+async def test_operators_choose_the_documents(client: httpx.AsyncClient, documents: dict[str, str]) -> None:
+    async def names(wanted: dict[str, Any]) -> set[str]:
+        found = await search(client, query="salmon in the river, flour in the oven", filter=wanted)
+        return {hit["filename"] for hit in found["data"]}
+
+    def where(operator: str, key: str, value: Any) -> dict[str, Any]:
+        return {"type": operator, "key": key, "value": value}
+
+    rivers, bread = {"rivers.pdf"}, {"bread.pdf"}
+    assert await names(where("eq", "about", "river")) == rivers
+    assert await names(where("ne", "about", "river")) == bread
+    assert await names(where("eq", "tags", "b")) == rivers | bread
+    assert await names(where("gt", "big", 2**70 - 1)) == bread
+    assert await names(where("eq", "big", None)) == rivers
+    assert await names(where("in", "filename", ["bread.pdf", "wine.pdf"])) == bread
+    assert await names(where("eq", "metadata.filename", "bread.pdf")) == set()
+    assert await names(where("gte", "pages", 2)) == rivers | bread
+    assert await names(where("gt", "pages", 2)) == set()
+    assert await names(where("gt", "created_at", "2020-01-01T00:00:00+01:00")) == rivers | bread
+    assert await names(where("lt", "created_at", "2020-01-01T00:00:00+01:00")) == set()
+    either = {"type": "or", "filters": [where("lt", "pages", 2), {"about": "bread"}]}
+    assert await names(either) == bread
+    assert await names({"type": "and", "filters": [either, where("eq", "about", "river")]}) == set()
+
+
+async def test_created_at_is_the_time_that_the_document_shows(
+    client: httpx.AsyncClient, documents: dict[str, str]
+) -> None:
+    shown = (await client.get(f"/documents/{documents['bread.pdf']}")).json()["created_at"]
+    wanted = {"type": "eq", "key": "created_at", "value": shown}
+    found = await search(client, query="flour", filter=wanted)
+    assert {hit["filename"] for hit in found["data"]} == {"bread.pdf"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "key"),
+    [
+        ({"type": "invoice"}, "type"),
+        ({"type": "in"}, "type"),
+        ({"type": "invoice", "key": "A-17"}, "key"),
+        ({"filters": "blue"}, "filters"),
+    ],
+)
+async def test_metadata_with_a_key_type_is_no_operator(
+    client: httpx.AsyncClient, served: Any, tmp_path: Path, metadata: dict[str, Any], key: str
+) -> None:
+    uploaded = await ingest(
+        client, served, tmp_path, f"typed-{uuid7()}", {"invoice.pdf": ["An invoice."]}, metadata
+    )
+    for wanted, hits in (
+        (metadata, 1),
+        (metadata | {key: "other"}, 0),
+        ({"type": "eq", "key": key, "value": metadata[key]}, 1),
+    ):
+        asked = {"document_ids": list(uploaded.values()), "collection": None, "filter": wanted}
+        assert len((await search(client, query="invoice", **asked))["data"]) == hits, wanted
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+async def test_documents_come_with_their_best_hits(
+    client: httpx.AsyncClient, novels: dict[str, str], mode: str
+) -> None:
+    asked = {"query": "what the keeper of the lighthouse wrote", "mode": mode, "collection": NOVELS}
+    hits = (await search(client, **asked, limit=100))["data"]
+    grouped = await search(client, **asked, group_by="document", group_size=2)
+    assert set(grouped) == {"data", "mode", "took_ms"}
+    assert [group["filename"] for group in grouped["data"]] == ["keeper.pdf", "island.pdf"]
+    for group in grouped["data"]:
+        own = [hit for hit in hits if hit["document_id"] == novels[group["filename"]]]
+        assert len(own) > 3
+        assert group == {name: own[0][name] for name in ("document_id", "filename", "title", "score")} | {
+            "hits": own[:2]
+        }
+    one = (await search(client, **asked, group_by="document", limit=1))["data"]
+    assert [(group["filename"], len(group["hits"])) for group in one] == [("keeper.pdf", 3)]
+
+
+async def test_no_document_is_an_empty_list(client: httpx.AsyncClient, documents: dict[str, str]) -> None:
+    assert (await search(client, query="zygote", mode="text", group_by="document"))["data"] == []
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+async def test_a_hit_comes_with_the_chunks_around_it_if_asked_for(
+    client: httpx.AsyncClient, novels: dict[str, str], mode: str
+) -> None:
+    stored = {
+        document_id: (await client.get(f"/documents/{document_id}/chunks")).json()["data"]
+        for document_id in novels.values()
+    }
+    fields = ("ordinal", "page_start", "page_end", "heading", "text")
+    asked = {"query": "the lighthouse keeper", "collection": NOVELS, "mode": mode}
+    for distance in (1, 3):
+        found = (await search(client, **asked, neighbours=distance))["data"]
+        assert len(found) == 10
+        for hit in found:
+            near = [
+                {name: chunk[name] for name in fields}
+                for chunk in stored[hit["document_id"]]
+                if 0 < abs(chunk["ordinal"] - hit["ordinal"]) <= distance
+            ]
+            assert hit["neighbours"] == near
+            assert distance <= len(near) <= 2 * distance
+    groups = (await search(client, **asked, neighbours=1, group_by="document"))["data"]
+    assert all(hit["neighbours"] for group in groups for hit in group["hits"])
+    assert all("neighbours" not in hit for hit in (await search(client, **asked))["data"])
+
+
 async def test_limit_and_min_score_shorten_the_answer(
     client: httpx.AsyncClient, documents: dict[str, str]
 ) -> None:
@@ -153,6 +295,31 @@ async def test_invisible_characters_in_a_query_do_no_harm(
         ({"query": "x", "filter": {"a": "\ud800"}}, "body.filter"),
         ({"query": "x", "filter": {"a": float("nan")}}, "body.filter"),
         ({"query": "x", "filter": {"a": "x" * 10_000}}, "body.filter"),
+        ({"query": "x", "filter": compared(type="equals")}, "body.filter.comparison.type"),
+        ({"query": "x", "filter": {"type": "eq", "key": "year"}}, "body.filter.comparison.value"),
+        ({"query": "x", "filter": compared(key="\0")}, "body.filter.comparison.key"),
+        ({"query": "x", "filter": compared(value="\ud800")}, "body.filter.comparison.value"),
+        ({"query": "x", "filter": compared(value=float("inf"))}, "body.filter.comparison.value"),
+        ({"query": "x", "filter": compared(value={"a": 1})}, "body.filter.comparison"),
+        ({"query": "x", "filter": compared(value=[1])}, "body.filter.comparison"),
+        ({"query": "x", "filter": compared(type="in")}, "body.filter.comparison"),
+        ({"query": "x", "filter": compared(type="gt", value=None)}, "body.filter.comparison"),
+        ({"query": "x", "filter": compared(key="pages", value="12")}, "body.filter.comparison"),
+        ({"query": "x", "filter": compared(key="created_at", value="today")}, "body.filter.comparison"),
+        ({"query": "x", "filter": {"type": "and", "filters": []}}, "body.filter.compound.filters"),
+        (
+            {"query": "x", "filter": {"type": "or", "filters": [{"a": 1}, compared(type="gt", value=True)]}},
+            "body.filter.compound.filters.1.comparison",
+        ),
+        ({"query": "x", "filter": nested(6)}, "body.filter"),
+        ({"query": "x", "filter": nested(400)}, "body.filter"),
+        ({"query": "x", "filter": {"type": "or", "filters": [{"a": 1}] * 100}}, "body.filter"),
+        ({"query": "x", "filter": compared(type="in", value=[1] * 1_001)}, "body.filter"),
+        ({"query": "x", "group_by": "page"}, "body.group_by"),
+        ({"query": "x", "group_size": 0}, "body.group_size"),
+        ({"query": "x", "group_size": 11}, "body.group_size"),
+        ({"query": "x", "neighbours": 4}, "body.neighbours"),
+        ({"query": "x", "neighbours": -1}, "body.neighbours"),
         ({"query": "x", "collection": "a\0b"}, "body.collection"),
         ({"query": "x", "collection": "\ud800"}, "body.collection"),
         ({"query": "x", "collection": ""}, "body.collection"),
