@@ -1,10 +1,12 @@
 """The `pdf-ingest` command."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from uuid import UUID
 
 import typer
 from pydantic import ValidationError
@@ -137,7 +139,15 @@ def ingest(
 @cli.command()
 def search(
     query: Annotated[str, typer.Argument(help="A question or some words.")],
+    *,
     collection: Collection = None,
+    document: Annotated[
+        list[UUID] | None, typer.Option(help="Only this document; may be given more than once.")
+    ] = None,
+    filter: Annotated[  # noqa: A002 - the contract's word
+        dict[str, Any] | None,
+        typer.Option(parser=json.loads, metavar="JSON", help="Only documents that this fits, as over HTTP."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="The most hits to show.")] = 5,
     mode: Annotated[
         Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")
@@ -145,11 +155,13 @@ def search(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find text, with the file and the page it is on."""
+    request: dict[str, Any] = {"query": query, "limit": limit, "mode": mode, "collection": collection}
+    if document:
+        request["document_ids"] = [str(one) for one in document]
+    if filter is not None:
+        request["filter"] = filter
 
     async def work() -> None:
-        request: dict[str, Any] = {"query": query, "limit": limit, "mode": mode}
-        if collection is not None:
-            request["collection"] = collection
         async with Client(url) as client:
             print_hits(console, (await client.search(request))["data"], query)
 

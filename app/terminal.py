@@ -50,14 +50,15 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
 
 
 def print_hits(console: Console, hits: list[dict[str, Any]], query: str) -> None:
-    """Each hit's place and text, the words of the query marked in it."""
+    """Each hit's place, heading and text, the words of the query marked in it."""
     if not hits:
         console.print("Nothing was found.")
     words = {word for word in re.findall(r"\w+", query) if len(word) >= SHORTEST_MARKED_WORD}
     for hit in hits:
         first, last = hit["page_start"], hit["page_end"]
         pages = f"page {first}" if first == last else f"pages {first}-{last}"
-        place = Text.assemble((hit["filename"], "bold"), f", {pages}", (f"  score {hit['score']:.4f}", "dim"))
+        where = f", {pages}" + (f", {hit['heading']}" if hit["heading"] else "")
+        place = Text.assemble((hit["filename"], "bold"), where, (f"  score {hit['score']:.4f}", "dim"))
         text = Text("  " + " ".join(hit["text"].split()))
         text.highlight_words(words, style="yellow", case_sensitive=False)
         console.print(place, soft_wrap=True)

@@ -66,15 +66,44 @@ def test_a_password_opens_a_locked_file(up: Up) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def test_a_search_prints_file_page_score_and_text(up: Up) -> None:
+def test_a_search_prints_file_page_heading_score_and_text(up: Up) -> None:
     up.ingest("annual-report.pdf", collection="searched")
     finished = pdf_ingest(
         "search", "camera stops turbines for eagles", "--collection", "searched", url=up.url
     )
     assert finished.returncode == 0
     first = finished.stdout.split("\n")[:2]
-    assert re.fullmatch(r"annual-report\.pdf, pages? (4-)?5  score 0\.\d{4}", first[0])
+    assert re.fullmatch(r"annual-report\.pdf, pages? (4-)?5, Birds on Gannet Ridge  score 0\.\d{4}", first[0])
     assert "not a single dead eagle" in first[1]
+
+
+def test_a_search_is_kept_to_the_documents_that_a_filter_fits(up: Up) -> None:
+    up.ingest("annual-report.pdf", collection="filtered")
+    found = httpx.get(f"{up.url}/documents", params={"collection": "filtered"}).json()["data"][0]
+    search = ("search", "eagles", "--collection", "filtered")
+    pages = '{"type": "%s", "key": "pages", "value": 6}'
+    for choice, is_found in [
+        (("--filter", pages % "eq", "--document", found["document_id"]), True),
+        (("--filter", pages % "ne"), False),
+        (("--document", "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a01"), False),
+    ]:
+        finished = pdf_ingest(*search, *choice, url=up.url)
+        assert finished.returncode == 0, finished.stderr
+        assert finished.stdout.startswith("annual-report.pdf" if is_found else "Nothing was found.")
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ('{"type": "like", "key": "year", "value": 1}', "body.filter.comparison.type: Input should be 'eq'"),
+        ('{"year": ', "Invalid value for '--filter'"),
+    ],
+)
+def test_a_filter_that_is_not_valid_is_told(up: Up, choice: str, said: str) -> None:
+    finished = pdf_ingest("search", "eagles", "--filter", choice, url=up.url)
+    assert finished.returncode in {1, 2}
+    assert said in finished.stderr
+    assert "Traceback" not in finished.stderr
 
 
 def test_a_search_without_hits_says_so(up: Up) -> None:

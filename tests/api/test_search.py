@@ -8,6 +8,9 @@ import pytest
 from fpdf import FPDF
 from uuid_utils.compat import uuid7
 
+from app.api.search_schemas import SearchHit
+from app.storage.search import Hit
+
 REPORTS = f"reports-{uuid7()}"
 PAGES = {
     "rivers.pdf": ["The Danube flows through ten countries.", "Salmon return to the river to spawn."],
@@ -342,3 +345,24 @@ async def test_a_backslash_before_u0000_is_no_nul(
 ) -> None:
     found = await search(client, query="river", filter={"path": "C:\\u0000"})
     assert found["data"] == []
+
+
+def test_the_parts_of_a_score_are_shown_only_if_asked_for() -> None:
+    hit = Hit(
+        chunk_id=uuid7(),
+        document_id=uuid7(),
+        filename="rivers.pdf",
+        title=None,
+        page_start=1,
+        page_end=1,
+        text="The Danube flows.",
+        score=0.9,
+        boxes=(),
+        heading=None,
+        ordinal=0,
+        matched=("danube",),
+        explain={"words": 0.7, "vector": 0.2},
+    )
+    asked = SearchHit.of(hit, explain=True).model_dump()
+    assert (asked["matched"], asked["explain"]) == (["danube"], {"words": 0.7, "vector": 0.2})
+    assert SearchHit.of(hit, explain=False).model_dump().keys() == asked.keys() - {"explain"}
