@@ -133,11 +133,20 @@ def _comparison_sql(comparison: Comparison, parameters: dict[str, Any]) -> str:
             is_value, is_listed = (_bind_json({key: one}, parameters) for one in (value, [value]))
             return f"(d.metadata @> {is_value} OR d.metadata @> {is_listed})"
         field = f"d.metadata -> {_bind(key, 'text', parameters)}"
-    test = _ORDERS.get(comparison.operator, "==")
+    field = f"coalesce({field}, 'null')"
+    if comparison.operator in _ORDERS:
+        return _path_sql(field, _ORDERS[comparison.operator], value, parameters)
+    # a list of values is hashed: 1,000 of them take 2.5 s over 100,000 documents if all go through the path
+    values = [_json(one) for one in (value if isinstance(value, list) else [value])]
+    in_list = _path_sql(field, "==", value, parameters)
+    is_value = f"{field} = ANY({_bind(values, 'jsonb[]', parameters)})"
+    return f"({is_value} OR jsonb_typeof({field}) = 'array' AND {in_list})"
+
+
+def _path_sql(field: str, test: str, value: object, parameters: dict[str, Any]) -> str:
+    """Whether the field, or a value in its list, passes the test; a list in a list is not looked into."""
     asked = _bind_json({"value": value}, parameters)
-    # a list is looked into, as `$` does by itself, and a list in a list is not, as a value would do by itself
-    path = f'$ ? (@.type() != "array" && @ {test} $value)'
-    return f"jsonb_path_exists(coalesce({field}, 'null'), '{path}', {asked})"
+    return f"""jsonb_path_exists({field}, '$ ? (@.type() != "array" && @ {test} $value)', {asked})"""
 
 
 def _of_kind(kind: Literal["text", "number", "time"], value: Scalar) -> Scalar:
@@ -163,12 +172,16 @@ def _microseconds(value: Scalar) -> int:
     return (time - _EPOCH) // timedelta(microseconds=1)
 
 
-def _bind_json(value: object, parameters: dict[str, Any]) -> str:
+def _json(value: object) -> str:
     # not orjson: it refuses whole numbers over 64 bits, which a document's metadata may hold
-    return _bind(json.dumps(value, ensure_ascii=False, allow_nan=False), "jsonb", parameters)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _bind(value: str, kind: Literal["text", "jsonb"], parameters: dict[str, Any]) -> str:
+def _bind_json(value: object, parameters: dict[str, Any]) -> str:
+    return _bind(_json(value), "jsonb", parameters)
+
+
+def _bind(value: object, kind: Literal["text", "jsonb", "jsonb[]"], parameters: dict[str, Any]) -> str:
     name = f"filter_{len(parameters)}"
     parameters[name] = value
     return f"CAST(:{name} AS {kind})"
