@@ -11,6 +11,7 @@ from uuid import UUID
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import track
 from rich.text import Text
 
 from app.batch import ingest_files, pdfs_in
@@ -18,8 +19,25 @@ from app.client import Client, RequestRefused, ServiceUnreachable
 from app.config import Settings, get_settings
 from app.demo import run_demo
 from app.embedded import ServerFailed
+from app.evaluate import (
+    NotEvaluable,
+    compare,
+    evaluate,
+    read_evaluation,
+    read_names,
+    read_questions,
+    write_evaluation,
+)
 from app.stack import PROJECT, Stack
-from app.terminal import LogPrinter, print_documents, print_fields, print_hits, print_verdicts
+from app.terminal import (
+    LogPrinter,
+    print_comparison,
+    print_documents,
+    print_evaluation,
+    print_fields,
+    print_hits,
+    print_verdicts,
+)
 
 T = TypeVar("T")
 
@@ -35,6 +53,7 @@ errors = Console(stderr=True, highlight=False)
 Url = Annotated[str, typer.Option(envvar="PDF_INGEST_URL", help="Where the service runs.")]
 Collection = Annotated[str | None, typer.Option(help="Only this collection.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+Mode = Annotated[Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")]
 STATUS_LIMIT = 20
 
 
@@ -149,9 +168,7 @@ def search(
         typer.Option(parser=json.loads, metavar="JSON", help="Only documents that this fits, as over HTTP."),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="The most hits to show.")] = 5,
-    mode: Annotated[
-        Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")
-    ] = "hybrid",
+    mode: Mode = "hybrid",
     url: Url = DEFAULT_URL,
 ) -> None:
     """Find text, with the file and the page it is on."""
@@ -164,6 +181,49 @@ def search(
     async def work() -> None:
         async with Client(url) as client:
             print_hits(console, (await client.search(request))["data"], query)
+
+    _run(work())
+
+
+@cli.command("evaluate")
+def evaluate_search(  # noqa: PLR0913 - the options of the command
+    questions: Annotated[Path, typer.Argument(help="Questions with known pages; docs/search.md tells how.")],
+    *,
+    mode: Mode = "hybrid",
+    k: Annotated[int, typer.Option(min=1, max=50, help="Distinct pages that count.")] = 10,
+    collection: Collection = None,
+    within: Annotated[
+        bool, typer.Option("--within", help="Search within each document of the question, not in all.")
+    ] = False,
+    names: Annotated[
+        Path | None, typer.Option(help="JSON object: name of a file in the questions, name in the service.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare, question by question, with this earlier result.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Measure the search with questions whose pages are known."""
+
+    async def work() -> None:
+        earlier = read_evaluation(against) if against else None
+        request = {"mode": mode} | ({"collection": collection} if collection else {})
+        async with Client(url) as client:
+            found = await evaluate(
+                client,
+                read_questions(questions),
+                names=read_names(names) if names else {},
+                request=request,
+                k=k,
+                within=within,
+                watch=lambda cases: track(cases, "asking", console=errors, transient=True),
+            )
+        print_evaluation(console, found)
+        if out:
+            write_evaluation(found, out)
+        if earlier:
+            print_comparison(console, *compare(found, earlier))
 
     _run(work())
 
@@ -227,7 +287,7 @@ def _run(work: Coroutine[Any, Any, T], *, hurry: Callable[[], None] | None = Non
         return asyncio.run(_until_signal(work, hurry or (lambda: None)))
     except asyncio.CancelledError:
         raise typer.Exit(130 if hurry is None else 0) from None
-    except (ServerFailed, ServiceUnreachable, RequestRefused) as error:
+    except (NotEvaluable, ServerFailed, ServiceUnreachable, RequestRefused) as error:
         _refuse(str(error))
     except ExceptionGroup as group:  # of files that were uploaded side by side
         expected, others = group.split((ServiceUnreachable, RequestRefused))

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.batch import Verdict
+from app.evaluate import Comparison, Evaluation, Outcome
 
 SHORTEST_MARKED_WORD = 4
 _COLOURS = {"postgres": "blue", "valkey": "magenta", "worker": "green", "api": "cyan", "stack": "bold"}
@@ -94,6 +95,40 @@ def print_fields(console: Console, fields: dict[str, Any]) -> None:
         if value not in (None, [], {}):
             table.add_row(Text(name, style="bold"), Text(_in_words(value)))
     console.print(table)
+
+
+def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """The scores, the time of a search, and a line for each question that was missed."""
+    missed = evaluation.missed
+    for outcome in missed:
+        console.print(_miss(outcome), soft_wrap=True)
+    table = Table("score", "", "95 % interval", box=None, header_style="bold")
+    for name, score in evaluation.scores.items():
+        table.add_row(name, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}")
+    console.print(table)
+    milliseconds = {name: f"{seconds * 1000:.0f} ms" for name, seconds in evaluation.seconds.items()}
+    console.print(
+        f"{len(evaluation.outcomes)} searches, {len(missed)} without a right page among the first "
+        f"{evaluation.k}; time of one: median {milliseconds['median']}, p95 {milliseconds['p95']}",
+        soft_wrap=True,
+    )
+    if evaluation.left_out:
+        console.print(f"{len(evaluation.left_out)} questions left out: none of their documents is there")
+
+
+def print_comparison(console: Console, hits: Comparison, ranks: Comparison) -> None:
+    """Both in the number of questions, with the p of the exact sign test."""
+    for name, one in (("hits", hits), ("ranks", ranks)):
+        console.print(
+            f"{name} against the earlier result: {one.better} better, {one.worse} worse, {one.equal} equal "
+            f"(p = {one.p:.3f})"
+        )
+
+
+def _miss(outcome: Outcome) -> Text:
+    gold = "; ".join(f"{name} {', '.join(map(str, pages))}" for name, pages in outcome.pages.items())
+    ranks = f"page {outcome.rank or 'none'}, document {outcome.document_rank or 'none'}"
+    return Text.assemble(("missed ", "red"), f"{outcome.id} (rank of {ranks}): {outcome.question} [{gold}]")
 
 
 def _in_words(value: Any) -> str:
