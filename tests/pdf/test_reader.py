@@ -347,7 +347,12 @@ def is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-async def test_the_fingerprint_tells_what_the_text_depends_on() -> None:
+async def test_the_fingerprint_tells_what_the_text_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
     assert PDFReader().fingerprint == PDFReader(max_pages=7).fingerprint
     assert PDFReader().fingerprint != PDFReader(engines=("pypdf",)).fingerprint
+    assert PDFReader().fingerprint == PDFReader(ocr_languages=None).fingerprint
+    (tmp_path / "tesseract").touch(mode=0o755)
     assert PDFReader().fingerprint != PDFReader(ocr_languages=None).fingerprint
