@@ -9,7 +9,7 @@ COPY pyproject.toml requirements.lock ./
 RUN sed -n '/^pip==/,/[^\\]$/p' requirements.lock > pip.txt \
     && pip install --no-cache-dir --require-hashes --requirement pip.txt
 # What pyproject.toml needs at run time, in the versions and with the hashes of the lock. Only wheels: nothing
-# is compiled, so no compiler is needed. setuptools makes the command `pdf-ingest`, then goes.
+# is compiled, so no compiler is needed. flit-core makes the command `pdf-ingest`, then goes.
 # wordllama has no wheel for Linux on ARM. Only its data files are used and they are the same everywhere, so all
 # machines take those of the x86-64 wheel; its code is never imported, and what that would need is left out.
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && sed -n '/^wordllama/p' wanted.txt > model.txt \
     && sed -i '/^wordllama/d' wanted.txt \
     && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
-        --constraint requirements.lock --requirement wanted.txt setuptools \
+        --constraint requirements.lock --requirement wanted.txt flit-core \
     && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
         --constraint requirements.lock --requirement model.txt --no-deps --platform manylinux_2_17_x86_64 \
         --target "$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
@@ -26,7 +26,7 @@ COPY README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
-    && pip --python /opt/venv/bin/python uninstall --yes setuptools \
+    && pip --python /opt/venv/bin/python uninstall --yes flit-core \
     && rm pip.txt wanted.txt model.txt requirements.lock \
     && python -m compileall -q app alembic
 

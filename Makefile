@@ -54,7 +54,7 @@ lock: ## Pin the newest versions of all dependencies in requirements.lock (needs
 	uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
 		--upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url -o requirements.lock
 
-# setuptools comes from the lock as well, so nothing is ever installed that the lock does not name.
+# flit-core, which makes the program, comes from the lock as well, so nothing is ever installed that the lock does not name.
 .venv/installed: requirements.lock pyproject.toml
 	@python=; for name in python3 python3.13 python3.12 python3.11 python; do \
 		if $$name -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
