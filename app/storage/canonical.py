@@ -1,0 +1,116 @@
+"""The one form in which words are looked up: of chunks, headings, titles, file names and questions alike.
+
+It replaces and never adds, and what it does to one side it does to the other, so that a shape it does not
+know is only as hard to find as it was before. Stemming, and folding of accents after it, follow in the
+database (see languages.py): stemmers need accents, since `informação` and `informações` share a stem and
+`informacao` and `informacoes` do not.
+"""
+
+import re
+import unicodedata
+from itertools import pairwise
+from typing import Final
+
+VERSION: Final = 1
+"""Counts up when the form changes: what is half stored in another one is begun again."""
+
+_YEAR = r"(?:19|20)\d\d"
+
+
+def canonical(text: str, *, is_name: bool = False) -> str:
+    """The text in its canonical form; plain words come back as they are.
+
+    - `FY18`, `FY2018` → `FY 2018`; `2023Q2`, `Q22023`, `2Q23` → `2023 Q2`; `ISO9001`, `H2O`, `1st` stay.
+    - A number and a single letter are one word: `10-K` → `10K`, `F-16` → `F16` (Postgres reads -16 there).
+    - Any other hyphen before a digit, a slash beside a letter and an underscore separate: `COVID 19`.
+    - Compatibility forms (NFKC), ligatures, `ß` and curly apostrophes are spelled out, invisible characters
+      go. Dashes, quotes and other signs beyond ASCII separate: with the C locale Postgres takes them for
+      letters, and `“risk”` for another word than `risk`.
+    - Scripts without spaces, and Korean, which glues particles to its words, are cut into overlapping pairs.
+
+    In the name of a file, camel case, dots and hyphens separate words too, and `.pdf` is left out.
+    """
+    if not text.isascii():
+        text = _ODD.sub(_instead, unicodedata.normalize("NFKC", text))
+        text = _UNSPACED.sub(_pairs, text)
+    if is_name:
+        text = _in_name(text)
+    text = text.replace("_", " ")
+    if "/" in text:
+        text = _SLASH.sub(" ", text)
+    if _MAY_HAVE_SHAPES.search(text):
+        for shape, replacement in _SHAPES:
+            text = shape.sub(replacement, text)
+    return text
+
+
+_SPELLED: Final = {
+    "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE",
+    "\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2010": "-", "\u2212": "-",
+}  # fmt: skip
+_ODD: Final = re.compile(r"[^\w\s\x00-\x7f]|[ßẞæÆœŒ\u02bc]")
+
+
+def _instead(odd: re.Match[str]) -> str:
+    character = odd[0]
+    if (spelled := _SPELLED.get(character)) is not None:
+        return spelled
+    category = unicodedata.category(character)
+    if category[0] == "M":  # a vowel or accent that belongs to the letter before it
+        return character
+    return "" if category == "Cf" else " "
+
+
+_UNSPACED: Final = re.compile(
+    "["
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecd\u0edc-\u0edf"  # Thai, Lao
+    "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Burmese, Khmer
+    "\u3005-\u3007\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f"  # Kana, Bopomofo
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+    "\uac00-\ud7a3"  # Hangul
+    "]+"
+)
+
+
+def _pairs(run: re.Match[str]) -> str:
+    """`東京都` → ` 東京 京都 `; a single character stays one. Marks stay with the letter they belong to."""
+    letters: list[str] = []
+    for character in run[0]:
+        if letters and unicodedata.category(character)[0] == "M":
+            letters[-1] += character
+        else:
+            letters.append(character)
+    pairs = [first + second for first, second in pairwise(letters)]
+    return f" {' '.join(pairs or letters)} "
+
+
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_YEAR_IN_NAME: Final = re.compile(rf"(?<=[a-zA-Z])(?={_YEAR}(?!\d))|(?<=(?<!\d){_YEAR})(?=[a-zA-Z]{{2}})")
+_SEPARATOR_IN_NAME: Final = re.compile(r"(?<!\d)\.|\.(?!\d)|-(?![a-zA-Z0-9]\b)(?<!\b[a-zA-Z]-)")
+
+
+def _in_name(name: str) -> str:
+    """`AppleReport2018_10-K.pdf` → `Apple Report 2018_10-K`: what is left is a matter of the shapes."""
+    if name.lower().endswith(".pdf"):
+        name = name[:-4]
+    name = _SEPARATOR_IN_NAME.sub(" ", _CAMEL.sub(" ", name))
+    return _YEAR_IN_NAME.sub(" ", name)
+
+
+_SLASH: Final = re.compile(r"(?<=[^\W\d])/|/(?=[^\W\d])")
+_MAY_HAVE_SHAPES: Final = re.compile(r"[0-9][-a-zA-Z]|[a-zA-Z]['-]?[0-9]")
+_SHAPES: Final = [
+    (re.compile(shape, re.ASCII | re.IGNORECASE), replacement)
+    for shape, replacement in (
+        (r"\b([A-Z]Y)[-']?([0-6]\d)\b", r"\1 20\2"),
+        (r"\b([A-Z]Y)[-']?([7-9]\d)\b", r"\1 19\2"),
+        (r"\b(\d)([QH])'?(\d\d)\b", r"20\3 \2\1"),
+        (rf"\b(\d)([A-Z])({_YEAR})\b", r"\3 \2\1"),
+        (rf"\b([A-Z]\d)({_YEAR})\b", r"\2 \1"),
+        (rf"\b([A-Z]{{2,}})({_YEAR})(?=\b|[A-Z]\d\b)", r"\1 \2"),
+        (rf"\b({_YEAR})([A-Z]\d)\b", r"\1 \2"),
+        (r"\b(\d{1,3})-([A-Z])\b", r"\1\2"),
+        (r"\b([A-Z])-(\d{1,3})\b", r"\1\2"),
+        (r"(?<=[A-Z0-9])-(?=\d)", " "),
+    )
+]
