@@ -1,5 +1,6 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -56,6 +57,11 @@ class Settings(BaseSettings):
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
     embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
     chunk_tokens: int = Field(256, ge=16, description="Tokens in a chunk, at most.")
+    text_search_languages: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Languages (comma-separated: en,de) whose words are stemmed; default: all that Postgres "
+        "knows. A text whose language cannot be told is taken for the first.",
+    )
     max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
     max_characters: int = Field(
@@ -119,12 +125,19 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql+asyncpg://")
         return value
 
-    @field_validator("ingest_folders", "pdf_engines", "allowed_hosts", mode="before")
+    @field_validator("ingest_folders", "pdf_engines", "allowed_hosts", "text_search_languages", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
         return (
             [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
+
+    @field_validator("text_search_languages")
+    @classmethod
+    def are_language_codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if wrong := [code for code in value if not re.fullmatch("[a-z]{2}", code)]:
+            raise ValueError(f"must be ISO 639-1 codes such as en,de; not {', '.join(wrong)}")
+        return value
 
     @model_validator(mode="after")
     def read_secret_key(self) -> Self:

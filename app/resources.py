@@ -9,6 +9,7 @@ from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import Embedder
 from app.pdf.reader import PDFReader
+from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.figures import Figures
 from app.services.holder import this_holder
@@ -20,6 +21,7 @@ from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
 from app.storage.database import Database
 from app.storage.files import FileStore
+from app.storage.languages import TextSearch, open_text_search
 from app.storage.passwords import PasswordCipher
 from app.storage.spaces import open_space
 from app.task_queue import TaskQueue
@@ -49,6 +51,7 @@ class _Resources:
     files: FileStore
     reader: PDFReader
     embedder: Embedder
+    text_search: TextSearch
     space_id: int
     cipher: PasswordCipher | None
 
@@ -90,11 +93,7 @@ async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
 @asynccontextmanager
 async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
     async with AsyncExitStack() as closing:
-        database = Database(
-            settings.database_url,
-            pool_size=settings.database_pool_size,
-            is_pgbouncer=settings.database_pgbouncer,
-        )
+        database = _database(settings)
         closing.push_async_callback(database.close)
         queue = TaskQueue(settings.celery_broker_url)
         closing.callback(queue.close)
@@ -108,8 +107,17 @@ async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
             reader=reader,
             embedder=embedder,
             space_id=await open_space(database, embedder.identity),
+            text_search=await open_text_search(database, settings.text_search_languages),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
         )
+
+
+def _database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        is_pgbouncer=settings.database_pgbouncer,
+    )
 
 
 def _reader(settings: Settings) -> PDFReader:
@@ -159,6 +167,8 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         reader=resources.reader,
         splitter=Splitter(resources.embedder.tokenizer, settings.chunk_tokens),
         embedder=resources.embedder,
+        detector=LanguageDetector(),
+        text_search=resources.text_search,
         space_id=resources.space_id,
         cipher=resources.cipher,
         holder=this_holder(),

@@ -39,6 +39,7 @@ BORDERS = {
     "pypdfium2": {"pdf"},
     "obstore": {"storage"},
     "wordllama": {"embeddings"},
+    "py3langid": {"services"},
     "prometheus_client": {"metrics"},
     "pydantic_settings": {"config"},
 }

@@ -22,17 +22,17 @@ NEXT_MIGRATION = '''
 from alembic import op
 
 revision = "29990101a"
-down_revision = "20261120b"
+down_revision = "20261127a"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE ingestions ADD COLUMN language text NOT NULL DEFAULT 'unknown'")
+    op.execute("ALTER TABLE ingestions ADD COLUMN mood text NOT NULL DEFAULT 'unknown'")
 
 
 def downgrade() -> None:
-    op.execute("ALTER TABLE ingestions DROP COLUMN language")
+    op.execute("ALTER TABLE ingestions DROP COLUMN mood")
 '''
 
 

@@ -57,6 +57,7 @@ _DOCUMENT_EXAMPLE: dict[str, JsonValue] = {
     "pages_failed": [],
     "pages_without_text": [2],
     "engine": "pdfium",
+    "language": "en",
     "chunks": 389,
     "bytes": 1_204_511,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -244,6 +245,9 @@ class Document(BaseModel):
     pages_failed: list[int] = Field(description="Pages that could not be read, counted from 1.")
     pages_without_text: list[int] = Field(description="Pages on which no text was found, counted from 1.")
     engine: str | None = Field(description="The PDF engine that read it.")
+    language: str | None = Field(
+        description="The language most of its text is in (ISO 639-1); `null` if it cannot be told."
+    )
     chunks: int = Field(description="Chunks that a search can find.")
     bytes: int = Field(description="Size of the file.")
     sha256: str = Field(description="SHA-256 of the file, in hexadecimal digits.")

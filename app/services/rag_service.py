@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,19 +30,21 @@ from app.metrics import counters
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
+from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.grouping import GROUPED_HITS, best_of_documents
 from app.services.holder import is_dead
 from app.services.incoming import IncomingFiles
 from app.services.pace import ReadingPace
 from app.services.splitter import Splitter
-from app.storage import ingestions, search
+from app.storage import canonical, ingestions, languages, search
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.filters import SearchFilter
 from app.storage.ingestions import Lease, Progress
 from app.storage.neighbours import with_neighbours
+from app.storage.languages import TextLanguage, TextSearch
 from app.storage.passwords import PasswordCipher
 from app.storage.search import Hit
 from app.storage.tasks import FINAL_STATUSES, result_of
@@ -67,6 +69,8 @@ class RAGService:
     reader: PDFReader
     splitter: Splitter
     embedder: Embedder
+    detector: LanguageDetector
+    text_search: TextSearch
     space_id: int
     cipher: PasswordCipher | None
     holder: str
@@ -173,15 +177,20 @@ class RAGService:
             self._opened(path, lease, progress) as reading,
         ):
             stored = await self._begin(lease, reading)
+            language = await self._language_of_stored(lease) if stored else None
             chunks = self._split(reading, progress, notes)
             async with ahead(in_batches(chunks, self.batch_chunks, skip=stored)) as batches:
                 async for batch in batches:
+                    language = language or await self._detect(batch)
                     progress.stage = "embedding"
                     with clock.stage("embedding"):
                         vectors = await self.embedder.embed([chunk.text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
-                            await ingestions.store(connection, lease, self.space_id, batch, vectors, progress)
+                            await ingestions.store(
+                                *(connection, lease, self.space_id, batch, vectors, progress),
+                                language=language,
+                            )
                     stored = batch[-1].ordinal + 1
         if stored == 0:
             raise NoText
@@ -249,9 +258,20 @@ class RAGService:
         """How many chunks an earlier attempt has stored, cut by the same recipe."""
         recipe = (
             f"{self.reader.fingerprint} {self.splitter.fingerprint} {reading.facts.engine} {self.space_id}"
+            f" words {canonical.VERSION}"
         )
         async with self.database.autocommit() as connection:
             return await ingestions.begin(connection, lease, self.space_id, reading.facts, recipe)
+
+    async def _detect(self, batch: Sequence[Chunk]) -> TextLanguage:
+        code = await asyncio.to_thread(self.detector.detect, [chunk.text for chunk in batch])
+        log.info("language", code=code)
+        return self.text_search.language(code)
+
+    async def _language_of_stored(self, lease: Lease) -> TextLanguage:
+        """A document is stemmed in one language, whatever the rest of it looks like."""
+        async with self.database.autocommit() as connection:
+            return await languages.find_language(connection, lease.ingestion_id)
 
     async def _claim(self, ingestion_id: UUID, file_path: str) -> Lease | None:
         """The lease; None when the ingestion is final. Raises WorkHeld."""

@@ -16,12 +16,6 @@ from app.storage import models
 TEXT_SEARCH_CONFIG = "english"
 """The dictionary of every tsvector and tsquery: both sides must agree."""
 
-TEXT_SEARCH_VECTOR = (
-    f"(setweight(to_tsvector('{TEXT_SEARCH_CONFIG}', coalesce(heading, '')), 'C')"
-    f" || to_tsvector('{TEXT_SEARCH_CONFIG}', text))"
-)
-"""SQL for `chunks.tsv`, over columns `heading` and `text`: a word of the heading counts double."""
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

@@ -46,6 +46,7 @@ class DocumentView:
     pages_failed: list[int]
     pages_without_text: list[int]
     engine: str | None
+    language: str | None
     chunks: int
     byte_size: int
     sha256: str
@@ -177,6 +178,7 @@ def _documents() -> Select[Any]:
             _shown.pages_failed,
             _shown.pages_without_text,
             _shown.engine,
+            _shown.language,
             _shown.chunks,
             _shown.byte_size,
             _shown.sha256,
@@ -203,6 +205,7 @@ def _view(row: Any) -> DocumentView:
         pages_failed=row.pages_failed,
         pages_without_text=row.pages_without_text,
         engine=row.engine,
+        language=row.language,
         chunks=row.chunks if is_live else 0,  # those of an unfinished run cannot be found yet
         byte_size=row.byte_size,
         sha256=row.sha256.hex(),

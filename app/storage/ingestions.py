@@ -19,8 +19,10 @@ from uuid_utils.compat import uuid7
 
 from app.errors import LeaseLost, PDFIngestError
 from app.pdf.pages import DocumentFacts
-from app.storage.chunks import TEXT_SEARCH_VECTOR, Chunk, embeddings_table
+from app.storage.canonical import canonical
+from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import halfvecs
+from app.storage.languages import TextLanguage, chunk_vector
 from app.storage.models import Ingestion
 
 LEASE_SECONDS = 3.0
@@ -201,24 +203,31 @@ async def store(
     chunks: Sequence[Chunk],
     vectors: NDArray[np.float32],
     progress: Progress,
+    *,
+    language: TextLanguage,
 ) -> None:
-    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours."""
+    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours.
+
+    The language is the document's, the same for all of its chunks.
+    """
     await _write(
         connection,
         lease,
         f"""
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,
-                chunks = :stored, fruitless_attempts = 0, retries = 0, revision = revision + 1
+                chunks = :stored, fruitless_attempts = 0, retries = 0, revision = revision + 1,
+                language = :language, text_search_config = CAST(:config AS text)
             WHERE {IS_OURS} RETURNING id
         ), batch AS (
             SELECT lease.id AS ingestion_id, chunk.* FROM lease, unnest(
                 CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:page_starts AS int[]),
                 CAST(:page_ends AS int[]), CAST(:boxes AS text[]), CAST(:headings AS text[]),
                 CAST(:texts AS text[]), CAST(:tokens AS int[]), CAST(:hidden AS bool[]),
-                CAST(:vectors AS halfvec[])
+                CAST(:heading_words AS text[]), CAST(:words AS text[]), CAST(:vectors AS halfvec[])
             ) AS chunk(
-                id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text, embedding
+                id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text,
+                heading_words, words, embedding
             )
         ), new_chunks AS (
             INSERT INTO chunks (
@@ -226,7 +235,7 @@ async def store(
                 tsv
             )
             SELECT id, ingestion_id, ordinal, page_start, page_end, CAST(boxes AS jsonb), heading, text,
-                tokens, hidden_text, {TEXT_SEARCH_VECTOR}
+                tokens, hidden_text, {_TEXT_SEARCH_VECTOR}
             FROM batch
         ), new_vectors AS (
             INSERT INTO {embeddings_table(space_id)} (chunk_id, ingestion_id, embedding)
@@ -237,6 +246,8 @@ async def store(
         stage=progress.stage,
         pages_done=progress.pages_done,
         stored=chunks[-1].ordinal + 1,
+        language=language.code,
+        config=language.config,
         vectors=halfvecs(vectors),
         **_columns(chunks),
     )
@@ -254,7 +265,21 @@ def _columns(chunks: Sequence[Chunk]) -> dict[str, list[Any]]:
         "texts": [chunk.text for chunk in chunks],
         "tokens": [chunk.tokens for chunk in chunks],
         "hidden": [chunk.hidden_text for chunk in chunks],
+        "heading_words": [_words(chunk.heading) for chunk in chunks],
+        "words": [_words(chunk.text) for chunk in chunks],
     }
+
+
+def _words(text: str | None) -> str | None:
+    """The canonical form where it differs: plain text is sent once."""
+    if text is None or (words := canonical(text)) == text:
+        return None
+    return words
+
+
+_TEXT_SEARCH_VECTOR = chunk_vector(
+    "CAST(CAST(:config AS text) AS regconfig)", "coalesce(heading_words, heading)", "coalesce(words, text)"
+)
 
 
 async def publish(

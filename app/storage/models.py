@@ -67,6 +67,8 @@ class Ingestion(Base):
     pages_failed: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
     pages_without_text: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
     engine: Mapped[str | None]
+    language: Mapped[str | None]
+    text_search_config: Mapped[str | None]
     chunks: Mapped[int] = mapped_column(server_default="0")
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
@@ -96,6 +98,7 @@ class Ingestion(Base):
             "created_at",
             postgresql_where=sql("status IN ('queued', 'processing', 'retrying')"),
         ),
+        Index(None, "text_search_config", postgresql_where=sql("text_search_config IS NOT NULL")),
     )
 
 

@@ -62,7 +62,8 @@ async def share(connection: Connection, ingestion_id: UUID, served_id: UUID) -> 
             status = 'success', stage = 'publishing', document_id = served.document_id, title = served.title,
             pages_done = served.pages_done, pages_total = served.pages_total, chunks = served.chunks,
             pages_failed = served.pages_failed, pages_without_text = served.pages_without_text,
-            engine = served.engine, storage_key = NULL, next_attempt_at = NULL, revision = mine.revision + 1,
+            engine = served.engine, language = served.language,
+            storage_key = NULL, next_attempt_at = NULL, revision = mine.revision + 1,
             started_at = coalesce(mine.started_at, clock_timestamp()), finished_at = clock_timestamp()
         FROM ingestions AS served
         WHERE mine.id = :id AND mine.status = 'queued' AND served.id = :served_id

@@ -286,6 +286,7 @@ async def test_a_document_shows_its_served_version(shelf: Shelf):
         "pages_failed": [],
         "pages_without_text": [3],
         "engine": "pdfium",
+        "language": "en",
         "chunks": 2,
         "bytes": len(content),
         "metadata": {"year": 2025},

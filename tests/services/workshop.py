@@ -22,7 +22,10 @@ from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.ingestions import Lease, Progress
+from app.storage.languages import TextLanguage
 from app.storage.passwords import PasswordCipher
+
+ENGLISH = TextLanguage("en", "english")
 
 
 def pdf(content: str = "") -> bytes:
@@ -160,7 +163,8 @@ class Workshop:
         vectors = np.eye(count, 256, k=first % 200, dtype=np.float32)
         async with self.database.autocommit() as connection:
             await ingestions.store(
-                connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1)
+                *(connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1)),
+                language=ENGLISH,
             )
 
     async def publish(self, lease: Lease) -> None:

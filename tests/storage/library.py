@@ -16,8 +16,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
-from app.storage.chunks import TEXT_SEARCH_VECTOR, delete_chunks, embeddings_table
+from app.storage.chunks import delete_chunks, embeddings_table
 from app.storage.database import Database, halfvecs
+from app.storage.languages import chunk_vector
 
 SUBJECTS = 40
 WORDS_A_SUBJECT = 300
@@ -163,7 +164,8 @@ class Library:
                     INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, boxes, heading, text,
                         tokens, tsv)
                     SELECT id, :ingestion_id, ordinal, ordinal / 3 + 1, ordinal / 3 + 1,
-                        '[[1, 72, 100, 540, 112.5]]', heading, text, {self.words}, {TEXT_SEARCH_VECTOR}
+                        '[[1, 72, 100, 540, 112.5]]', heading, text, {self.words},
+                        {chunk_vector("'english'", "heading", "text")}
                     FROM batch
                 )
                 INSERT INTO {embeddings_table(self.space_id)} (chunk_id, ingestion_id, embedding)

@@ -9,13 +9,13 @@ from uuid_utils.compat import uuid7
 from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.chunks import (
-    TEXT_SEARCH_VECTOR,
     boxes_from_json,
     delete_chunks,
     embeddings_table,
     list_chunks,
 )
 from app.storage.database import Database
+from app.storage.languages import chunk_vector
 from app.storage.spaces import open_space
 from tests.databases import migrated
 from tests.storage.library import Library, Shelf
@@ -88,7 +88,7 @@ async def test_a_word_of_the_heading_ranks_a_chunk_above_the_same_word_of_the_te
     async with library.database.transaction() as connection:
         rows = await connection.execute(
             text(f"""
-                SELECT ts_rank({TEXT_SEARCH_VECTOR}, 'risk') AS rank
+                SELECT ts_rank({chunk_vector("'english'", "heading", "text")}, 'risk') AS rank
                 FROM (VALUES ('Risks', 'none'), ('None', 'risks'), (NULL, 'risks')) AS chunk(heading, text)
             """)
         )

@@ -14,9 +14,11 @@ from app.storage import ingestions, sweep
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.ingestions import Lease, Progress
+from app.storage.languages import TextLanguage
 
 FACTS = DocumentFacts(engine="pdfium", pages_total=9, title="A title")
 DIMENSIONS = 256
+ENGLISH = TextLanguage("en", "english")
 
 
 @pytest.fixture
@@ -72,7 +74,9 @@ async def store(database: Database, lease: Lease, space_id: int, first: int = 0,
     vectors = np.random.default_rng(first).normal(size=(count, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     async with database.autocommit() as connection:
-        await ingestions.store(connection, lease, space_id, chunks, vectors, Progress("embedding", 2))
+        await ingestions.store(
+            *(connection, lease, space_id, chunks, vectors, Progress("embedding", 2)), language=ENGLISH
+        )
 
 
 async def publish(database: Database, lease: Lease, space_id: int) -> int:
