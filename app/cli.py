@@ -111,10 +111,16 @@ def chaos(
 
 @cli.command()
 def migrate() -> None:
-    """Bring the tables of DATABASE_URL up to date, and make the key of SECRET_KEY_FILE."""
+    """Bring the tables of DATABASE_URL and what is in them up to date, and make the key of SECRET_KEY_FILE.
+
+    Documents of older versions are brought along in steps, while a running service goes on.
+    """
     from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start
     from alembic.config import Config
 
+    from app.errors import DatabaseUnavailable
+    from app.logs import configure_logging
+    from app.resources import bring_along
     from app.storage.passwords import make_key_file
 
     settings = _settings()
@@ -122,7 +128,9 @@ def migrate() -> None:
         make_key_file(settings.secret_key_file)
     try:
         command.upgrade(Config(PROJECT / "alembic.ini"), "head")
-    except OSError as error:
+        configure_logging(settings.log_level, settings.log_format)
+        asyncio.run(bring_along(settings))
+    except (OSError, DatabaseUnavailable) as error:
         _refuse(f"The database of DATABASE_URL cannot be reached: {error}.")
 
 

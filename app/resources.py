@@ -9,6 +9,7 @@ from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import Embedder
 from app.pdf.reader import PDFReader
+from app.services.backfill import Languages, backfill
 from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.figures import Figures
@@ -88,6 +89,16 @@ async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
     """The service alone, for a worker or a script."""
     async with open_services(settings) as services:
         yield services.rag
+
+
+async def bring_along(settings: Settings) -> None:
+    """Add to the data of older versions what they lack, in steps. Raises DatabaseUnavailable."""
+    database = _database(settings)
+    try:
+        text_search = await open_text_search(database, settings.text_search_languages)
+        await backfill(database, Languages(database, LanguageDetector(), text_search))
+    finally:
+        await database.close()
 
 
 @asynccontextmanager

@@ -183,10 +183,10 @@ class Stack:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
-        for line in output.decode(errors="replace").splitlines():
-            self.say("migrate", line)
-        if process.returncode != 0:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            self.say("migrate", line.decode(errors="replace").rstrip())
+        if await process.wait() != 0:
             raise ServerFailed("The database could not be migrated.")
 
     def _worker(self, name: str) -> Program:

@@ -1,0 +1,75 @@
+"""Bringing data of older versions along, in steps, while the service runs."""
+
+import asyncio
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from app.services.detection import LanguageDetector
+from app.storage import backfill as storage
+from app.storage.database import Database
+from app.storage.languages import TextSearch
+
+DOCUMENTS_AT_ONCE = 100
+CHUNKS_AT_ONCE = 200  # 0.1-0.3 s in the database
+
+log = structlog.get_logger(__name__)
+
+
+class Duty(Protocol):
+    """Something that published versions of documents may lack."""
+
+    lacks: str
+    """A condition of storage/backfill.py."""
+
+    async def fill(self, ingestion_id: UUID) -> None:
+        """Add what this version lacks, in short steps. After an interruption it is done again, whole."""
+
+
+async def backfill(database: Database, *duties: Duty) -> None:
+    """Do each duty for all published versions that lack it. Those replaced meanwhile are left out.
+
+    What is done is noted by each version for itself, so that it goes on where it was stopped.
+    """
+    for duty in duties:
+        after, filled = UUID(int=0), 0
+        while ingestion_ids := await _find(database, duty, after):
+            for ingestion_id in ingestion_ids:
+                await duty.fill(ingestion_id)
+            after = ingestion_ids[-1]
+            filled += len(ingestion_ids)
+            log.info("brought along", what=type(duty).__name__, documents=filled)
+
+
+async def _find(database: Database, duty: Duty, after: UUID) -> list[UUID]:
+    async with database.autocommit() as connection:
+        return list(await storage.find_lacking(connection, duty.lacks, after, DOCUMENTS_AT_ONCE))
+
+
+class Languages:
+    """The language of documents, and their words in it; what is plain English already stays as it is."""
+
+    lacks = storage.LACKS_LANGUAGE
+
+    def __init__(self, database: Database, detector: LanguageDetector, text_search: TextSearch) -> None:
+        self._database = database
+        self._detector = detector
+        self._text_search = text_search
+
+    async def fill(self, ingestion_id: UUID) -> None:
+        chunks = await self._list(ingestion_id, after_ordinal=-1)
+        code = await asyncio.to_thread(self._detector.detect, [chunk.text for chunk in chunks])
+        language = self._text_search.language(code)
+        while chunks:
+            changed = [chunk for chunk in chunks if chunk.changes_in(language)]
+            if changed:
+                async with self._database.autocommit() as connection:
+                    await storage.store_words(connection, ingestion_id, language, changed)
+            chunks = await self._list(ingestion_id, after_ordinal=chunks[-1].ordinal)
+        async with self._database.autocommit() as connection:
+            await storage.store_language(connection, ingestion_id, language)
+
+    async def _list(self, ingestion_id: UUID, after_ordinal: int) -> list[storage.OldChunk]:
+        async with self._database.autocommit() as connection:
+            return await storage.list_texts(connection, ingestion_id, after_ordinal, CHUNKS_AT_ONCE)

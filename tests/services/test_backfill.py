@@ -1,0 +1,176 @@
+"""Data of the version before languages is brought along in steps, while searches go on."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID, uuid4
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
+from app.embedded import EmbeddedPostgres
+from app.services.backfill import CHUNKS_AT_ONCE, Languages, backfill
+from app.services.detection import LanguageDetector
+from app.storage import backfill as storage
+from app.storage.database import Database
+from app.storage.languages import open_text_search
+from tests.databases import PROJECT, run_alembic
+
+BEFORE = "20261120b"
+ENGLISH = "The company expects that its operating costs will rise during the next year."
+ODD_ENGLISH = "The company’s costs for FY18 were higher than those in the naïve plan of the board."
+FRENCH = "Les dépenses déclarées par les sociétés étrangères dépassent largement le budget."
+JAPANESE = "取引先との契約書を確認してください。支払期限は毎月末日とします。"
+
+
+@pytest.fixture
+async def url(postgres: EmbeddedPostgres) -> str:
+    """A database as the version before left it."""
+    name = f"backfill_{uuid4().hex}"
+    postgres.create_database(name)
+    await run_alembic(postgres.url(name), command.upgrade, BEFORE)
+    return postgres.url(name)
+
+
+@pytest.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    database = Database(url)
+    yield database
+    await database.close()
+
+
+async def add_old(database: Database, texts: Sequence[str], heading: str | None = None) -> UUID:
+    """A published document, with words as the version before made them."""
+    ingestion_id = uuid7()
+    async with database.transaction() as connection:
+        for statement in (
+            "INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, status, chunks)"
+            " VALUES (:id, :id, 'a.pdf', '', 1, 'success', cardinality(CAST(:texts AS text[])))",
+            "INSERT INTO documents (id, collection, live_ingestion_id, latest_ingestion_id)"
+            " VALUES (:id, 'default', :id, :id)",
+            """
+            INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, heading, text, tokens, tsv)
+            SELECT gen_random_uuid(), :id, ordinal - 1, 1, 1, :heading, content, 9,
+                setweight(to_tsvector('english', coalesce(:heading, '')), 'C')
+                || to_tsvector('english', content)
+            FROM unnest(CAST(:texts AS text[])) WITH ORDINALITY AS chunk(content, ordinal)
+            """,
+        ):
+            parameters = {"id": ingestion_id, "texts": list(texts), "heading": heading}
+            named = {name: value for name, value in parameters.items() if f":{name}" in statement}
+            await connection.execute(text(statement.replace(":heading", "CAST(:heading AS text)")), named)
+    return ingestion_id
+
+
+async def found(database: Database, words: str) -> dict[UUID, int]:
+    """How many chunks of each document match a tsquery."""
+    async with database.transaction() as connection:
+        rows = await connection.execute(
+            text(
+                "SELECT ingestion_id, count(*) FROM chunks WHERE tsv @@ CAST(:words AS tsquery)"
+                " GROUP BY ingestion_id"
+            ),
+            {"words": words},
+        )
+        return {row.ingestion_id: row.count for row in rows}
+
+
+async def rows(database: Database, statement: str) -> dict[UUID, tuple[object, ...]]:
+    async with database.transaction() as connection:
+        return {row[0]: tuple(row)[1:] for row in await connection.execute(text(statement))}
+
+
+async def languages_of(database: Database) -> dict[UUID, tuple[object, ...]]:
+    return await rows(database, "SELECT id, language, text_search_config FROM ingestions")
+
+
+async def duty(database: Database) -> Languages:
+    return Languages(database, LanguageDetector(), await open_text_search(database))
+
+
+async def test_words_of_old_documents_are_brought_along(url: str, database: Database) -> None:
+    plain = await add_old(database, [ENGLISH] * 3, "Costs")
+    odd = await add_old(database, [ENGLISH, ODD_ENGLISH])
+    french = await add_old(database, [FRENCH] * (2 * CHUNKS_AT_ONCE + 1), "Société")
+    japanese = await add_old(database, [JAPANESE])
+    untold = await add_old(database, ["4 711"])
+    assert await found(database, "societ | 契約 | fy & 2018") == {}
+    await run_alembic(url, command.upgrade, "head")
+    places = "SELECT id, ctid FROM chunks WHERE text = '{}'"
+    before = await rows(database, places.format(ENGLISH))
+
+    await backfill(database, await duty(database))
+
+    assert await languages_of(database) == {
+        plain: ("en", "english"),
+        odd: ("en", "english"),
+        french: ("fr", "french"),
+        japanese: ("ja", "simple"),
+        untold: (None, "english"),
+    }
+    assert await found(database, "societ & declar & etranger") == {french: 2 * CHUNKS_AT_ONCE + 1}
+    assert await found(database, "societ:C") == {french: 2 * CHUNKS_AT_ONCE + 1}
+    assert await found(database, "契約 & 支払") == {japanese: 1}
+    assert await found(database, "compani & cost & fy & 2018 & naiv") == {odd: 1}
+    assert await found(database, "cost & rise") == {plain: 3, odd: 1}
+    assert await rows(database, places.format(ENGLISH)) == before, "plain English was written again"
+
+
+async def test_it_goes_on_where_it_was_stopped(url: str, database: Database) -> None:
+    ids = [await add_old(database, [FRENCH]) for _ in range(4)]
+    await run_alembic(url, command.upgrade, "head")
+    languages = await duty(database)
+    await languages.fill(ids[0])
+    async with database.autocommit() as connection:  # stopped after the words of this one were made
+        french = languages._text_search.language("fr")
+        chunks = await storage.list_texts(connection, ids[1], -1, 9)
+        await storage.store_words(connection, ids[1], french, chunks)
+        assert await storage.find_lacking(connection, languages.lacks, UUID(int=0), 9) == ids[1:]
+    await backfill(database, languages)
+    assert set((await languages_of(database)).values()) == {("fr", "french")}
+    assert await found(database, "societ") == dict.fromkeys(ids, 1)
+    async with database.autocommit() as connection:
+        assert await storage.find_lacking(connection, languages.lacks, UUID(int=0), 9) == []
+
+
+async def test_a_version_that_is_replaced_meanwhile_is_left_alone(url: str, database: Database) -> None:
+    old = await add_old(database, [FRENCH])
+    await run_alembic(url, command.upgrade, "head")
+    languages = await duty(database)
+    async with database.transaction() as replacing:
+        await replacing.execute(text("SELECT FROM documents WHERE id = :id FOR UPDATE"), {"id": old})
+        filling = asyncio.create_task(languages.fill(old))
+        await asyncio.sleep(0.5)
+        assert not filling.done(), "the document's row was not waited for"
+        await replacing.execute(text("DELETE FROM documents WHERE id = :id"), {"id": old})
+        await replacing.execute(text("DELETE FROM chunks WHERE ingestion_id = :id"), {"id": old})
+    await asyncio.wait_for(filling, 10)
+    assert await found(database, "societ") == {}
+
+
+async def test_migrate_does_it_while_searches_go_on(url: str, database: Database) -> None:
+    ids = [await add_old(database, [FRENCH] * 300) for _ in range(4)]
+    migrating = asyncio.create_task(
+        asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "app.cli", "migrate"],
+            cwd=PROJECT,
+            env=os.environ | {"DATABASE_URL": url, "LOG_FORMAT": "json"},
+            capture_output=True,
+            text=True,
+        )
+    )
+    slowest = 0.0
+    while not migrating.done():
+        started = asyncio.get_running_loop().time()
+        assert await found(database, "budget") == dict.fromkeys(ids, 300)
+        slowest = max(slowest, asyncio.get_running_loop().time() - started)
+    finished = await migrating
+    assert finished.returncode == 0, finished.stderr
+    assert '"documents": 4' in finished.stderr
+    assert slowest < 2
+    assert await found(database, "societ & declar") == dict.fromkeys(ids, 300)
