@@ -120,7 +120,6 @@ def migrate() -> None:
 
     from app.errors import DatabaseUnavailable
     from app.logs import configure_logging
-    from app.resources import bring_along
     from app.storage.passwords import make_key_file
 
     settings = _settings()
@@ -129,7 +128,7 @@ def migrate() -> None:
     try:
         command.upgrade(Config(PROJECT / "alembic.ini"), "head")
         configure_logging(settings.log_level, settings.log_format)
-        asyncio.run(bring_along(settings))
+        asyncio.run(_bring_along(settings))
     except (OSError, DatabaseUnavailable) as error:
         _refuse(f"The database of DATABASE_URL cannot be reached: {error}.")
 
@@ -316,6 +315,21 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     return await task
+
+
+async def _bring_along(settings: Settings) -> None:
+    """Add what data of older versions lacks. Raises DatabaseUnavailable."""
+    from app.services.backfill import Languages, backfill
+    from app.services.detection import LanguageDetector
+    from app.storage.database import Database
+    from app.storage.languages import open_text_search
+
+    database = Database(settings.database_url, is_pgbouncer=settings.database_pgbouncer)
+    try:
+        text_search = await open_text_search(database, settings.text_search_languages)
+        await backfill(database, Languages(database, LanguageDetector(), text_search))
+    finally:
+        await database.close()
 
 
 def _settings() -> Settings:

@@ -9,7 +9,6 @@ from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import Embedder
 from app.pdf.reader import PDFReader
-from app.services.backfill import Languages, backfill
 from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.figures import Figures
@@ -91,20 +90,14 @@ async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
         yield services.rag
 
 
-async def bring_along(settings: Settings) -> None:
-    """Add to the data of older versions what they lack, in steps. Raises DatabaseUnavailable."""
-    database = _database(settings)
-    try:
-        text_search = await open_text_search(database, settings.text_search_languages)
-        await backfill(database, Languages(database, LanguageDetector(), text_search))
-    finally:
-        await database.close()
-
-
 @asynccontextmanager
 async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
     async with AsyncExitStack() as closing:
-        database = _database(settings)
+        database = Database(
+            settings.database_url,
+            pool_size=settings.database_pool_size,
+            is_pgbouncer=settings.database_pgbouncer,
+        )
         closing.push_async_callback(database.close)
         queue = TaskQueue(settings.celery_broker_url)
         closing.callback(queue.close)
@@ -121,14 +114,6 @@ async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
             text_search=await open_text_search(database, settings.text_search_languages),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
         )
-
-
-def _database(settings: Settings) -> Database:
-    return Database(
-        settings.database_url,
-        pool_size=settings.database_pool_size,
-        is_pgbouncer=settings.database_pgbouncer,
-    )
 
 
 def _reader(settings: Settings) -> PDFReader:
