@@ -20,6 +20,10 @@ TEXTS = {
     "ko": "회사는 다음 회계 연도에 운영 비용이 증가할 것으로 예상합니다.",
     "th": "บริษัทคาดว่าต้นทุนการดำเนินงานจะเพิ่มขึ้นในปีบัญชีหน้า",
 }
+ENGLISH = (
+    "To the best of our knowledge, none of the agreements that have been made with any of the parties is "
+    "affected by changes of the law which are due this year, and the board will report on those that follow."
+)
 
 
 @pytest.mark.parametrize("language", TEXTS)
@@ -29,6 +33,15 @@ def test_a_sentence_is_enough(language: str) -> None:
 
 def test_the_language_of_most_of_it_counts() -> None:
     assert DETECTOR.detect([TEXTS["en"], *[TEXTS["de"]] * 5]) == "de"
+
+
+def test_plain_english_needs_no_model() -> None:
+    detector = LanguageDetector()
+    english = f"{TEXTS['en']} {ENGLISH}"
+    assert detector.detect([english]) == "en"
+    assert detector._identifier is None
+    assert detector.detect([english, *[TEXTS["de"]] * 15]) == "de"
+    assert detector._identifier is not None
 
 
 @pytest.mark.parametrize(
