@@ -16,7 +16,7 @@ router = APIRouter(tags=["search"])
 async def search(wanted: SearchRequest, rag: RAGDep) -> SearchResults:
     """Find the chunks that fit a question or some words, best first, among what is published."""
     began = perf_counter()
-    hits = await rag.search(
+    found = await rag.search(
         query=wanted.query,
         mode=wanted.mode,
         filter=wanted.searched(),
@@ -25,4 +25,4 @@ async def search(wanted: SearchRequest, rag: RAGDep) -> SearchResults:
         group_size=None if wanted.group_by is None else wanted.group_size,
         neighbours=wanted.neighbours,
     )
-    return SearchResults.of(hits, wanted, perf_counter() - began)
+    return SearchResults.of(found, wanted, perf_counter() - began)

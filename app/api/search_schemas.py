@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from app.api.filter_schemas import DESCRIPTION, Filter, condition_of
 from app.api.schemas import CollectionName
 from app.pdf.text import clean
+from app.services.rag_service import Found, LeftOut
 from app.storage.filters import SearchFilter
 from app.storage.search import Hit, Neighbour
 
@@ -218,7 +219,7 @@ class SearchResults(BaseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"data": [_HIT_EXAMPLE], "mode": "hybrid", "took_ms": 4.7},
+                {"data": [_HIT_EXAMPLE], "mode": "hybrid", "took_ms": 4.7, "degraded": []},
                 {
                     "data": [
                         {
@@ -232,6 +233,7 @@ class SearchResults(BaseModel):
                     ],
                     "mode": "hybrid",
                     "took_ms": 5.1,
+                    "degraded": [],
                 },
             ]
         }
@@ -242,14 +244,18 @@ class SearchResults(BaseModel):
     )
     mode: SearchMode = Field(description="How it was searched.")
     took_ms: float = Field(description="Milliseconds it took, the query's embedding included.")
+    degraded: list[LeftOut] = Field(
+        description="What failed and was left out: without `reranker`, hits keep the order of the search."
+    )
 
     @classmethod
-    def of(cls, hits: list[Hit], wanted: SearchRequest, took_seconds: float) -> Self:
-        found = [SearchHit.of(hit, explain=wanted.explain) for hit in hits]
+    def of(cls, found: Found, wanted: SearchRequest, took_seconds: float) -> Self:
+        hits = [SearchHit.of(hit, explain=wanted.explain) for hit in found.hits]
         return cls(
-            data=found if wanted.group_by is None else _by_document(found),
+            data=hits if wanted.group_by is None else _by_document(hits),
             mode=wanted.mode,
             took_ms=round(took_seconds * 1000, 1),
+            degraded=list(found.degraded),
         )
 
 

@@ -43,8 +43,8 @@ from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.filters import SearchFilter
 from app.storage.ingestions import Lease, Progress
-from app.storage.neighbours import with_neighbours
 from app.storage.languages import TextLanguage, TextSearch
+from app.storage.neighbours import with_neighbours
 from app.storage.passwords import PasswordCipher
 from app.storage.search import Hit
 from app.storage.tasks import FINAL_STATUSES, result_of
@@ -55,7 +55,16 @@ MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
 
 Mode = Literal["hybrid", "vector", "text"]
+LeftOut = Literal["embedder", "reranker"]
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The hits of a search, best first, and what failed and had to be left out."""
+
+    hits: list[Hit]
+    degraded: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +125,7 @@ class RAGService:
         min_score: float | None = None,
         group_size: int | None = None,
         neighbours: int = 0,
-    ) -> list[Hit]:
+    ) -> Found:
         """The best chunks of the documents that pass the filter; no match is an empty list.
 
         With a group size `limit` counts documents: each one's best chunks follow one another. With
@@ -133,7 +142,9 @@ class RAGService:
                 hits = await search.search_hybrid(connection, self.space_id, vector, query, filter, depth)
             if group_size is not None:
                 hits = best_of_documents(hits, limit, group_size)
-            return await with_neighbours(connection, hits, neighbours) if neighbours else hits
+            if neighbours:
+                hits = await with_neighbours(connection, hits, neighbours)
+        return Found(hits)
 
     async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
         """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
