@@ -39,24 +39,46 @@ class Settings(BaseSettings):
     secret_key_file: Path | None = Field(
         None, description="Where the key is kept when SECRET_KEY is not set; `migrate` makes the file."
     )
-    embedding_provider: Literal["local", "openai"] = Field(
-        "local", description="local (built in, no network) or openai (any OpenAI-compatible server)."
+    embedding_provider: Literal["local", "fastembed", "openai"] = Field(
+        "local",
+        description="local (built in), fastembed (a transformer, in our processes; an extra), or openai (any "
+        "OpenAI-compatible server).",
     )
     embedding_base_url: str = Field("https://api.openai.com/v1", description="Base URL for provider openai.")
     embedding_api_key: SecretStr | None = Field(None, description="Bearer token for provider openai.")
     embedding_model: str | None = Field(
-        None, description="Default: text-embedding-3-small (openai), l2_supercat (local)."
+        None,
+        description="Default: text-embedding-3-small (openai), BAAI/bge-small-en-v1.5 (fastembed), "
+        "l2_supercat (local).",
+    )
+    embedding_model_path: Path | None = Field(
+        None, description="Folder with the model of provider fastembed; default: downloaded, once."
+    )
+    embedding_threads: int = Field(
+        1, ge=1, description="Threads of provider fastembed in each process that reads PDFs or answers."
     )
     embedding_dimensions: int | None = Field(
-        None, ge=1, le=4000, description="Default: 1536 (openai), 256 (local). At most 4,000, HNSW's limit."
+        None,
+        ge=1,
+        le=4000,
+        description="Default: 1536 (openai), the model's (fastembed), 256 (local). At "
+        "most 4,000, HNSW's limit.",
     )
+    embedding_query_prefix: str | None = Field(
+        None,
+        description="Put before what is searched for, as the model's card asks (quote a space at the end). "
+        "Default: none (openai), the model's (fastembed).",
+    )
+    embedding_passage_prefix: str | None = Field(None, description="The same before each text of a document.")
     embedding_tokenizer: Path | None = Field(
         None, description="A tokenizer.json to count the model's tokens with; default: the built-in one."
     )
     embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
     embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
-    chunk_tokens: int = Field(256, ge=16, description="Tokens in a chunk, at most.")
+    chunk_tokens: int = Field(
+        256, ge=16, description="Tokens in a chunk, at most; fewer if the model reads fewer."
+    )
     text_search_languages: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Languages (comma-separated: en,de) whose words are stemmed; default: all that Postgres "

@@ -139,6 +139,10 @@ def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
         batch_inputs=settings.embedding_batch_inputs,
         batch_tokens=settings.embedding_batch_tokens,
         timeout_seconds=settings.embedding_timeout_seconds,
+        query_prefix=settings.embedding_query_prefix,
+        passage_prefix=settings.embedding_passage_prefix,
+        model_path=settings.embedding_model_path,
+        threads=settings.embedding_threads,
     )
 
 

@@ -21,16 +21,29 @@ class EmbeddingIdentity:
 
 
 class Embedder(Protocol):
-    """Makes vectors of texts. `tokenizer` counts a text's tokens as the model does, or about so."""
+    """Makes vectors of passages and of queries. Never blocks the event loop.
+
+    `tokenizer` counts a text's tokens as the model does, or about so. `max_tokens` is what the model reads of
+    a text, its special tokens and `passage_prefix`, which `embed` puts before each text, included; None if
+    that is not known. `is_contextual` tells a transformer, which reads each word in the light of all the
+    others, from a sum of the words' own vectors.
+    """
 
     identity: EmbeddingIdentity
     tokenizer: Tokenizer
+    is_contextual: bool
+    passage_prefix: str
+    max_tokens: int | None
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """`(len(texts), dimensions)` float32, each row of length 1. Never blocks the event loop.
+        """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
         Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too.
         """
+        ...
+
+    async def embed_query(self, text: str) -> NDArray[np.float32]:
+        """The vector of a query, `(dimensions,)` float32, of length 1. Raises EmbeddingFailed."""
         ...
 
 

@@ -31,6 +31,10 @@ class LocalEmbedder:
     Raises EmbeddingRefused for a model or for dimensions it does not have.
     """
 
+    is_contextual = False
+    passage_prefix = ""
+    max_tokens: int | None = None
+
     def __init__(self, model: str = MODEL, dimensions: int = DIMENSIONS) -> None:
         if model != MODEL:
             raise EmbeddingRefused(f"The built-in embedder has one model, {MODEL} (EMBEDDING_MODEL).")
@@ -53,6 +57,11 @@ class LocalEmbedder:
             batch = list(texts[start : start + _TEXTS_AT_ONCE])
             vectors[start : start + len(batch)] = await asyncio.to_thread(self._embed, batch)
         return vectors
+
+    async def embed_query(self, text: str) -> NDArray[np.float32]:
+        """The vector of a query, made as a passage's is. Raises EmbeddingFailed for an empty text."""
+        vector: NDArray[np.float32] = (await self.embed([text]))[0]
+        return vector
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)

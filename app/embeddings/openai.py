@@ -50,6 +50,9 @@ class OpenAIEmbedder:
     that refuses many texts at once with half of them; what it accepts is kept for later requests.
     """
 
+    is_contextual = True  # every model offered over HTTP that we know of
+    max_tokens: int | None = None
+
     def __init__(  # noqa: PLR0913 - each is a setting of its own
         self,
         client: httpx.AsyncClient,
@@ -62,10 +65,14 @@ class OpenAIEmbedder:
         tokenizer: Tokenizer,
         batch_inputs: int,
         batch_tokens: int,
+        query_prefix: str = "",
+        passage_prefix: str = "",
         first_backoff_seconds: float = 0.5,
     ) -> None:
         self.identity = EmbeddingIdentity("openai", model, dimensions)
         self.tokenizer = tokenizer
+        self.passage_prefix = passage_prefix
+        self._query_prefix = query_prefix
         self._client = client
         self._url = f"{base_url.rstrip('/')}/embeddings"
         self._api_key = api_key.get_secret_value().strip() if api_key else ""
@@ -78,11 +85,19 @@ class OpenAIEmbedder:
         self._is_accepted = False  # the server has said yes to these fields
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """`(len(texts), dimensions)` float32, each row of length 1.
+        """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
         Raises EmbeddingFailed when the server still fails after some attempts or answers nonsense, and
         EmbeddingRefused when it says no, which asking again does not change.
         """
+        return await self._embed([self.passage_prefix + text for text in texts])
+
+    async def embed_query(self, text: str) -> NDArray[np.float32]:
+        """The vector of a query, `(dimensions,)` float32, of length 1. Raises what `embed` raises."""
+        vector: NDArray[np.float32] = (await self._embed([self._query_prefix + text]))[0]
+        return vector
+
+    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from app.embeddings import local, openai
 from app.embeddings.base import Embedder
+from app.embeddings.fastembed import FastEmbedEmbedder
 from app.embeddings.local import LocalEmbedder, built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingRefused
@@ -28,15 +29,31 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
     batch_inputs: int = 64,
     batch_tokens: int = 16_384,
     timeout_seconds: float = 30,
+    query_prefix: str | None = None,
+    passage_prefix: str | None = None,
+    model_path: Path | None = None,
+    threads: int = 1,
 ) -> AsyncIterator[Embedder]:
-    """The embedder of a provider ("local" or "openai"); it belongs to the running event loop.
+    """The embedder of a provider ("local", "fastembed" or "openai"); it belongs to the running event loop.
 
     None means the provider's default. `tokenizer` is the model's tokenizer.json: without it the built-in
     one estimates the model's tokens, so leave room (by default 256 of the 512 or more a model takes).
-    Raises EmbeddingRefused for settings that cannot work; no request is made.
+    Raises EmbeddingRefused for settings that cannot work. No request is made, but that fastembed downloads a
+    model it does not have, and raises EmbeddingFailed when it cannot.
     """
     if provider == "local":
         yield await asyncio.to_thread(LocalEmbedder, model or local.MODEL, dimensions or local.DIMENSIONS)
+        return
+    if provider == "fastembed":
+        yield await asyncio.to_thread(
+            FastEmbedEmbedder,
+            model=model,
+            folder=model_path,
+            dimensions=dimensions,
+            threads=threads,
+            query_prefix=query_prefix,
+            passage_prefix=passage_prefix,
+        )
         return
     if httpx.URL(base_url).scheme not in {"http", "https"}:
         raise EmbeddingRefused("EMBEDDING_BASE_URL must begin with http:// or https://.")
@@ -54,6 +71,8 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
             tokenizer=counting,
             batch_inputs=batch_inputs,
             batch_tokens=batch_tokens,
+            query_prefix=query_prefix or "",
+            passage_prefix=passage_prefix or "",
         )
 
 

@@ -131,7 +131,7 @@ class RAGService:
         With a group size `limit` counts documents: each one's best chunks follow one another. With
         neighbours each hit has so many chunks before and after it.
         """
-        vector = None if mode == "text" else (await self.embedder.embed([query]))[0]
+        vector = None if mode == "text" else await self.embedder.embed_query(query)
         depth = limit if group_size is None else GROUPED_HITS
         async with self.database.snapshot() as connection:
             if vector is None:
