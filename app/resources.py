@@ -165,7 +165,7 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         documents=documents,
         incoming=_incoming(settings, resources, documents),
         reader=resources.reader,
-        splitter=Splitter(resources.embedder.tokenizer, settings.chunk_tokens),
+        splitter=_splitter(resources.embedder, settings.chunk_tokens),
         embedder=resources.embedder,
         detector=LanguageDetector(),
         text_search=resources.text_search,
@@ -173,6 +173,15 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         cipher=resources.cipher,
         holder=this_holder(),
         batch_chunks=settings.embedding_batch_inputs,
+    )
+
+
+def _splitter(embedder: Embedder, chunk_tokens: int) -> Splitter:
+    return Splitter(
+        embedder.tokenizer,
+        min(chunk_tokens, embedder.max_tokens or chunk_tokens),
+        passage_prefix=embedder.passage_prefix,
+        has_headers=embedder.is_contextual,
     )
 
 

@@ -31,7 +31,7 @@ def ours(tokenizer: Tokenizer, chunk_tokens: int) -> Callable[[Document], list[s
     splitter = Splitter(tokenizer, chunk_tokens)
 
     def split(document: Document) -> list[str]:
-        splitting = splitter.begin(DocumentFacts("benchmark", len(document)))
+        splitting = splitter.begin("a.pdf", DocumentFacts("benchmark", len(document)))
         chunks = []
         for number, text in enumerate(document, 1):
             chunks += splitting.add(Page(number, tuple(Line(line) for line in text.split("\n"))))

@@ -189,13 +189,13 @@ class RAGService:
         ):
             stored = await self._begin(lease, reading)
             language = await self._language_of_stored(lease) if stored else None
-            chunks = self._split(reading, progress, notes)
+            chunks = self._split(lease.filename, reading, progress, notes)
             async with ahead(in_batches(chunks, self.batch_chunks, skip=stored)) as batches:
                 async for batch in batches:
                     language = language or await self._detect(batch)
                     progress.stage = "embedding"
                     with clock.stage("embedding"):
-                        vectors = await self.embedder.embed([chunk.text for chunk in batch])
+                        vectors = await self.embedder.embed([chunk.embedded_text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
                             await ingestions.store(
@@ -255,9 +255,9 @@ class RAGService:
                 continue
 
     async def _split(
-        self, reading: Reading, progress: Progress, notes: "PageNotes"
+        self, filename: str, reading: Reading, progress: Progress, notes: "PageNotes"
     ) -> AsyncGenerator[list[Chunk]]:
-        splitting = self.splitter.begin(reading.facts)
+        splitting = self.splitter.begin(filename, reading.facts)
         async for page in reading:
             notes.add(page)
             yield await asyncio.to_thread(splitting.add, page)

@@ -9,16 +9,20 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 
 from tokenizers import Encoding, Tokenizer
 
 from app.pdf.pages import Box, DocumentFacts, OutlineEntry, Page
+from app.services import headers
+from app.services.headers import header
 from app.storage.chunks import Chunk
 
 _VERSION = 1  # raised by every change of this file that cuts the same pages otherwise
 
 _CARRY_SHARE = 4  # a rest under a quarter of the limit goes into the next page's or section's first chunk
+_HEADER_SHARE = 4  # a header is cut to a quarter of the limit
 _MAX_CHARS_PER_TOKEN = 16  # a row of dots may be one token; the text of a chunk stays bounded all the same
 _MAX_HEADING_CHARS = 300
 _MAX_HEADINGS_A_PAGE = 200
@@ -41,37 +45,73 @@ class _Source:
     heading: str | None
 
 
-class Splitter:
-    """Cuts documents into chunks of at most `chunk_tokens` tokens, special tokens included.
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """What is embedded before a chunk's text: the model's prefix, then the header and its newline, if any."""
 
-    The same pages always give the same chunks; `fingerprint` changes when they would not. Truncation and
-    padding of the tokenizer are switched off.
+    header: str
+    text: str
+    tokens: int
+
+
+class Splitter:
+    """Cuts documents into chunks of at most `chunk_tokens` tokens of what the embedder reads.
+
+    That is the text, the special tokens, `passage_prefix`, and a header if the chunks have one. The same
+    pages always give the same chunks; `fingerprint` changes when they would not. Truncation and padding of
+    the tokenizer are switched off.
     """
 
-    def __init__(self, tokenizer: Tokenizer, chunk_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chunk_tokens: int,
+        *,
+        passage_prefix: str = "",
+        has_headers: bool = False,
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.tokenizer = tokenizer
         self.special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
-        self.text_tokens = chunk_tokens - self.special_tokens
-        if self.text_tokens < 1:
+        self.limit = chunk_tokens - self.special_tokens
+        self.passage_prefix = passage_prefix
+        self.has_headers = has_headers
+        self.header_tokens = (self.limit - self.count(passage_prefix)) // _HEADER_SHARE
+        if self.limit - self.count(passage_prefix) < 1:
             raise ValueError(f"chunks of {chunk_tokens} tokens leave no room for text")
         vocabulary = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()[:16]
         self.fingerprint = f"splitter {_VERSION}, {chunk_tokens} tokens of {vocabulary}"
+        if passage_prefix:
+            self.fingerprint += f" after {passage_prefix!r}"
+        if has_headers:
+            self.fingerprint += f" with headers {headers.VERSION}"
 
-    def begin(self, facts: DocumentFacts) -> "Splitting":
+    def begin(self, filename: str, facts: DocumentFacts) -> "Splitting":
         """The splitting of one document; its pages follow in order."""
-        return Splitting(self, facts.outline)
+        return Splitting(self, filename, facts)
+
+    def head(self, line: str) -> _Head:
+        """What comes before the text of a chunk with this header, which is cut at a word when it is long."""
+        while line and self.count(f"{line}\n") > self.header_tokens:
+            line = line[: len(line) * 9 // 10].rsplit(maxsplit=1)[0] if len(line) > 1 else ""
+        text = f"{self.passage_prefix}{line}\n" if line else self.passage_prefix
+        return _Head(line, text, self.count(text))
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer.encode(text, add_special_tokens=False))
 
 
 class Splitting:
     """One document on its way into chunks. Not for use by two threads."""
 
-    def __init__(self, splitter: Splitter, outline: Sequence[OutlineEntry]) -> None:
+    def __init__(self, splitter: Splitter, filename: str, facts: DocumentFacts) -> None:
+        self._splitter = splitter
         self._tokenizer = splitter.tokenizer
-        self._limit = splitter.text_tokens
-        self._special_tokens = splitter.special_tokens
-        self._sections = _Sections(outline)
+        self._limit = splitter.limit
+        self._header = partial(header, filename, facts.title) if splitter.has_headers else None
+        self._heads: dict[str | None, _Head] = {}
+        self._sections = _Sections(facts.outline)
         self._waiting: list[_Source] = []
         self._ordinal = 0
         self._chars_per_token = 4.0
@@ -107,16 +147,28 @@ class Splitting:
         starts = list(accumulate((len(source.text) + 1 for source in sources[:-1]), initial=0))
         start = _next_word(text, 0)
         while start < len(text):
-            end, tokens = self._fit(text, start)
-            if end == len(text) and tokens * _CARRY_SHARE < self._limit and not is_last:
-                first = bisect_right(starts, start) - 1
+            first = bisect_right(starts, start) - 1
+            head = self._head(sources[first].heading)
+            end, tokens = self._fit(text, start, head)
+            middle = sources[bisect_right(starts, (start + end) // 2) - 1]
+            if self._head(middle.heading) != head:
+                head = self._head(middle.heading)
+                end, tokens = self._fit(text, start, head)
+            if end == len(text) and not is_last and self._is_short(tokens, head):
                 rest = replace(sources[first], text=sources[first].text[start - starts[first] :])
                 self._waiting = [rest, *sources[first + 1 :]]
                 return
-            chunk_sources = sources[bisect_right(starts, start) - 1 : bisect_left(starts, end)]
-            middle = sources[bisect_right(starts, (start + end) // 2) - 1]
+            chunk_sources = sources[first : bisect_left(starts, end)]
             yield self._chunk(text[start:end], tokens, chunk_sources, middle.heading)
             start = _next_word(text, end)
+
+    def _head(self, heading: str | None) -> _Head:
+        if heading not in self._heads:
+            self._heads[heading] = self._splitter.head(self._header(heading) if self._header else "")
+        return self._heads[heading]
+
+    def _is_short(self, tokens: int, head: _Head) -> bool:
+        return (tokens - head.tokens) * _CARRY_SHARE < self._limit - head.tokens
 
     def _chunk(self, text: str, tokens: int, sources: list[_Source], heading: str | None) -> Chunk:
         chunk = Chunk(
@@ -124,45 +176,48 @@ class Splitting:
             page_start=sources[0].page,
             page_end=sources[-1].page,
             text=text,
-            tokens=tokens + self._special_tokens,
+            tokens=tokens + self._splitter.special_tokens,
             heading=heading,
             boxes=tuple((source.page, source.box) for source in sources if source.box is not None),
             hidden_text=any(source.is_hidden for source in sources),
+            header=self._head(heading).header,
         )
         self._ordinal += 1
         return chunk
 
-    def _fit(self, text: str, start: int) -> tuple[int, int]:
-        """Where the chunk that starts at `start` ends, and its tokens.
+    def _fit(self, text: str, start: int, head: _Head) -> tuple[int, int]:
+        """Where the chunk that starts at `start` ends, and its tokens, those of the head included.
 
         Only a window somewhat longer than a chunk is encoded. Tokens left of a cut do not depend on what
         is right of it when the cut lies between two tokens and at white space, so the count is exact; any
         other cut is counted again by itself.
         """
-        window, encoding = self._window(text, start)
+        window, encoding = self._window(text, start, head)
         if len(encoding) <= self._limit and start + len(window) == len(text):
             return len(text), len(encoding)
-        offsets = encoding.offsets
-        reach = offsets[self._limit][0] if len(offsets) > self._limit else len(window)
-        self._chars_per_token = max(1.0, reach / self._limit)
+        before, offsets = len(head.text), encoding.offsets
+        reach = offsets[self._limit][0] - before if len(offsets) > self._limit else len(window)
+        self._chars_per_token = max(1.0, reach / (self._limit - head.tokens))
         while True:
             end = _best_end(window, max(reach, 1))
-            tokens = bisect_left(offsets, (end,))
-            is_clean = tokens > 0 and offsets[tokens - 1][1] <= end and window[end : end + 1].isspace()
+            tokens = bisect_left(offsets, (before + end,))
+            is_clean = (
+                tokens > 0 and offsets[tokens - 1][1] <= before + end and window[end : end + 1].isspace()
+            )
             if not is_clean:
-                tokens = len(self._tokenizer.encode(window[:end], add_special_tokens=False))
+                tokens = self._splitter.count(head.text + window[:end])
             if tokens <= self._limit or end <= 1:
                 return start + end, tokens
             reach = end - 1
 
-    def _window(self, text: str, start: int) -> tuple[str, Encoding]:
-        """Text from `start` with about the limit's tokens or more, if there is as much."""
+    def _window(self, text: str, start: int, head: _Head) -> tuple[str, Encoding]:
+        """Text from `start`, with the head about the limit's tokens or more, if there is as much."""
         longest = self._limit * _MAX_CHARS_PER_TOKEN
         enough = 0.9 * self._limit  # encoding again to fill the last tenth costs more than it saves
         length = min(int(self._limit * self._chars_per_token * 1.15) + 16, longest)
         while True:
             window = text[start : start + length]
-            encoding = self._tokenizer.encode(window, add_special_tokens=False)
+            encoding = self._tokenizer.encode(head.text + window, add_special_tokens=False)
             if len(encoding) > enough or start + length >= len(text) or length == longest:
                 return window, encoding
             length = min(length * 2, longest)

@@ -19,7 +19,10 @@ TEXT_SEARCH_CONFIG = "english"
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a document's text. Pages count from 1; `boxes` are (page number, box) of its lines."""
+    """A piece of a document's text. Pages count from 1; `boxes` are (page number, box) of its lines.
+
+    `header` is embedded above the text, and `tokens` count it; it is not stored.
+    """
 
     ordinal: int
     page_start: int
@@ -29,6 +32,11 @@ class Chunk:
     heading: str | None = None
     boxes: tuple[tuple[int, Box], ...] = ()
     hidden_text: bool = False
+    header: str = ""
+
+    @property
+    def embedded_text(self) -> str:
+        return f"{self.header}\n{self.text}" if self.header else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class Lease:
     retries: int
     document_id: UUID
     attempt: int
+    filename: str
 
 
 @dataclass(slots=True)
@@ -112,7 +113,7 @@ async def claim(
             {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE})
             OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
         ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
-        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt
+        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt, filename
     """)
     found = await connection.execute(
         statement,
@@ -129,6 +130,7 @@ async def claim(
         row.retries,
         row.document_id,
         row.attempt,
+        row.filename,
     )
 
 

@@ -79,10 +79,17 @@ def page(number: int, *lines: str | Line) -> Page:
 
 
 def split(
-    pages: Iterable[Page], splitter: Splitter = SPLITTER, outline: tuple[OutlineEntry, ...] = ()
+    pages: Iterable[Page],
+    splitter: Splitter = SPLITTER,
+    outline: tuple[OutlineEntry, ...] = (),
+    title: str | None = None,
 ) -> list[Chunk]:
-    splitting = splitter.begin(DocumentFacts("test", 1, outline=outline))
+    splitting = splitter.begin("net_sales.pdf", DocumentFacts("test", 1, title=title, outline=outline))
     return [chunk for page in pages for chunk in splitting.add(page)] + splitting.finish()
+
+
+def prefixed(splitter: Splitter, chunk: Chunk) -> str:
+    return splitter.passage_prefix + chunk.embedded_text
 
 
 def squeezed(texts: Iterable[str]) -> str:
@@ -120,6 +127,22 @@ def test_no_chunk_is_over_the_limit_and_no_text_is_lost(name: str, document: lis
     assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
     assert squeezed(chunk.text for chunk in chunks) == squeezed(text for lines in document for text in lines)
     assert split(pages, SPLITTERS[name]) == chunks
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=30, deadline=None)
+@given(document=documents, title=words, headings=st.lists(words, max_size=5))
+def test_with_header_and_prefix_no_chunk_is_over_the_limit_either(
+    name: str, document: list[list[str]], title: str, headings: list[str]
+) -> None:
+    splitter = Splitter(TOKENIZERS[name], LIMIT, passage_prefix="passage: ", has_headers=True)
+    pages = [page(number, *lines) for number, lines in enumerate(document, 1)]
+    outline = tuple(OutlineEntry(heading, number) for number, heading in enumerate(headings, 1))
+    chunks = split(pages, splitter, outline, title)
+    for chunk in chunks:
+        assert chunk.tokens == len(splitter.tokenizer.encode(prefixed(splitter, chunk))) <= LIMIT
+        assert "\n" not in chunk.header
+    assert squeezed(chunk.text for chunk in chunks) == squeezed(text for lines in document for text in lines)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -183,7 +206,7 @@ def test_an_empty_and_an_unreadable_page_give_nothing() -> None:
 
 
 def test_nothing_of_one_document_gets_into_another() -> None:
-    first, second = (SPLITTER.begin(DocumentFacts("test", 1)) for _ in range(2))
+    first, second = (SPLITTER.begin("a.pdf", DocumentFacts("test", 1)) for _ in range(2))
     assert first.add(page(1, "One.")) == second.add(page(1, "Two.")) == []
     assert [chunk.text for chunk in first.finish()] == ["One."]
     assert [chunk.text for chunk in second.finish()] == ["Two."]
@@ -252,6 +275,41 @@ def test_a_wild_outline_does_no_harm() -> None:
     assert all(chunk.heading is not None and len(chunk.heading) <= 300 for chunk in chunks)
 
 
+def test_a_header_names_document_and_section_and_is_counted() -> None:
+    splitter = Splitter(TOKENIZERS["built_in_tokenizer"], 100, has_headers=True)
+    outline = (OutlineEntry("Business", 1), OutlineEntry("Risk factors", 2))
+    chunks = split([page(1, prose(9)), page(2, prose(9, 2))], splitter, outline, "Annual report")
+    assert {chunk.header for chunk in chunks} == {
+        "net sales · Annual report · Business",
+        "net sales · Annual report · Risk factors",
+    }
+    assert chunks[0].embedded_text == f"net sales · Annual report · Business\n{chunks[0].text}"
+    assert all(chunk.header.endswith(f" · {chunk.heading}") for chunk in chunks)
+    assert all(chunk.tokens == len(splitter.tokenizer.encode(chunk.embedded_text)) for chunk in chunks)
+
+
+def test_a_long_header_leaves_three_quarters_of_a_chunk_to_the_text() -> None:
+    splitter = Splitter(TOKENIZERS["built_in_tokenizer"], 100, has_headers=True)
+    chunks = split([page(1, prose(40))], splitter, title="words that are never at an end " * 30)
+    assert len(chunks) > 5
+    for chunk in chunks:
+        assert chunk.header.startswith("net sales · words that are never")
+        assert len(splitter.tokenizer.encode(f"{chunk.header}\n", add_special_tokens=False)) <= 25
+
+
+def test_without_headers_what_is_embedded_is_the_text() -> None:
+    (chunk,) = split([page(1, "Some words.")], title="A title")
+    assert (chunk.header, chunk.embedded_text) == ("", "Some words.")
+
+
+def test_the_fingerprint_tells_what_is_embedded_before_the_text() -> None:
+    tokenizer = TOKENIZERS["word_piece"]
+    with_headers = Splitter(tokenizer, LIMIT, has_headers=True)
+    with_prefix = Splitter(tokenizer, LIMIT, passage_prefix="passage: ")
+    plain = Splitter(tokenizer, LIMIT)
+    assert len({with_headers.fingerprint, with_prefix.fingerprint, plain.fingerprint}) == 3
+
+
 def test_the_fingerprint_names_the_tokenizer_and_the_limit() -> None:
     fingerprints = {splitter.fingerprint for splitter in SPLITTERS.values()}
     assert len(fingerprints) == len(SPLITTERS)
@@ -263,3 +321,5 @@ def test_the_fingerprint_names_the_tokenizer_and_the_limit() -> None:
 def test_a_limit_without_room_for_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no room"):
         Splitter(TOKENIZERS["word_piece"], 2)
+    with pytest.raises(ValueError, match="no room"):
+        Splitter(TOKENIZERS["word_piece"], 16, passage_prefix="Given a question, find passages. " * 4)
