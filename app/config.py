@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         None, description="Folder with the model of provider fastembed; default: downloaded, once."
     )
     embedding_threads: int = Field(
-        1, ge=1, description="Threads of provider fastembed in each process that reads PDFs or answers."
+        1, ge=1, description="Threads of fastembed's models in each process that reads PDFs or answers."
     )
     embedding_dimensions: int | None = Field(
         None,
@@ -76,6 +76,24 @@ class Settings(BaseSettings):
     embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
     embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
+    rerank_provider: Literal["off", "http", "fastembed"] = Field(
+        "off",
+        description="A cross-encoder that reorders the 50 best hits of hybrid search: http (POST /rerank of "
+        "Cohere, Jina, vLLM, TEI) or fastembed (in our processes; an extra).",
+    )
+    rerank_base_url: str | None = Field(
+        None, description="Base URL for provider http, without /rerank: https://api.jina.ai/v1"
+    )
+    rerank_api_key: SecretStr | None = Field(None, description="Bearer token for provider http.")
+    rerank_model: str | None = Field(
+        None, description="Default: Xenova/ms-marco-MiniLM-L-6-v2 (fastembed), the server's only one (http)."
+    )
+    rerank_model_path: Path | None = Field(
+        None, description="Folder with the model of provider fastembed; default: downloaded, once."
+    )
+    rerank_timeout_seconds: float = Field(
+        5, gt=0, description="A search that waits longer for its reranker is answered without it."
+    )
     chunk_tokens: int = Field(
         256, ge=16, description="Tokens in a chunk, at most; fewer if the model reads fewer."
     )

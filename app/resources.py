@@ -9,6 +9,8 @@ from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import Embedder
 from app.pdf.reader import PDFReader
+from app.reranking import open_reranker
+from app.reranking.reranker import Reranker
 from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.figures import Figures
@@ -17,6 +19,8 @@ from app.services.incoming import IncomingFiles
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
+from app.services.reranking import Reranking
+from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
 from app.storage.database import Database
@@ -52,6 +56,7 @@ class _Resources:
     reader: PDFReader
     embedder: Embedder
     text_search: TextSearch
+    reranker: Reranker | None
     space_id: int
     cipher: PasswordCipher | None
 
@@ -110,6 +115,7 @@ async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
             files=FileStore(settings.storage_url),
             reader=reader,
             embedder=embedder,
+            reranker=await closing.enter_async_context(_reranker(settings)),
             space_id=await open_space(database, embedder.identity),
             text_search=await open_text_search(database, settings.text_search_languages),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
@@ -146,6 +152,17 @@ def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
     )
 
 
+def _reranker(settings: Settings) -> AbstractAsyncContextManager[Reranker | None]:
+    return open_reranker(
+        provider=settings.rerank_provider,
+        base_url=settings.rerank_base_url,
+        api_key=settings.rerank_api_key,
+        model=settings.rerank_model,
+        model_path=settings.rerank_model_path,
+        threads=settings.embedding_threads,
+    )
+
+
 def _documents(settings: Settings, resources: _Resources) -> DocumentService:
     return DocumentService(
         database=resources.database,
@@ -173,6 +190,17 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         cipher=resources.cipher,
         holder=this_holder(),
         batch_chunks=settings.embedding_batch_inputs,
+        searcher=_searcher(settings, resources),
+    )
+
+
+def _searcher(settings: Settings, resources: _Resources) -> Searcher:
+    reranker = resources.reranker
+    return Searcher(
+        database=resources.database,
+        embedder=resources.embedder,
+        space_id=resources.space_id,
+        reranking=Reranking(reranker, settings.rerank_timeout_seconds) if reranker else None,
     )
 
 

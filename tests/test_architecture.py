@@ -18,10 +18,11 @@ MAY_IMPORT = {
     "task_queue": set(),
     "pdf": {"pdf", "errors"},
     "embeddings": {"embeddings", "errors", "metrics"},
+    "reranking": {"reranking", "embeddings", "errors"},
     "storage": {"storage", "pdf", "embeddings", "errors"},
-    "services": {"services", "pdf", "embeddings", "storage", "errors", "metrics"},
+    "services": {"services", "pdf", "embeddings", "reranking", "storage", "errors", "metrics"},
     "api": {"api", "services", "storage", "pdf", "errors", "logs", "metrics"},
-    "resources": {"services", "pdf", "embeddings", "storage", "errors", "config", "task_queue"},
+    "resources": {"services", "pdf", "embeddings", "reranking", "storage", "errors", "config", "task_queue"},
     "main": {"api", "services", "resources", "config", "errors", "logs"},
     "worker": {"bridge", "logs", "metrics", "resources", "services", "task_queue", "config", "errors"},
 }
@@ -40,6 +41,7 @@ BORDERS = {
     "obstore": {"storage"},
     "wordllama": {"embeddings"},
     "py3langid": {"services"},
+    "fastembed": {"embeddings"},
     "prometheus_client": {"metrics"},
     "pydantic_settings": {"config"},
 }

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from celery import Celery
 from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
-from app.storage.filters import SearchFilter
+from app.services.searching import Search
 from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf
@@ -88,9 +89,9 @@ async def test_ingesting_and_searching_work_behind_pgbouncer(
         started = time.monotonic()
         answers = await asyncio.gather(
             *(
-                services.rag.search(f"page {number} line 3", mode, SearchFilter(), 10)
+                services.rag.search(Search(query=f"page {number} line 3", mode=mode))
                 for number in range(60)
-                for mode in ("hybrid", "vector", "text")
+                for mode in get_args(Mode)
             )
         )
         assert {len(found.hits) for found in answers} == {10}

@@ -16,13 +16,5 @@ router = APIRouter(tags=["search"])
 async def search(wanted: SearchRequest, rag: RAGDep) -> SearchResults:
     """Find the chunks that fit a question or some words, best first, among what is published."""
     began = perf_counter()
-    found = await rag.search(
-        query=wanted.query,
-        mode=wanted.mode,
-        filter=wanted.searched(),
-        limit=wanted.limit,
-        min_score=wanted.min_score,
-        group_size=None if wanted.group_by is None else wanted.group_size,
-        neighbours=wanted.neighbours,
-    )
+    found = await rag.search(wanted.search())
     return SearchResults.of(found, wanted, perf_counter() - began)

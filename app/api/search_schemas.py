@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, 
 from app.api.filter_schemas import DESCRIPTION, Filter, condition_of
 from app.api.schemas import CollectionName
 from app.pdf.text import clean
-from app.services.rag_service import Found, LeftOut
+from app.services.searching import Found, LeftOut, Search
 from app.storage.filters import SearchFilter
 from app.storage.search import Hit, Neighbour
 
@@ -122,12 +122,20 @@ class SearchRequest(BaseModel):
             raise ValueError("min_score has no meaning in mode hybrid; use vector or text")
         return self
 
-    def searched(self) -> SearchFilter:
-        """Which documents are searched."""
-        return SearchFilter(
-            collection=self.collection,
-            document_ids=None if self.document_ids is None else tuple(self.document_ids),
-            condition=None if self.filter is None else condition_of(self.filter),
+    def search(self) -> Search:
+        """What the service is asked."""
+        return Search(
+            query=self.query,
+            mode=self.mode,
+            filter=SearchFilter(
+                collection=self.collection,
+                document_ids=None if self.document_ids is None else tuple(self.document_ids),
+                condition=None if self.filter is None else condition_of(self.filter),
+            ),
+            limit=self.limit,
+            min_score=self.min_score,
+            group_size=None if self.group_by is None else self.group_size,
+            neighbours=self.neighbours,
         )
 
 

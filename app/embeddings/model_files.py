@@ -70,10 +70,15 @@ class ModelFolder:
         return content
 
 
-def load_model(kind: Literal["text", "reranker"], name: str, files: ModelFolder | None, threads: int) -> Any:
-    """fastembed's object for a model, whose files are at hand then; it loads the model when first used."""
+def require_fastembed() -> None:
+    """Raises EmbeddingRefused when the extra is not installed."""
     if find_spec("fastembed") is None:
         raise EmbeddingRefused("fastembed is not installed: pip install 'pdf-ingest[fastembed]'.")
+
+
+def load_model(kind: Literal["text", "reranker"], name: str, files: ModelFolder | None, threads: int) -> Any:
+    """fastembed's object for a model, whose files are at hand then; it loads the model when first used."""
+    require_fastembed()
     from fastembed import TextEmbedding  # an extra, and a second to import
     from fastembed.rerank.cross_encoder import TextCrossEncoder
 

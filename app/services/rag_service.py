@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, 
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -32,21 +32,18 @@ from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
-from app.services.grouping import GROUPED_HITS, best_of_documents
 from app.services.holder import is_dead
 from app.services.incoming import IncomingFiles
 from app.services.pace import ReadingPace
+from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
-from app.storage import canonical, ingestions, languages, search
+from app.storage import canonical, ingestions, languages
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.filters import SearchFilter
 from app.storage.ingestions import Lease, Progress
 from app.storage.languages import TextLanguage, TextSearch
-from app.storage.neighbours import with_neighbours
 from app.storage.passwords import PasswordCipher
-from app.storage.search import Hit
 from app.storage.tasks import FINAL_STATUSES, result_of
 
 HEARTBEAT_SECONDS = 1.0
@@ -54,17 +51,7 @@ LOOK_SECONDS = 0.25
 MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
 
-Mode = Literal["hybrid", "vector", "text"]
-LeftOut = Literal["embedder", "reranker"]
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The hits of a search, best first, and what failed and had to be left out."""
-
-    hits: list[Hit]
-    degraded: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +71,7 @@ class RAGService:
     cipher: PasswordCipher | None
     holder: str
     batch_chunks: int
+    searcher: Searcher
 
     async def ingest_pdf(self, file_path: str, ingestion_id: UUID | None = None) -> int:
         """Read, split, embed, store and publish a PDF; the number of its chunks.
@@ -115,36 +103,9 @@ class RAGService:
                 log.warning("lease lost")
                 raise
 
-    async def search(
-        self,
-        query: str,
-        mode: Mode,
-        filter: SearchFilter,  # noqa: A002 - the contract's word
-        limit: int,
-        *,
-        min_score: float | None = None,
-        group_size: int | None = None,
-        neighbours: int = 0,
-    ) -> Found:
-        """The best chunks of the documents that pass the filter; no match is an empty list.
-
-        With a group size `limit` counts documents: each one's best chunks follow one another. With
-        neighbours each hit has so many chunks before and after it.
-        """
-        vector = None if mode == "text" else await self.embedder.embed_query(query)
-        depth = limit if group_size is None else GROUPED_HITS
-        async with self.database.snapshot() as connection:
-            if vector is None:
-                hits = await search.search_text(connection, query, filter, depth, min_score)
-            elif mode == "vector":
-                hits = await search.search_vector(connection, self.space_id, vector, filter, depth, min_score)
-            else:
-                hits = await search.search_hybrid(connection, self.space_id, vector, query, filter, depth)
-            if group_size is not None:
-                hits = best_of_documents(hits, limit, group_size)
-            if neighbours:
-                hits = await with_neighbours(connection, hits, neighbours)
-        return Found(hits)
+    async def search(self, wanted: Search) -> Found:
+        """The best chunks of the documents that pass the filter; no match is an empty list."""
+        return await self.searcher.search(wanted)
 
     async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
         """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
