@@ -17,7 +17,7 @@ from celery import Celery
 from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
-from app.services.searching import Search
+from app.services.searching import Mode, Search
 from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf

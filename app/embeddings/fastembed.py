@@ -70,7 +70,7 @@ class FastEmbedEmbedder:
         query, passage = _prefixes(name, files)
         self._query_prefix = query if query_prefix is None else query_prefix
         self.passage_prefix = passage if passage_prefix is None else passage_prefix
-        self.tokenizer, self.max_tokens = _tokenizer(self._model)
+        self.tokenizer, self.max_tokens = _tokenizer(name, self._model)
         self._is_loaded = False
         self._one_loads = threading.Lock()
 
@@ -122,9 +122,9 @@ def _prefixes(name: str, files: ModelFolder | None) -> tuple[str, str]:
     return known or (files.prompts if files else ("", ""))
 
 
-def _tokenizer(model: Any) -> tuple[Tokenizer, int | None]:
+def _tokenizer(name: str, model: Any) -> tuple[Tokenizer, int | None]:
     """The model's tokenizer, but whole texts and no padding; and the tokens it takes, None if any number."""
-    with loading(model.model_name):
+    with loading(name):
         model.token_count([""])  # loads it
     own: Tokenizer = model.model.tokenizer
     longest = own.truncation["max_length"] if own.truncation else None

@@ -117,7 +117,7 @@ def loading(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # onnxruntime's errors have nothing narrower in common
-        log.exception("model_not_loaded", model=name)
+        log.error("model_not_loaded", model=name, reason=repr(error))
         if isinstance(error, ValueError) and "from any source" in str(error):
             raise EmbeddingFailed(
                 f"The model {name} could not be downloaded. Without a way to the hub of models put its files"

@@ -1,14 +1,25 @@
 import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fpdf import FPDF
 from uuid_utils.compat import uuid7
 
 from app.api.search_schemas import SearchHit
+from app.config import Settings
+from app.embedded import free_port
+from app.main import create_app
+from app.reranking.over_http import HTTPReranker
+from app.services.reranking import Reranking
+from app.services.searching import Search
+from app.storage.filters import SearchFilter
 from app.storage.search import Hit
 
 REPORTS = f"reports-{uuid7()}"
@@ -366,3 +377,43 @@ def test_the_parts_of_a_score_are_shown_only_if_asked_for() -> None:
     asked = SearchHit.of(hit, explain=True).model_dump()
     assert (asked["matched"], asked["explain"]) == (["danube"], {"words": 0.7, "vector": 0.2})
     assert SearchHit.of(hit, explain=False).model_dump().keys() == asked.keys() - {"explain"}
+
+
+async def test_a_reranker_gives_the_fifty_best_of_hybrid_search_its_own_order(
+    served: Any, documents: dict[str, str]
+) -> None:
+    asked: list[list[str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        passages = json.loads(request.content)["documents"]
+        asked.append(passages)
+        scores = [{"index": n, "relevance_score": text.count("oven")} for n, text in enumerate(passages)]
+        return httpx.Response(200, json={"results": scores})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        reranker = HTTPReranker(http, base_url="http://reranker", api_key=None, model=None)
+        searcher = replace(served.services.rag.searcher, reranking=Reranking(reranker, 5))
+        wanted = Search(query="salmon", filter=SearchFilter(collection=REPORTS), limit=1)
+        found = await searcher.search(wanted)
+        assert ["oven" in hit.text for hit in found.hits] == [True]
+        assert (found.hits[0].score, found.degraded) == (1, ())
+        assert len(asked[0]) > 1
+        assert "Salmon" in (await searcher.search(replace(wanted, mode="text"))).hits[0].text
+        assert len(asked) == 1
+
+
+async def test_a_search_goes_on_without_its_reranker_and_says_so(
+    settings: Settings,
+    serve: Callable[[FastAPI], AbstractAsyncContextManager[Any]],
+    client: httpx.AsyncClient,
+    documents: dict[str, str],
+) -> None:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    lonely = settings.model_copy(update={"rerank_provider": "http", "rerank_base_url": nobody})
+    body = {"query": "salmon in the river", "collection": REPORTS}
+    async with serve(create_app(lonely)) as other, httpx.AsyncClient(base_url=other.url) as second:
+        found = (await second.post("/search", json=body)).json()
+        assert found["degraded"] == ["reranker"]
+        assert found["data"] == (await client.post("/search", json=body)).json()["data"]
+        by_words = (await second.post("/search", json=body | {"mode": "text"})).json()
+        assert by_words["degraded"] == []

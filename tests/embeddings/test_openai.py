@@ -385,3 +385,14 @@ async def test_settings_that_cannot_work_are_refused_when_opening(wish: dict[str
     with pytest.raises(EmbeddingRefused, match=said):
         async with open_embedder(provider="openai", **wish):
             pass
+
+
+async def test_queries_and_passages_get_the_prefixes_of_their_own(stub: EmbeddingStub, url: str) -> None:
+    async with open_embedder(
+        provider="openai", base_url=url, dimensions=64, query_prefix="query: ", passage_prefix="passage: "
+    ) as embedder:
+        await embedder.embed(["one", "two"])
+        query = await embedder.embed_query("who?")
+    assert stub.texts == {"passage: one": 1, "passage: two": 1, "query: who?": 1}
+    np.testing.assert_allclose(query, vector_of("query: who?", 64), atol=1e-6)
+    assert embedder.passage_prefix == "passage: "
