@@ -4,30 +4,34 @@ FROM python:3.13-slim-trixie AS build
 WORKDIR /opt/pdf-ingest
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv --without-pip /opt/venv
-COPY pyproject.toml requirements.lock ./
-# pip 26.1 is the first that takes hashes from a constraints file; the lock names it, too.
-RUN sed -n '/^pip==/,/[^\\]$/p' requirements.lock > pip.txt \
+COPY pyproject.toml requirements-fastembed.lock ./
+# Extras of pyproject.toml: fastembed runs embedding models in the workers, and adds 120 MB to the image.
+ARG EXTRAS=""
+# pip 26.1 is the first that takes hashes from a constraints file; the lock, which names it, too, has every
+# version of requirements.lock and those of the extra besides.
+RUN sed -n '/^pip==/,/[^\\]$/p' requirements-fastembed.lock > pip.txt \
     && pip install --no-cache-dir --require-hashes --requirement pip.txt
 # What pyproject.toml needs at run time, in the versions and with the hashes of the lock. Only wheels: nothing
 # is compiled, so no compiler is needed. flit-core makes the command `pdf-ingest`, then goes.
 # wordllama has no wheel for Linux on ARM. Only its data files are used and they are the same everywhere, so all
 # machines take those of the x86-64 wheel; its code is never imported, and what that would need is left out.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib as t; print(*t.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-        > wanted.txt \
+    python -c "import sys, tomllib as t; p = t.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *(r for e in sys.argv[1:] for r in p['optional-dependencies'][e]), sep='\n')" \
+        $EXTRAS > wanted.txt \
     && sed -n '/^wordllama/p' wanted.txt > model.txt \
     && sed -i '/^wordllama/d' wanted.txt \
     && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
-        --constraint requirements.lock --requirement wanted.txt flit-core \
+        --constraint requirements-fastembed.lock --requirement wanted.txt flit-core \
     && pip --python /opt/venv/bin/python install --only-binary :all: --require-hashes \
-        --constraint requirements.lock --requirement model.txt --no-deps --platform manylinux_2_17_x86_64 \
+        --constraint requirements-fastembed.lock --requirement model.txt --no-deps --platform manylinux_2_17_x86_64 \
         --target "$(/opt/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
 COPY README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && pip --python /opt/venv/bin/python uninstall --yes flit-core \
-    && rm pip.txt wanted.txt model.txt requirements.lock \
+    && rm pip.txt wanted.txt model.txt requirements-fastembed.lock \
     && python -m compileall -q app alembic
 
 FROM python:3.13-slim-trixie
@@ -44,7 +48,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --system --gid 10001 ingest \
     && useradd --system --uid 10001 --gid ingest --home-dir /tmp --no-create-home --shell /usr/sbin/nologin ingest \
-    && install --directory --owner ingest --group ingest --mode 0700 /data /secrets
+    && install --directory --owner ingest --group ingest --mode 0700 /data /secrets /models
 
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/pdf-ingest /opt/pdf-ingest

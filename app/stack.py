@@ -168,6 +168,7 @@ class Stack:
             "CELERY_BROKER_URL": valkey.url,
             "CELERY_RESULT_BACKEND": valkey.url,
             "STORAGE_URL": files.as_uri(),
+            "FASTEMBED_CACHE_PATH": os.environ.get("FASTEMBED_CACHE_PATH", str(self.data_dir / "models")),
             "SECRET_KEY_FILE": str(self.data_dir / "secret.key"),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))),
             "PYTHONUNBUFFERED": "1",

@@ -3,32 +3,45 @@
 import re
 import tomllib
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.stacks import PROJECT
 
-LOCK = (PROJECT / "requirements.lock").read_text()
-ENTRIES = re.findall(
-    r"^([a-z0-9.-]+)==(\S+)(?: ;.*?)? \\\n((?:    --hash=\S+(?: \\)?\n)+)", LOCK, re.MULTILINE
+ENTRY = re.compile(r"^([a-z0-9.-]+)==(\S+)(?: ;.*?)? \\\n((?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
+LOCKS = {name: (PROJECT / name).read_text() for name in ("requirements.lock", "requirements-fastembed.lock")}
+
+
+@pytest.mark.parametrize(
+    ("name", "extras", "groups"),
+    [
+        ("requirements.lock", ["embedded"], ["dev"]),
+        ("requirements-fastembed.lock", ["embedded", "fastembed"], ["dev", "models"]),
+    ],
 )
-
-
-def test_every_dependency_is_locked_in_a_version_that_fits() -> None:
+def test_every_dependency_is_locked_in_a_version_that_fits(
+    name: str, extras: list[str], groups: list[str]
+) -> None:
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
-    declared = [
-        *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["embedded"],
-        *project["dependency-groups"]["dev"],
-        *project["build-system"]["requires"],
-    ]
-    locked = {name: version for name, version, _ in ENTRIES}
+    declared = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    declared += [line for extra in extras for line in project["project"]["optional-dependencies"][extra]]
+    declared += [line for group in groups for line in project["dependency-groups"][group]]
+    locked = {package: version for package, version, _ in ENTRY.findall(LOCKS[name])}
     for requirement in map(Requirement, declared):
         assert locked[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-def test_the_lock_holds_names_versions_and_hashes_only() -> None:
-    assert len(ENTRIES) > 80
-    written_again = sum(len(hashes.splitlines()) + 1 for _, _, hashes in ENTRIES)
-    assert written_again == len(LOCK.splitlines())
-    assert "://" not in LOCK
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_holds_names_versions_and_hashes_only(name: str) -> None:
+    entries = ENTRY.findall(LOCKS[name])
+    assert len(entries) > 80
+    written_again = sum(len(hashes.splitlines()) + 1 for _, _, hashes in entries)
+    assert written_again == len(LOCKS[name].splitlines())
+    assert "://" not in LOCKS[name]
+
+
+def test_what_fastembed_needs_is_added_to_the_other_lock_and_changes_nothing_in_it() -> None:
+    smaller, larger = (set(ENTRY.findall(lock)) for lock in LOCKS.values())
+    assert smaller < larger
+    assert {"fastembed", "onnxruntime"} <= {package for package, _, _ in larger - smaller}

@@ -73,7 +73,10 @@ class ModelFolder:
 def require_fastembed() -> None:
     """Raises EmbeddingRefused when the extra is not installed."""
     if find_spec("fastembed") is None:
-        raise EmbeddingRefused("fastembed is not installed: pip install 'pdf-ingest[fastembed]'.")
+        raise EmbeddingRefused(
+            "The extra fastembed is not installed: pip install '.[fastembed]' in the folder of this program,"
+            " or EXTRAS=fastembed when the image is built."
+        )
 
 
 def load_model(kind: Literal["text", "reranker"], name: str, files: ModelFolder | None, threads: int) -> Any:

@@ -9,11 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fpdf import FPDF
+from sqlalchemy import text as sql
 
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.resources import open_services
+from app.storage.chunks import embeddings_table
+from app.storage.search import SearchFilter
+from tests.databases import migrated
 from tests.embeddings.minilm import needs_models, write_minilm
 
 SALES = "Net sales grew by twelve percent to four million dollars."
@@ -190,6 +198,60 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.skipif(find_spec("fastembed") is not None, reason="fastembed is installed here")
 async def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(EmbeddingRefused, match=r"pip install 'pdf-ingest\[fastembed\]'"):
+    with pytest.raises(EmbeddingRefused, match=r"pip install '\.\[fastembed\]'"):
         async with open_embedder(provider="fastembed", model_path=tmp_path):
             pass
+
+
+@pytest.fixture
+async def settings(
+    folder: Path, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path
+) -> Settings:
+    return Settings(
+        _env_file=None,
+        database_url=await migrated(postgres, "fastembed"),
+        celery_broker_url=valkey.url,
+        celery_result_backend=valkey.url,
+        storage_url=(tmp_path / "files").as_uri(),
+        ingest_folders=(tmp_path,),
+        embedding_provider="fastembed",
+        embedding_model_path=folder,
+        embedding_passage_prefix="passage: ",
+        chunk_tokens=32,
+    )
+
+
+@needs_models
+async def test_a_document_is_found_by_what_only_its_name_and_its_headings_say(
+    settings: Settings, tmp_path: Path
+) -> None:
+    names = ("salmon.pdf", "bread.pdf")
+    for name in names:
+        pdf = FPDF()
+        pdf.set_font("helvetica", size=12)
+        pdf.add_page()
+        pdf.set_author(name)  # the same bytes would be the same document
+        pdf.start_section("The first year")
+        pdf.multi_cell(0, text=f"The first year\n{'It was a long year with many words. ' * 12}")
+        pdf.output(str(tmp_path / name))
+    async with open_services(settings) as services:
+        for name in names:
+            assert await services.rag.ingest_pdf(str(tmp_path / name)) > 1
+        for name, query in zip(names, ("fish in a river", "flour, water and an oven"), strict=True):
+            found = await services.rag.search(query, "vector", SearchFilter(), 1)
+            assert found.hits[0].filename == name
+        async with services.database.transaction() as connection:
+            stored = (
+                await connection.execute(
+                    sql(
+                        "SELECT text, tokens, e.embedding::text AS vector FROM chunks c JOIN"
+                        f" {embeddings_table(services.space_id)} e ON e.chunk_id = c.id JOIN ingestions i"
+                        " ON i.id = c.ingestion_id WHERE i.filename = 'bread.pdf' ORDER BY ordinal"
+                    )
+                )
+            ).all()
+        texts = [f"bread · The first year\n{chunk.text}" for chunk in stored]
+        vectors = await services.rag.embedder.embed(texts)
+        for chunk, text, vector in zip(stored, texts, vectors, strict=True):
+            np.testing.assert_allclose(json.loads(chunk.vector), vector, atol=1e-3)
+            assert chunk.tokens == len(services.rag.embedder.tokenizer.encode(f"passage: {text}")) <= 32

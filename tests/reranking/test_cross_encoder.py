@@ -112,5 +112,5 @@ def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("fastembed") is not None, reason="fastembed is installed here")
 def test_without_the_extra_it_is_said_what_to_install() -> None:
-    with pytest.raises(EmbeddingRefused, match=r"pip install 'pdf-ingest\[fastembed\]'"):
+    with pytest.raises(EmbeddingRefused, match=r"pip install '\.\[fastembed\]'"):
         CrossEncoder(model=None, folder=None, threads=1)
