@@ -47,6 +47,14 @@ def test_folders_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Settings().ingest_folders == (Path("/data"), Path("/mnt/with space"))
 
 
+def test_languages_are_codes_of_two_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEXT_SEARCH_LANGUAGES", "de, en")
+    assert Settings().text_search_languages == ("de", "en")
+    monkeypatch.setenv("TEXT_SEARCH_LANGUAGES", "de,english")
+    with pytest.raises(ValidationError, match="ISO 639-1 codes such as en,de; not english"):
+        Settings()
+
+
 def test_a_database_url_without_our_driver_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://postgres@postgres/pdf_ingest")
     with pytest.raises(ValidationError, match=r"must begin with postgresql\+asyncpg://"):

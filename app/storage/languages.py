@@ -121,6 +121,36 @@ def text_search_vector(config: str, text: str) -> str:
     ) ELSE to_tsvector({config}, {text}) END"""
 
 
+def question_words(question: str) -> str:
+    """SQL: (position, lexeme) of a canonical question, which is SQL of type text; one row a lexeme.
+
+    Lexemes of one position are forms of one word, in any of the configs in use. Which words are too common
+    to look up is said by one config alone, the one that knows most of them and so is likely the question's
+    language: else `the` would be a rare and telling word in a library with a few French documents, and `die`
+    none in an English question. When nothing else is left, they are looked up all the same.
+    """
+    return f"""
+        WITH used AS MATERIALIZED ({CONFIGS_IN_USE}), forms AS MATERIALIZED (
+            SELECT config, position, lexeme
+            FROM (SELECT {question} AS words) asked, used,
+                unnest({text_search_vector("used.config", "asked.words")}) AS form,
+                unnest(positions) AS position
+        ), common AS (
+            SELECT array_agg(word_position) AS positions
+            FROM unnest(to_tsvector('{SIMPLE}', {question})) AS word, unnest(positions) AS word_position, used
+            WHERE NOT EXISTS (
+                SELECT FROM forms WHERE forms.config = used.config AND forms.position = word_position
+            )
+            GROUP BY config ORDER BY count(*) DESC, config LIMIT 1
+        )
+        SELECT DISTINCT position, lexeme FROM forms
+        WHERE position <> ALL (coalesce((SELECT positions FROM common), '{{}}'))
+            OR NOT EXISTS (
+                SELECT FROM forms, common WHERE position <> ALL (common.positions)
+            )
+    """
+
+
 def chunk_vector(config: str, heading: str, text: str) -> str:
     """SQL for `chunks.tsv`: a word of the heading counts double."""
     of_heading = text_search_vector(config, f"coalesce({heading}, '')")

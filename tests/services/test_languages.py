@@ -13,7 +13,7 @@ from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.storage.canonical import canonical
 from app.storage.database import Database
-from app.storage.languages import CONFIGS_IN_USE, text_search_vector
+from app.storage.languages import question_words
 from tests.databases import migrated
 from tests.pdfs.hostile import in_script
 
@@ -68,15 +68,12 @@ async def library(
 
 async def pages_found(database: Database, question: str) -> set[tuple[str, int]]:
     """(name, page) of the chunks that hold every word of the question, in one of its forms."""
-    vector = text_search_vector("used.config", "asked.words")
     async with database.transaction() as connection:
         found = await connection.execute(
             text(f"""
             WITH forms AS (
-                SELECT position, '(' || string_agg(DISTINCT quote_literal(lexeme), ' | ') || ')' AS word
-                FROM (SELECT CAST(:question AS text) AS words) asked, ({CONFIGS_IN_USE}) AS used,
-                    unnest({vector}) AS lexeme, unnest(positions) AS position
-                GROUP BY position
+                SELECT '(' || string_agg(quote_literal(lexeme), ' | ') || ')' AS word
+                FROM ({question_words("CAST(:question AS text)")}) AS form GROUP BY position
             ), asked AS (SELECT CAST(string_agg(word, ' & ') AS tsquery) AS query FROM forms)
             SELECT filename, page_start FROM asked, chunks JOIN ingestions i ON i.id = ingestion_id
             WHERE tsv @@ query
@@ -103,18 +100,19 @@ async def test_each_document_has_its_language(library: Services) -> None:
         ("Vertrag", ("vertraege", 2)),
         ("VERTRÄGEN", ("vertraege", 2)),
         ("vertrage prüfung", ("vertraege", 2)),
-        ("lieferant kündigt", None),
+        ("die Lieferanten und das Budget", None),
+        ("was ist mit den Verträgen", ("vertraege", 2)),
         ("Königsstrasse", ("vertraege", 1)),
         ("société étranger", ("societe", 2)),
         ("societe declarer", ("societe", 2)),
-        ("déclaré", ("societe", 2)),
+        ("ce que la société déclare", ("societe", 2)),
         ("entreprises", ("societe", 1)),
         ("actionnaire generale", ("societe", 1)),
         ("契約", ("keiyaku", 2)),
         ("支払期限", ("keiyaku", 2)),
         ("営業活動", ("keiyaku", 1)),
         ("営業契約", None),
-        ("company office", ("report", 1)),
+        ("what are the offices of the company", ("report", 1)),
         ("fy2018", ("report", 1)),
         ("10k revenue grew", None),
         ("10k revenue grow", ("report", 2)),

@@ -17,6 +17,7 @@ from app.storage.languages import (
     TextSearch,
     find_language,
     open_text_search,
+    question_words,
     text_search_vector,
 )
 from tests.databases import migrated
@@ -167,6 +168,36 @@ async def test_the_configs_in_use_are_found_and_that_of_old_documents(own: Datab
     for config in ("german", "simple", None, "german", "french", "no_such_config"):
         await add_ingestion(own, config)
     assert await configs_in_use(own) == ["english", "french", "german", "simple"]
+
+
+async def words_of(database: Database, question: str) -> dict[int, set[str]]:
+    found = defaultdict(set)
+    async with database.transaction() as connection:
+        rows = await connection.execute(
+            text(question_words("CAST(:question AS text)")), {"question": canonical(question)}
+        )
+        for row in rows:
+            found[row.position].add(row.lexeme)
+    return dict(found)
+
+
+@pytest.fixture
+async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    database = Database(await migrated(postgres, "languages_of_questions"))
+    yield database
+    await database.close()
+
+
+async def test_a_question_is_looked_up_in_all_configs_in_use(empty: Database) -> None:
+    assert await words_of(empty, "the declared risks") == {2: {"declar"}, 3: {"risk"}}
+    assert await words_of(empty, "to be or not to be") == {}
+    for config in ("german", "french"):
+        await add_ingestion(empty, config)
+    assert await words_of(empty, "the declared risks") == {2: {"declar", "declared"}, 3: {"risk"}}
+    assert await words_of(empty, "was ist mit den Verträgen") == {5: {"vertragen", "vertrag"}}
+    assert await words_of(empty, "how did they die of it") == {4: {"die", "di"}}
+    assert await words_of(empty, "die") == {1: {"die", "di"}}
+    assert await words_of(empty, "") == {}
 
 
 async def test_an_ingestion_knows_its_language(own: Database) -> None:
