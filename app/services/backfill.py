@@ -8,7 +8,9 @@ import structlog
 
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
+from app.storage.canonical import canonical
 from app.storage.database import Database
+from app.storage.document_words import count_words
 from app.storage.languages import TextSearch
 
 DOCUMENTS_AT_ONCE = 100
@@ -73,3 +75,17 @@ class Languages:
     async def _list(self, ingestion_id: UUID, after_ordinal: int) -> list[storage.OldChunk]:
         async with self._database.autocommit() as connection:
             return await storage.list_texts(connection, ingestion_id, after_ordinal, CHUNKS_AT_ONCE)
+
+
+class DocumentWords:
+    """Which words a document is about, by which searches find it; after its language, which stems them."""
+
+    lacks = storage.LACKS_WORDS
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def fill(self, ingestion_id: UUID) -> None:
+        async with self._database.autocommit() as connection:
+            filename = await storage.find_filename(connection, ingestion_id)
+            await count_words(connection, ingestion_id, canonical(filename, is_name=True))

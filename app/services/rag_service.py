@@ -170,6 +170,7 @@ class RAGService:
         progress.stage = "publishing"
         stage_seconds = clock.seconds(reading.ocr_seconds)
         async with self.database.autocommit() as connection:
+            await ingestions.count_words(connection, lease, canonical.canonical(lease.filename, is_name=True))
             published = await ingestions.publish(
                 connection,
                 lease,

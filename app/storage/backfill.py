@@ -16,7 +16,8 @@ from app.storage.database import Connection
 from app.storage.languages import ACCENTED, CONFIG_OF_OLD, TextLanguage, chunk_vector
 
 LACKS_LANGUAGE: Final = "i.text_search_config IS NULL"
-"""A condition on `ingestions i`, for find_lacking."""
+LACKS_WORDS: Final = "NOT i.has_counted_words"
+"""Conditions on `ingestions i`, for find_lacking."""
 
 
 async def find_lacking(connection: Connection, lacks: str, after: UUID, limit: int) -> Sequence[UUID]:
@@ -75,6 +76,13 @@ async def store_words(
             "texts": [canonical(chunk.text) for chunk in chunks],
         },
     )
+
+
+async def find_filename(connection: Connection, ingestion_id: UUID) -> str:
+    found = await connection.execute(
+        sql("SELECT filename FROM ingestions WHERE id = :id"), {"id": ingestion_id}
+    )
+    return str(found.scalar_one())
 
 
 async def store_language(connection: Connection, ingestion_id: UUID, language: TextLanguage) -> None:

@@ -13,9 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.pdf.pages import Box
 from app.storage import models
 
-TEXT_SEARCH_CONFIG = "english"
-"""The dictionary of every tsvector and tsquery: both sides must agree."""
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -97,11 +94,12 @@ async def find_boxes(
 
 
 async def delete_chunks(connection: AsyncConnection, space_id: int, ingestion_ids: Sequence[UUID]) -> None:
-    """Delete the chunks of these ingestions and their vectors, in one statement."""
+    """Delete the chunks of these ingestions, their words and their vectors, in one statement."""
     vectors = table(embeddings_table(space_id), column("ingestion_id", Uuid()))
-    their_chunks = delete(models.Chunk).where(models.Chunk.ingestion_id.in_(ingestion_ids))
+    with_ingestion = (models.Chunk, models.DocumentWord)
+    theirs = [delete(one).where(one.ingestion_id.in_(ingestion_ids)).cte() for one in with_ingestion]
     await connection.execute(
-        delete(vectors).where(vectors.c.ingestion_id.in_(ingestion_ids)).add_cte(their_chunks.cte())
+        delete(vectors).where(vectors.c.ingestion_id.in_(ingestion_ids)).add_cte(*theirs)
     )
 
 

@@ -22,6 +22,7 @@ from app.pdf.pages import DocumentFacts
 from app.storage.canonical import canonical
 from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import halfvecs
+from app.storage.document_words import INSERT_WORDS, VERSION
 from app.storage.languages import TextLanguage, chunk_vector
 from app.storage.models import Ingestion
 
@@ -58,9 +59,10 @@ FAILED = """
 
 
 def without_chunks(of: str, space_id: int) -> str:
-    """Two CTEs that delete the chunks and vectors of the ingestions in the CTE `of`."""
+    """CTEs that delete the chunks, words and vectors of the ingestions in the CTE `of`."""
     return f"""
         gone_chunks AS (DELETE FROM chunks USING {of} WHERE chunks.ingestion_id = {of}.id),
+        gone_words AS (DELETE FROM document_words USING {of} WHERE document_words.ingestion_id = {of}.id),
         gone_vectors AS (
             DELETE FROM {embeddings_table(space_id)} e USING {of} WHERE e.ingestion_id = {of}.id
         )
@@ -282,6 +284,22 @@ def _words(text: str | None) -> str | None:
 _TEXT_SEARCH_VECTOR = chunk_vector(
     "CAST(CAST(:config AS text) AS regconfig)", "coalesce(heading_words, heading)", "coalesce(words, text)"
 )
+
+
+async def count_words(connection: AsyncConnection, lease: Lease, name: str) -> None:
+    """Count the words of all stored chunks; `name` is the file's, in canonical form."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        WITH version AS (
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, has_counted_words = true
+            WHERE {IS_OURS} RETURNING {VERSION}
+        ), counted AS ({INSERT_WORDS})
+        SELECT version_id FROM version
+        """,
+        name=name,
+    )
 
 
 async def publish(

@@ -151,6 +151,12 @@ def question_words(question: str) -> str:
     """
 
 
+def phrase_query(config: str, text: str) -> str:
+    """SQL: the tsquery of the words of a canonical text one after another; both arguments are SQL."""
+    return f"""phraseto_tsquery({config}, CASE WHEN {text} ~ '{ACCENTED.pattern}'
+        THEN {_without_accents(text)} ELSE {text} END)"""
+
+
 def chunk_vector(config: str, heading: str, text: str) -> str:
     """SQL for `chunks.tsv`: a word of the heading counts double."""
     of_heading = text_search_vector(config, f"coalesce({heading}, '')")

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, Text, func
 from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TIMESTAMP, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 Timestamp = TIMESTAMP(timezone=True)
@@ -70,6 +70,7 @@ class Ingestion(Base):
     language: Mapped[str | None]
     text_search_config: Mapped[str | None]
     chunks: Mapped[int] = mapped_column(server_default="0")
+    has_counted_words: Mapped[bool] = mapped_column(server_default=sql("false"))
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
     fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
@@ -123,6 +124,19 @@ class Chunk(Base):
         Index("uq_chunks_ingestion_id_ordinal", "ingestion_id", "ordinal", unique=True),
         Index(None, "tsv", postgresql_using="gin"),
     )
+
+
+class DocumentWord(Base):
+    """A word that a version of a document is about; `share` of its chunks hold it (document_words.py)."""
+
+    __tablename__ = "document_words"
+
+    ingestion_id: Mapped[UUID] = mapped_column(primary_key=True)
+    lexeme: Mapped[str] = mapped_column(primary_key=True)
+    share: Mapped[float] = mapped_column(REAL)
+    is_on_first_page: Mapped[bool]
+
+    __table_args__ = (Index("ix_document_words_by_share", "lexeme", sql("share DESC"), "ingestion_id"),)
 
 
 class EmbeddingSpace(Base):

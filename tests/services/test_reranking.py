@@ -22,6 +22,8 @@ def hit(text: str, score: float) -> Hit:
         text=text,
         score=score,
         boxes=(),
+        heading=None,
+        ordinal=0,
     )
 
 

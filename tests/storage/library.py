@@ -18,6 +18,7 @@ from uuid_utils.compat import uuid7
 
 from app.storage.chunks import delete_chunks, embeddings_table
 from app.storage.database import Database, halfvecs
+from app.storage.document_words import INSERT_WORDS, VERSION
 from app.storage.languages import chunk_vector
 
 SUBJECTS = 40
@@ -143,6 +144,15 @@ class Library:
                 count = min(STATEMENT_CHUNKS, shelf.chunks - first)
                 texts = [f"{words} {shelf.phrase}".strip() for words in self.texts(count, subject)]
                 await self._add_chunks(connection, ingestion_id, first, texts, self.vectors(count, subject))
+            await connection.execute(
+                text(f"""
+                    WITH version AS (
+                        UPDATE ingestions SET has_counted_words = true WHERE id = :id RETURNING {VERSION}
+                    )
+                    {INSERT_WORDS}
+                """),
+                {"id": ingestion_id, "name": shelf.collection},
+            )
         return ingestion_id
 
     async def _add_chunks(

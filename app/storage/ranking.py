@@ -1,0 +1,314 @@
+"""How chunks are ranked for a question, as SQL: documents first, then chunks. docs/search.md explains it.
+
+The statement is put together for each question, with one column for each of its words: that is quicker
+than one row for each, since ts_rank of one word takes 0.13 us.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Final
+
+from app.storage.chunks import embeddings_table
+from app.storage.visible import Visible
+from app.storage.words import Lexeme, Question
+
+# The parts of a score are each between 0 and 1, and weigh:
+WORDS: Final = 0.5
+VECTOR: Final = 0.5
+DOCUMENT: Final = 1.0
+COVERAGE: Final = 1.0
+PHRASE: Final = 1.0
+
+RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
+FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
+
+LISTED_DOCUMENTS: Final = 2_000
+"""Documents of a long list that are looked at for one word, those with most of it first."""
+
+WEIGHED_DOCUMENTS: Final = 200
+"""Documents of a long list that are weighed by all words, those with most of the best words first."""
+
+CHOSEN_DOCUMENTS: Final = 10
+"""Documents of a long list all of whose chunks are compared, the best first ..."""
+
+CHOSEN_CHUNKS: Final = 2_500
+"""... until they have this many chunks: 2.5 us each."""
+
+NEAREST_CHUNKS: Final = 100
+"""Chunks that the index of vectors brings."""
+
+COMPARED_CHUNKS: Final = 200
+"""Chunks, the best by their words and documents, whose vectors are compared too: 2 us each."""
+
+SAMPLED_VECTORS: Final = 32
+"""Vectors of each chosen document that tell how near just any chunk is."""
+
+
+def nearest(visible: Visible, space_id: int) -> str:
+    """CTEs that end in `nearest(chunk_id, ingestion_id, similarity)`: the :depth chunks nearest to :vector.
+
+    An index gives candidates only. When the filter hides so many of them that fewer than :limit are left,
+    a thorough part of the same statement runs, else it costs nothing.
+    """
+    vectors = embeddings_table(space_id)
+    of_all = _NEAREST_OF_ALL.replace("{vectors}", vectors)
+    if visible.is_short:
+        return f"nearest AS MATERIALIZED ({of_all.replace('{visible}', visible.conditions)})"
+    is_needed = "(SELECT count(*) FROM quick) < :limit"
+    by_index = _NEAREST_BY_INDEX.replace("{vectors}", vectors)
+    return f"""
+        quick AS MATERIALIZED ({by_index.replace("{visible}", visible.conditions)}),
+        thorough AS MATERIALIZED ({of_all.replace("{visible}", f"{visible.conditions} AND {is_needed}")}),
+        nearest AS MATERIALIZED (
+            SELECT * FROM quick UNION SELECT * FROM thorough ORDER BY similarity DESC, chunk_id LIMIT :depth
+        )
+    """
+
+
+class Ranking:
+    """The statement that ranks the visible chunks for a question, by meaning too if there is a space."""
+
+    def __init__(self, question: Question, visible: Visible, space_id: int | None) -> None:
+        self._question = question
+        self._visible = visible
+        self._space_id = space_id
+        self._words = range(len(question.words))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        words = self._question.words
+        return self._visible.parameters | {
+            **{f"lexeme_{n}_{m}": lexeme.tsquery for n, m, lexeme in self._lexemes()},
+            "candidates": self._question.quoted or self._question.candidates,
+            "phrase": self._question.phrase,
+            "lexemes": [lexeme.text for _, _, lexeme in self._lexemes()],
+            "numbers": [n for n, _, _ in self._lexemes()],
+            "rarities": [self._rarity(words[n].documents) for n, _, _ in self._lexemes()],
+        }
+
+    def statement(self) -> str:
+        """CTEs that end in `found(chunk_id, score, words, vector, document, …)`, best first."""
+        parts = [self._listed(), _WORD, self._considered(), self._document(), self._chosen()]
+        parts += [self._pool(), self._scored(), _BEST, self._found()]
+        return ", ".join(parts)
+
+    def held_words(self) -> str:
+        """SQL for the numbers of the words that a chunk `c` holds."""
+        held = [
+            f"CASE WHEN c.tsv @@ CAST(:lexeme_{n}_{m} AS tsquery) THEN {n} END" for n, m, _ in self._lexemes()
+        ]
+        return f"CAST(ARRAY[{', '.join(held)}] AS int[])"
+
+    def _lexemes(self) -> Iterator[tuple[int, int, Lexeme]]:
+        for n, word in enumerate(self._question.words):
+            for m, lexeme in enumerate(word.lexemes):
+                yield n, m, lexeme
+
+    def _rarity(self, documents: float) -> float:
+        """The idf of BM25 (Robertson and Zaragoza, 2009), of documents."""
+        total = max(self._visible.documents_total, documents)
+        return math.log(1 + (total - documents + 0.5) / (documents + 0.5))
+
+    def _listed(self) -> str:
+        """`listed(chunk_id, ingestion_id)`: chunks that indexes bring from anywhere, or that are quoted."""
+        candidates = _CANDIDATES.replace("{visible}", self._visible.conditions)
+        near = [] if self._space_id is None else [nearest(self._visible, self._space_id)]
+        if self._question.quoted:
+            sources = [candidates]
+        else:
+            sources = ["SELECT chunk_id, ingestion_id FROM nearest"] if near else []
+            if self._question.words and not self._visible.is_short:
+                sources.append(candidates)
+        return ", ".join([*near, f"listed AS MATERIALIZED ({' UNION '.join(sources) or _NOTHING})"])
+
+    def _considered(self) -> str:
+        """`considered(ingestion_id, chunks)`: documents to weigh."""
+        considered = _FEW if self._visible.has_few_documents else _MANY
+        return considered.replace("{visible}", self._visible.conditions)
+
+    def _document(self) -> str:
+        """`document(ingestion_id, chunks, about, weight_0, …)`: how much each is about the question."""
+        weights = "".join(
+            f", CASE WHEN bool_or(is_on_first_page) FILTER (WHERE word = {n})"
+            f" THEN CAST({FIRST_PAGE_WEIGHT} AS float8) ELSE 1 END AS weight_{n}"
+            for n in self._words
+        )
+        return _DOCUMENT.replace("{weights}", weights)
+
+    def _chosen(self) -> str:
+        """`chosen(ingestion_id)`: documents all of whose chunks are compared."""
+        if self._question.quoted:
+            chosen = "SELECT CAST(NULL AS uuid) AS ingestion_id LIMIT 0"
+        elif self._visible.is_short:
+            chosen = f"SELECT i.id AS ingestion_id {_LIVE.replace('{visible}', self._visible.conditions)}"
+        else:
+            chosen = _CHOSEN
+        return f"chosen AS MATERIALIZED ({chosen})"
+
+    def _pool(self) -> str:
+        """`pool(chunk_id, ingestion_id, has_phrase, rank_0, …)`: the chunks that are compared."""
+        ranks = "".join(f", {self._rank(n)} AS rank_{n}" for n in self._words)
+        return _POOL.replace("{ranks}", ranks)
+
+    def _rank(self, n: int) -> str:
+        ranks = [
+            f"ts_rank('{RANK_WEIGHTS}', tsv, CAST(:lexeme_{n}_{m} AS tsquery))"
+            for m in range(len(self._question.words[n].lexemes))
+        ]
+        return ranks[0] if len(ranks) == 1 else f"greatest({', '.join(ranks)})"
+
+    def _scored(self) -> str:
+        """`scored(chunk_id, about, has_phrase, words, coverage)`: words weigh by their rarity in the pool."""
+        counts = "".join(f", count(*) FILTER (WHERE rank_{n} > 0) AS chunks_{n}" for n in self._words)
+        rarities = "".join(
+            f", ln(1 + (total - chunks_{n} + 0.5) / (chunks_{n} + 0.5)) AS rarity_{n}" for n in self._words
+        )
+        words = " + ".join(f"rarity_{n} * rank_{n} * weight_{n}" for n in self._words) or "0"
+        held = " + ".join(f"CASE WHEN rank_{n} > 0 THEN rarity_{n} ELSE 0 END" for n in self._words) or "0"
+        asked = " + ".join(f"rarity_{n}" for n in self._words) or "1"
+        return f"""
+            counted AS MATERIALIZED (SELECT CAST(count(*) AS float8) AS total{counts} FROM pool),
+            rarity AS MATERIALIZED (SELECT total{rarities} FROM counted),
+            scored AS MATERIALIZED (
+                SELECT chunk_id, about, has_phrase, CAST({words} AS float8) AS words,
+                    CAST(({held}) / ({asked}) AS float8) AS coverage
+                FROM pool JOIN document USING (ingestion_id), rarity
+            )
+        """
+
+    def _found(self) -> str:
+        if self._space_id is None:
+            return _FOUND_BY_WORDS
+        return _FOUND.replace("{vectors}", embeddings_table(self._space_id))
+
+
+_NOTHING: Final = "SELECT CAST(NULL AS uuid) AS chunk_id, CAST(NULL AS uuid) AS ingestion_id LIMIT 0"
+_LIVE: Final = "FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id WHERE {visible}"
+_NEAREST_OF_ALL: Final = """
+    SELECT chunk_id, ingestion_id, similarity
+    FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id CROSS JOIN LATERAL (
+        SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
+        FROM {vectors} WHERE ingestion_id = d.live_ingestion_id OFFSET 0
+    ) compared
+    WHERE {visible} ORDER BY similarity DESC LIMIT :depth
+"""
+_NEAREST_BY_INDEX: Final = """
+    SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
+    FROM {vectors} JOIN documents d ON d.live_ingestion_id = ingestion_id
+        JOIN ingestions i ON i.id = d.live_ingestion_id
+    WHERE {visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
+"""
+# Each OFFSET 0 keeps the planner from scanning the index of words once per document: 4-8 ms each.
+_CANDIDATES: Final = """
+    SELECT chunk_id, ingestion_id FROM (
+        SELECT id AS chunk_id, ingestion_id FROM chunks WHERE tsv @@ CAST(:candidates AS tsquery) OFFSET 0
+    ) chunk JOIN documents d ON d.live_ingestion_id = ingestion_id
+        JOIN ingestions i ON i.id = d.live_ingestion_id
+    WHERE {visible}
+"""
+_WORD: Final = """
+    word AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:lexemes AS text[]), CAST(:numbers AS int[]), CAST(:rarities AS float8[]))
+            AS asked(lexeme, word, rarity)
+    )
+"""
+_FEW: Final = f"considered AS MATERIALIZED (SELECT i.id AS ingestion_id, i.chunks {_LIVE})"
+_MANY: Final = f"""
+    holding AS (
+        SELECT ingestion_id, word, max(rarity * sqrt(share)) AS about FROM word CROSS JOIN LATERAL (
+            SELECT ingestion_id, share FROM document_words WHERE document_words.lexeme = word.lexeme
+            ORDER BY share DESC LIMIT {LISTED_DOCUMENTS}
+        ) document GROUP BY ingestion_id, word
+    ), likely AS MATERIALIZED (
+        SELECT ingestion_id, sum(about) AS about FROM holding GROUP BY ingestion_id
+        ORDER BY about DESC LIMIT {LISTED_DOCUMENTS}
+    ), considered AS MATERIALIZED (
+        (
+            SELECT ingestion_id, i.chunks FROM likely JOIN documents d ON d.live_ingestion_id = ingestion_id
+                JOIN ingestions i ON i.id = ingestion_id
+            WHERE {{visible}} ORDER BY about DESC LIMIT {WEIGHED_DOCUMENTS}
+        )
+        UNION SELECT id, chunks FROM ingestions WHERE id IN (SELECT ingestion_id FROM listed)
+    )
+"""
+# One look-up by key for each document and word, whatever the planner thinks of the tables' sizes.
+_DOCUMENT: Final = """
+    document AS MATERIALIZED (
+        SELECT ingestion_id, chunks, CAST(coalesce(sum(about), 0) AS float8) AS about{weights}
+        FROM considered LEFT JOIN LATERAL (
+            SELECT word, max(rarity * sqrt(share)) AS about, bool_or(is_on_first_page) AS is_on_first_page
+            FROM word CROSS JOIN LATERAL (
+                SELECT share, is_on_first_page FROM document_words
+                WHERE document_words.ingestion_id = considered.ingestion_id
+                    AND document_words.lexeme = word.lexeme OFFSET 0
+            ) counted GROUP BY word
+        ) held ON true
+        GROUP BY ingestion_id, chunks
+    )
+"""
+_CHOSEN: Final = f"""
+    SELECT ingestion_id FROM (
+        SELECT ingestion_id, sum(chunks) OVER best - chunks AS chunks_before, row_number() OVER best AS place
+        FROM document WHERE about > 0
+        WINDOW best AS (ORDER BY about DESC, ingestion_id ROWS UNBOUNDED PRECEDING)
+    ) ranked WHERE place <= {CHOSEN_DOCUMENTS} AND chunks_before < {CHOSEN_CHUNKS}
+"""
+_POOL: Final = """
+    pool AS MATERIALIZED (
+        SELECT chunk_id, ingestion_id, tsv @@ CAST(:phrase AS tsquery) AS has_phrase{ranks} FROM (
+            SELECT chunk.id AS chunk_id, ingestion_id, tsv FROM chosen CROSS JOIN LATERAL (
+                SELECT id, tsv FROM chunks WHERE chunks.ingestion_id = chosen.ingestion_id OFFSET 0
+            ) chunk
+            UNION ALL
+            SELECT chunk_id, listed.ingestion_id, tsv FROM listed CROSS JOIN LATERAL (
+                SELECT tsv FROM chunks WHERE id = chunk_id OFFSET 0
+            ) chunk
+            WHERE listed.ingestion_id NOT IN (SELECT ingestion_id FROM chosen)
+        ) chunk
+    )
+"""
+_BEST: Final = f"""
+    most AS MATERIALIZED (
+        SELECT nullif(max(words), 0) AS words, nullif(max(about), 0) AS about FROM scored
+    ), parts AS (
+        SELECT chunk_id, CAST({WORDS} AS float8) * coalesce(scored.words / most.words, 0) AS words,
+            CAST({DOCUMENT} AS float8) * coalesce(scored.about / most.about, 0) AS document,
+            CAST({COVERAGE} AS float8) * coverage ^ 2 AS coverage,
+            CASE WHEN has_phrase THEN CAST({PHRASE} AS float8) ELSE 0 END AS phrase
+        FROM scored, most
+    ), best AS MATERIALIZED (
+        SELECT *, words + document + coverage + phrase AS score FROM parts ORDER BY score DESC, chunk_id
+    )
+"""
+_FOUND_BY_WORDS: Final = """
+    found AS (
+        SELECT best.*, CAST(NULL AS float8) AS vector
+        FROM best WHERE coverage > 0 ORDER BY score DESC, chunk_id LIMIT :limit
+    )
+"""
+_FOUND: Final = f"""
+    compared AS MATERIALIZED (
+        SELECT best.*, coalesce(nearest.similarity, (
+            SELECT -(embedding <#> CAST(:vector AS halfvec)) FROM {{vectors}} v
+            WHERE v.chunk_id = best.chunk_id
+        )) AS similarity
+        FROM (
+            SELECT chunk_id FROM nearest
+            UNION (SELECT chunk_id FROM best WHERE coverage > 0 LIMIT {COMPARED_CHUNKS})
+        ) near JOIN best USING (chunk_id) LEFT JOIN nearest USING (chunk_id)
+    ), usual AS MATERIALIZED (
+        SELECT coalesce(avg(-(embedding <#> CAST(:vector AS halfvec))), 0) AS similarity
+        FROM chosen CROSS JOIN LATERAL (
+            SELECT embedding FROM {{vectors}} v WHERE v.ingestion_id = chosen.ingestion_id
+            LIMIT {SAMPLED_VECTORS}
+        ) sampled
+    ), placed AS (
+        SELECT compared.*, CAST({VECTOR} AS float8) * coalesce(greatest(0,
+            (compared.similarity - usual.similarity)
+            / nullif(max(compared.similarity) OVER () - usual.similarity, 0)
+        ), 0) AS vector FROM compared, usual
+    ), found AS (
+        SELECT chunk_id, score + vector AS score, words, vector, document, coverage, phrase
+        FROM placed ORDER BY placed.score + vector DESC, chunk_id LIMIT :limit
+    )
+"""
