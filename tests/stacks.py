@@ -1,6 +1,7 @@
 """A `pdf-ingest up` for tests, started and stopped like a user does."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -94,6 +95,19 @@ class Up:
     def _listen(self) -> None:
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
+
+
+def pdf_ingest(*arguments: str | Path, url: str) -> subprocess.CompletedProcess[str]:
+    """Run a client command."""
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *map(str, arguments)],
+        cwd=PROJECT,
+        env=os.environ | {"PDF_INGEST_URL": url, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:

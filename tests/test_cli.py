@@ -1,6 +1,5 @@
 """The client commands, against a whole running service."""
 
-import os
 import re
 import subprocess
 import sys
@@ -9,19 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.stacks import PROJECT, SAMPLES, Up
-
-
-def pdf_ingest(*arguments: str | Path, url: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "app.cli", *map(str, arguments)],
-        cwd=PROJECT,
-        env=os.environ | {"PDF_INGEST_URL": url, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+from tests.stacks import SAMPLES, Up, pdf_ingest
 
 
 def test_files_are_ingested_and_their_verdicts_shown(up: Up) -> None:

@@ -21,8 +21,7 @@ from app.evaluate import (
     read_names,
     read_questions,
 )
-from tests.stacks import Up
-from tests.test_cli import pdf_ingest
+from tests.stacks import Up, pdf_ingest
 
 LINE = '{"id": "1", "question": "What?", "documents": ["a.pdf"], "pages": {"a.pdf": [3]}}\n'
 
