@@ -280,8 +280,8 @@ async def evaluate(
 async def _documents(client: Client, collection: str | None) -> dict[str, list[str]]:
     """Ids of the documents that can be searched, by file name."""
     ids: defaultdict[str, list[str]] = defaultdict(list)
-    within = {} if collection is None else {"collection": collection}
-    async for document in client.documents(status="ready", limit=500, **within):
+    filters = {} if collection is None else {"collection": collection}
+    async for document in client.documents(status="ready", limit=500, **filters):
         ids[document["filename"]].append(document["document_id"])
     return dict(ids)
 

@@ -50,7 +50,7 @@ max_client_conn = 200
 """)
     command = [str(PGBOUNCER), str(tmp_path / "pgbouncer.ini")]
     if os.geteuid() == 0:
-        for path in (*tmp_path.iterdir(), tmp_path, *tmp_path.parents[:3]):  # noqa: ASYNC240
+        for path in (tmp_path / "users.txt", Path(command[1]), tmp_path, *tmp_path.parents[:3]):
             path.chmod(path.stat().st_mode | 0o005)
         command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
