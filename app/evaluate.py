@@ -212,7 +212,7 @@ def cases_of(
 def read_questions(path: Path) -> list[Question]:
     """Raises NotEvaluable, with the number of the line."""
     questions: dict[str, Question] = {}
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         question = _valid(Question, line, f"{path}, line {number}")

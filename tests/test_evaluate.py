@@ -148,6 +148,11 @@ def test_a_line_that_is_no_question_is_named_with_its_number(tmp_path: Path, lin
         read_questions(path)
 
 
+def test_a_question_may_have_separators_of_unicode_in_it(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text(LINE.replace("What?", "What\u2028now?"), encoding="utf-8")
+    assert [one.question for one in read_questions(tmp_path / "questions.jsonl")] == ["What\u2028now?"]
+
+
 def test_files_that_are_missing_or_empty_are_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(NotEvaluable, match="has no questions"):
