@@ -21,7 +21,8 @@ from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from tests.databases import migrated
-from tests.pdfs.hostile import CASES, READY, Case, prose, written
+from tests.pdfs.builder import pages, shown
+from tests.pdfs.hostile import CASES, READY, Case, written
 from tests.processes import WorkerProcess
 
 PROCESSES = 2
@@ -149,9 +150,9 @@ async def watched(
 
 @pytest.fixture(scope="module")
 async def before(watched: Watched, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Census:
-    """When each process of the worker has ingested a harmless file."""
+    """When each process of the worker has ingested a harmless file, in a language that takes its model."""
     path = tmp_path_factory.mktemp("harmless") / "prose.pdf"
-    path.write_bytes(prose(200))
+    path.write_bytes(pages([shown("Les sociétés étrangères ont déclaré leurs dépenses.")] * 200))
     async with asyncio.timeout(VERDICT_SECONDS):
         while len(watched.census().reader_parents) < PROCESSES:
             accepted = [await service.upload(path) for _ in range(PROCESSES)]

@@ -28,11 +28,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE ingestions ADD COLUMN mood text NOT NULL DEFAULT 'unknown'")
+    op.execute("ALTER TABLE ingestions ADD COLUMN shelf text NOT NULL DEFAULT 'unknown'")
 
 
 def downgrade() -> None:
-    op.execute("ALTER TABLE ingestions DROP COLUMN mood")
+    op.execute("ALTER TABLE ingestions DROP COLUMN shelf")
 '''
 
 

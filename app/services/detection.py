@@ -18,7 +18,7 @@ _NO_LANGUAGE: Final = "zxx"  # the model's class for numbers, markup and names
 
 
 # Where English alone is read, the model need not be loaded: it takes 0.7 s of the first document of every
-# process, and 100 MB for good. These words were 15-23 % of the words of ten English PDFs, a quarter of which
+# process, and 75 MB for good. These words were 15-23 % of the words of ten English PDFs, a quarter of which
 # were tables, and under 0.1 % of those of French, German and Arabic ones.
 _ENGLISH_WORDS: Final = frozenset(
     ("the", "of", "and", "to", "that", "with", "by", "are", "from", "this", "which", "have")
@@ -48,14 +48,24 @@ class LanguageDetector:
     def _loaded(self) -> "LanguageIdentifier":
         with self._lock:
             if self._identifier is None:
-                from py3langid.langid import MODEL_FILE, LanguageIdentifier  # here: numpy and a model
-
-                identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-                # Only what has a code of two letters: the others are mostly mistaken for those they are near.
-                two_letters = [code for code in identifier.labels if len(code) == 2]
-                identifier.set_languages([*two_letters, _NO_LANGUAGE])
-                self._identifier = identifier
+                self._identifier = _load()
             return self._identifier
+
+
+def _load() -> "LanguageIdentifier":
+    """Of the model, what has a code of two letters: others are mostly mistaken for those they are near.
+
+    Put together anew, since an identifier keeps the languages it leaves out: 28 MB.
+    """
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # here: only where it is needed
+
+    whole = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    whole.set_languages([*(code for code in whole.labels if len(code) == 2), _NO_LANGUAGE])
+    return LanguageIdentifier(
+        *(whole.nb_ptc, whole.nb_pc, whole.nb_classes, whole.tk_nextmove, whole.tk_output),
+        norm_probs=True,
+        tk_row=whole.tk_row,
+    )
 
 
 def _is_plain_english(text: str) -> bool:
