@@ -166,7 +166,7 @@ class RAGService:
                     stored = batch[-1].ordinal + 1
         if stored == 0:
             raise NoText
-        log.info("stored", chunks=stored)
+        log.info("stored", chunks=stored, language=language and language.code)
         progress.stage = "publishing"
         stage_seconds = clock.seconds(reading.ocr_seconds)
         async with self.database.autocommit() as connection:
@@ -238,7 +238,6 @@ class RAGService:
 
     async def _detect(self, batch: Sequence[Chunk]) -> TextLanguage:
         code = await asyncio.to_thread(self.detector.detect, [chunk.text for chunk in batch])
-        log.info("language", code=code)
         return self.text_search.language(code)
 
     async def _language_of_stored(self, lease: Lease) -> TextLanguage:

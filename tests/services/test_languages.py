@@ -122,3 +122,30 @@ async def test_words_find_the_page_they_are_on_in_any_form(
     library: Services, question: str, page: tuple[str, int] | None
 ) -> None:
     assert await pages_found(library.database, question) == ({page} if page else set())
+
+
+async def test_a_resumed_run_goes_on_in_the_language_it_began_in(library: Services) -> None:
+    async with library.database.transaction() as connection:
+        ingestion_id = await connection.scalar(
+            text("SELECT id FROM ingestions WHERE filename = 'societe.pdf'")
+        )
+        for statement in (  # as it was left by a worker that took the first chunk for German
+            "UPDATE documents SET live_ingestion_id = NULL WHERE live_ingestion_id = :id",
+            "UPDATE ingestions SET status = 'queued', finished_at = NULL, chunks = 1, language = 'de',"
+            " text_search_config = 'german' WHERE id = :id",
+            f"DELETE FROM embeddings_{library.space_id} USING chunks WHERE chunk_id = id"
+            " AND chunks.ingestion_id = :id AND ordinal > 0",
+            "DELETE FROM chunks WHERE ingestion_id = :id AND ordinal > 0",
+        ):
+            await connection.execute(text(statement), {"id": ingestion_id})
+    assert await library.rag.ingest_pdf("", ingestion_id) > 1
+    async with library.database.transaction() as connection:
+        found = await connection.execute(
+            text("""
+            SELECT language, text_search_config FROM ingestions JOIN chunks ON ingestion_id = ingestions.id
+            WHERE ingestions.id = :id AND ordinal > 0 AND tsv @@ CAST('les' AS tsquery)
+            """),
+            {"id": ingestion_id},
+        )
+    # to a French stemmer `les` is no word
+    assert [tuple(row) for row in found] == [("de", "german")]
