@@ -156,7 +156,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
 
 def _is_once(world: World, text: str) -> bool:
     """Whether a text should be embedded once: those of versions are, once for each version."""
-    mark = text.split(" ", 1)[0]
+    mark = text.split("\n", 1)[-1].split(" ", 1)[0]  # under the header each line begins with it
     return mark in world.accepted and not mark.startswith(VERSION_PREFIX)
 
 
