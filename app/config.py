@@ -71,7 +71,7 @@ class Settings(BaseSettings):
     )
     embedding_passage_prefix: str | None = Field(None, description="The same before each text of a document.")
     embedding_tokenizer: Path | None = Field(
-        None, description="A tokenizer.json to count the model's tokens with; default: the built-in one."
+        None, description="A tokenizer.json to count tokens with for provider openai; default: the built-in."
     )
     embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")

