@@ -13,6 +13,8 @@ from app.reranking.reranker import RerankFailed
 
 MODEL = "Xenova/ms-marco-MiniLM-L-6-v2"
 
+_PATIENCE_SECONDS = 5.0  # a download takes minutes, in which searches must not hold a thread each
+
 
 class CrossEncoder:
     """One of fastembed's rerankers by its name, or the one of a folder; read, or downloaded, when first used.
@@ -41,10 +43,17 @@ class CrossEncoder:
         return 1 / (1 + math.exp(-max(-700.0, logit)))  # of -710 and less exp overflows
 
     def _model(self) -> Any:
-        with self._one_loads:
-            if self._loaded is None:
-                model = load_model("reranker", self._name, self._files, self._threads)
-                with loading(self._name):
-                    next(iter(model.rerank("query", ["passage"])))
-                self._loaded = model
-            return self._loaded
+        if self._loaded is None:
+            if not self._one_loads.acquire(timeout=_PATIENCE_SECONDS):
+                raise RerankFailed(f"The model {self._name} is still being loaded.")
+            try:
+                self._loaded = self._loaded or self._load()
+            finally:
+                self._one_loads.release()
+        return self._loaded
+
+    def _load(self) -> Any:
+        model = load_model("reranker", self._name, self._files, self._threads)
+        with loading(self._name):
+            next(iter(model.rerank("query", ["passage"])))
+        return model

@@ -105,6 +105,18 @@ async def test_a_model_that_is_none_is_a_failure_of_each_search(folder: Path, tm
 
 
 @needs_models
+async def test_who_searches_while_a_model_is_downloaded_does_not_wait_for_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download without a network: fastembed tries for 39 s."""
+    monkeypatch.setattr("app.reranking.cross_encoder._PATIENCE_SECONDS", 0.05)
+    reranker = CrossEncoder(model=None, folder=folder, threads=1)
+    with reranker._one_loads, pytest.raises(RerankFailed, match="still being loaded"):
+        await reranker.score("river", ["the river"])
+    assert len(await reranker.score("river", ["the river"])) == 1
+
+
+@needs_models
 def test_a_folder_without_a_model_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(EmbeddingRefused, match=r"no model\.onnx"):
         CrossEncoder(model=None, folder=tmp_path, threads=1)
