@@ -80,5 +80,8 @@ class Searcher:
             elif wanted.mode == "vector":
                 hits = await search.search_vector(connection, self.space_id, vector, *what)
             else:
-                hits = await search.search_hybrid(connection, self.space_id, vector, wanted.query, *what)
+                is_contextual = self.embedder.is_contextual
+                hits = await search.search_hybrid(
+                    connection, self.space_id, vector, wanted.query, *what, is_contextual=is_contextual
+                )
             return await with_neighbours(connection, hits, wanted.neighbours) if wanted.neighbours else hits
