@@ -22,7 +22,7 @@ NEXT_MIGRATION = '''
 from alembic import op
 
 revision = "29990101a"
-down_revision = "20261127a"
+down_revision = "20261127b"
 branch_labels = None
 depends_on = None
 
