@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from app.config import Settings
 from app.embeddings import open_embedder
-from app.embeddings.base import Embedder
+from app.embeddings.base import PROBE, Embedder
 from app.pdf.reader import PDFReader
 from app.services.documents import DocumentService
 from app.services.figures import Figures
-from app.services.holder import this_holder
+from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
+from app.services.outages import Outages, Probe
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
@@ -51,6 +53,8 @@ class _Resources:
     embedder: Embedder
     space_id: int
     cipher: PasswordCipher | None
+    outages: Outages
+    processes: Processes
 
 
 @asynccontextmanager
@@ -61,7 +65,14 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """
     async with _open_resources(settings) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
-        sweeper = Sweeper(database=database, files=files, queue=resources.queue, space_id=space_id)
+        sweeper = Sweeper(
+            database=database,
+            files=files,
+            queue=resources.queue,
+            outages=resources.outages,
+            processes=resources.processes,
+            space_id=space_id,
+        )
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)
         closing.push_async_callback(documents.close)
@@ -101,14 +112,18 @@ async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
         embedder = await closing.enter_async_context(_embedder(settings))
+        files = FileStore(settings.storage_url)
+        probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
         yield _Resources(
             database=database,
             queue=queue,
-            files=FileStore(settings.storage_url),
+            files=files,
             reader=reader,
             embedder=embedder,
             space_id=await open_space(database, embedder.identity),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
+            outages=Outages(database, probes),
+            processes=Processes.of_this_host(),
         )
 
 
@@ -161,7 +176,9 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         embedder=resources.embedder,
         space_id=resources.space_id,
         cipher=resources.cipher,
-        holder=this_holder(),
+        outages=resources.outages,
+        processes=resources.processes,
+        holder=resources.processes.name_of_this(),
         batch_chunks=settings.embedding_batch_inputs,
     )
 

@@ -213,8 +213,8 @@ class World:
 
 
 def _may_be_hit(sight: Sight) -> bool:
-    """Not what was hit already and has stored nothing since: a third time would make it poison."""
-    return sight.fruitless_attempts < 2
+    """Not what was hit already and has made no progress since: it would go on after a pause only."""
+    return sight.deaths < 1
 
 
 def is_worker_child(pid: int) -> bool:

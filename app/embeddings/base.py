@@ -10,6 +10,10 @@ from tokenizers import Tokenizer
 
 from app.errors import EmbeddingFailed
 
+PROBE = ("A short text.",)
+"""What every embedder takes: when it takes this and not another text, the other text is at fault."""
+URGENT_SECONDS = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingIdentity:
@@ -26,10 +30,12 @@ class Embedder(Protocol):
     identity: EmbeddingIdentity
     tokenizer: Tokenizer
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], *, is_urgent: bool = False) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1. Never blocks the event loop.
 
-        Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too.
+        Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too. When it
+        `is_urgent` (somebody waits), after one retry and URGENT_SECONDS at most. EmbeddingRefused: the
+        embedder says no to everything; TextRefused: to one of these texts.
         """
         ...
 

@@ -43,7 +43,7 @@ class LocalEmbedder:
         weights = load_file(_package() / "weights" / f"{MODEL}_{DIMENSIONS}.safetensors")
         self._token_vectors = weights["embedding.weight"][:, :dimensions].astype(np.float32)
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], *, is_urgent: bool = False) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1. Raises EmbeddingFailed for an empty text.
 
         Any other text has a vector: what the model does not know is spelt in bytes, and those have one.

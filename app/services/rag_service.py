@@ -10,13 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import Embedder
 from app.errors import (
+    DatabaseUnavailable,
+    EmbeddingFailed,
     InternalError,
+    Interrupted,
     LeaseLost,
     NoText,
     PDFIngestError,
@@ -31,11 +36,13 @@ from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.documents import DocumentService
-from app.services.holder import is_dead
+from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
+from app.services.outages import Outages
 from app.services.pace import ReadingPace
 from app.services.splitter import Splitter
-from app.storage import ingestions, search
+from app.services.sweeper import lost_leases
+from app.storage import ingestions, search, sweep
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -45,6 +52,9 @@ from app.storage.search import Hit, SearchFilter
 from app.storage.tasks import FINAL_STATUSES, result_of
 
 HEARTBEAT_SECONDS = 1.0
+FIRST_HEARTBEAT_SECONDS = 0.25
+"""What is read by then is known to be progress, however soon the process may be killed."""
+DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
@@ -66,6 +76,8 @@ class RAGService:
     embedder: Embedder
     space_id: int
     cipher: PasswordCipher | None
+    outages: Outages
+    processes: Processes
     holder: str
     batch_chunks: int
 
@@ -124,7 +136,10 @@ class RAGService:
         return result_of(row) if row.status in FINAL_STATUSES else None
 
     async def give_up(self, ingestion_id: UUID) -> None:
-        """End an ingestion that ran into its time limit, whoever holds it."""
+        """End an ingestion that ran into its time limit, whoever holds it; but not in an outage."""
+        if await self.outages.has_any():
+            log.info("time limit reached in an outage", task_id=str(ingestion_id))
+            return
         async with self.database.autocommit() as connection:
             await ingestions.end(connection, ingestion_id, self.space_id, TaskTimedOut())
         log.warning("time limit reached", task_id=str(ingestion_id))
@@ -135,6 +150,12 @@ class RAGService:
             async with beside(self._renew_for_ever(lease, progress)):
                 return await self._ingest(lease, progress)
         except (LeaseLost, WorkHeld):
+            raise
+        except DatabaseUnavailable:
+            await self._hand_over_when_possible(lease)
+            raise
+        except Interrupted as error:
+            await self._try_again_or_fail(lease, error)
             raise
         except Temporary as error:
             await self._retry_or_fail(lease, error)
@@ -163,7 +184,7 @@ class RAGService:
                 async for batch in batches:
                     progress.stage = "embedding"
                     with clock.stage("embedding"):
-                        vectors = await self.embedder.embed([chunk.text for chunk in batch])
+                        vectors = await self._embed([chunk.text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
                             await ingestions.store(connection, lease, self.space_id, batch, vectors, progress)
@@ -185,6 +206,23 @@ class RAGService:
         _count_published(progress.pages_done, published, stage_seconds)
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
+
+    async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Waits, with what is read already, as long as the embedder is out."""
+        while True:
+            try:
+                return await self.embedder.embed(texts)
+            except EmbeddingFailed as error:
+                if error.owner != "embedder" or not await self.outages.report(error.owner, error):
+                    raise
+            await self._wait_for_services()
+
+    async def _wait_for_services(self) -> None:
+        while True:
+            try:
+                return await self.outages.wait()
+            except Temporary:  # the database is away as well
+                await asyncio.sleep(HEARTBEAT_SECONDS)
 
     @asynccontextmanager
     async def _opened(self, path: Path, lease: Lease, progress: Progress) -> AsyncIterator[Reading]:
@@ -213,7 +251,7 @@ class RAGService:
             try:
                 async with self.database.autocommit() as connection:
                     if not await ingestions.enter_slow_lane(connection, lease):
-                        await ingestions.hand_over(connection, lease, is_slow=True)
+                        await ingestions.hand_over(connection, lease, is_slow=True, is_counted=False)
                         log.info("made way", reason="slow to read")
                         raise WorkHeld
             except Temporary:
@@ -243,16 +281,15 @@ class RAGService:
         lease = await self._try_to_claim(ingestion_id)
         if lease is None:
             row = await self._find(ingestion_id)
-            dead_epoch = -1
             if row is None:
                 await self.incoming.take(ingestion_id, file_path)
             elif row.status == "queued":
                 await self.documents.settle(ingestion_id)
-            elif row.status == "processing" and is_dead(row.worker):
-                dead_epoch = row.lease_epoch
+            elif row.status == "processing":
+                await self._free_if_dead(row)
             elif row.status in FINAL_STATUSES:
                 return None
-            lease = await self._try_to_claim(ingestion_id, dead_epoch)
+            lease = await self._try_to_claim(ingestion_id)
         if lease is None:
             row = await self._find(ingestion_id)
             if row is None or row.status not in FINAL_STATUSES:
@@ -260,9 +297,15 @@ class RAGService:
                 raise WorkHeld
         return lease
 
-    async def _try_to_claim(self, ingestion_id: UUID, dead_epoch: int = -1) -> Lease | None:
+    async def _try_to_claim(self, ingestion_id: UUID) -> Lease | None:
         async with self.database.autocommit() as connection:
-            return await ingestions.claim(connection, ingestion_id, self.holder, dead_epoch=dead_epoch)
+            return await ingestions.claim(connection, ingestion_id, self.holder)
+
+    async def _free_if_dead(self, row: Any) -> None:
+        """The sweeper would do it within a second."""
+        if lost := lost_leases(self.processes, [row]):
+            async with self.database.autocommit() as connection:
+                await sweep.requeue_lost(connection, self.space_id, lost, with_expired=False)
 
     async def _find(self, ingestion_id: UUID) -> Any:
         async with self.database.autocommit() as connection:
@@ -279,8 +322,10 @@ class RAGService:
 
     async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
         """The heartbeat. Raises LeaseLost."""
+        pause_seconds = FIRST_HEARTBEAT_SECONDS
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = HEARTBEAT_SECONDS
             try:
                 async with self.database.autocommit() as connection:
                     await ingestions.renew(connection, lease, progress)
@@ -288,7 +333,10 @@ class RAGService:
                 continue
 
     async def _retry_or_fail(self, lease: Lease, error: Temporary) -> None:
-        if lease.retries >= MAX_RETRIES or not error.retryable:
+        if error.owner != "document" and await self.outages.report(error.owner, error):
+            await self._hand_over(lease, is_counted=False)
+            return
+        if lease.retries >= MAX_RETRIES or error.owner == "document":
             await self._fail(lease, error)
             return
         delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
@@ -297,19 +345,43 @@ class RAGService:
         counters().retries.labels(error.code).inc()
         log.warning("retrying later", code=error.code, seconds=round(delay_seconds, 1))
 
+    async def _try_again_or_fail(self, lease: Lease, error: Interrupted) -> None:
+        async with self.database.autocommit() as connection:
+            seconds = await ingestions.give_up_attempt(connection, lease, self.space_id, error)
+        if seconds is None:
+            counters().verdicts.labels(error.code).inc()
+            log.info("failed", code=error.code)
+        else:
+            log.warning("interrupted", reason=error.message, seconds=seconds)
+
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
         async with self.database.autocommit() as connection:
             await ingestions.fail(connection, lease, self.space_id, error)
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)
 
-    async def _hand_over(self, lease: Lease) -> None:
+    async def _hand_over(self, lease: Lease, *, is_counted: bool = True) -> None:
         try:
             async with self.database.autocommit() as connection:
-                await ingestions.hand_over(connection, lease)
+                await ingestions.hand_over(connection, lease, is_counted=is_counted)
             log.info("handed over")
         except (LeaseLost, Temporary):
             log.info("the lease was not given back; it runs out")
+
+    async def _hand_over_when_possible(self, lease: Lease) -> None:
+        """The database was away: nothing is charged for that, unless it stays away and the lease runs out."""
+        deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                async with self.database.autocommit() as connection:
+                    await ingestions.hand_over(connection, lease, is_counted=False)
+            except LeaseLost:
+                return
+            except Temporary:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+            else:
+                log.info("handed over", reason="the database was not available")
+                return
 
     def _password(self, lease: Lease) -> str | None:
         return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None

@@ -5,7 +5,7 @@ import errno
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,11 @@ class FileStore:
         _check(key)
         with _storage_errors(missing=FileNotFound):
             return (await obstore.head_async(self._open(), key))["size"]
+
+    async def probe(self) -> None:
+        """Whether the store answers at all."""
+        with suppress(FileNotFound):
+            await self.size("probe.pdf")
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` up to, not including, `end` (both within the size), in pieces."""

@@ -24,8 +24,16 @@ from app.storage.database import halfvecs
 from app.storage.models import Ingestion
 
 LEASE_SECONDS = 3.0
-MAX_FRUITLESS_ATTEMPTS = 3
-"""A PDF whose worker was lost this often, with nothing new stored, is given up as worker_lost."""
+PAUSES_SECONDS = (0, 1, 5, 20, 60)
+"""Before the attempt after the first, second … death. A whole fleet that is killed again and again for a
+minute ends no innocent run: the pauses alone take longer."""
+MAX_DEATHS = len(PAUSES_SECONDS) + 1
+"""A run whose own process died this often, without progress in between, is given up as worker_lost."""
+LOSSES_IN_COMPANY = 2
+"""So often a lost lease may be somebody else's fault. Then the run goes on alone in its process, and what
+happens to that is its own."""
+COMPANY_SECONDS = 120
+"""Nothing waits longer for a process of its own."""
 
 IS_OURS = "id = :id AND lease_epoch = :epoch AND status = 'processing'"
 NEW_LEASE = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
@@ -36,6 +44,15 @@ IS_EXPIRED = (
 )
 # A queued ingestion, or one whose time for another attempt has come.
 IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
+# What was lost too often without progress waits for a process that has nothing else in work, and has it for
+# itself: in a pool of threads a crash takes all of them.
+IS_IN_GOOD_COMPANY = f"""(
+    coalesce(next_attempt_at, created_at) < clock_timestamp() - interval '{COMPANY_SECONDS} seconds'
+    OR NOT EXISTS (
+        SELECT FROM ingestions AS other WHERE other.status = 'processing' AND other.worker = :worker
+        AND (other.losses >= {LOSSES_IN_COMPANY} OR ingestions.losses >= {LOSSES_IN_COMPANY})
+    )
+)"""
 # The slow lane has one slot for all workers, so that files that take long cannot hold every one of them.
 # Where there is only one worker process, what is slow waits until nothing else does.
 IS_LANE_FREE = f"""(
@@ -91,31 +108,24 @@ class Progress:
         self.pages_done = max(self.pages_done, pages_done)
 
 
-async def claim(
-    connection: AsyncConnection, ingestion_id: UUID, worker: str, *, dead_epoch: int = -1
-) -> Lease | None:
-    """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
+async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) -> Lease | None:
+    """Take the lease of work that is due; None when there is nothing to take.
 
     Only a document's newest ingestion is worked on; one that waits for another with the same content is
-    not its newest. What is slow waits until the slow lane is free. `dead_epoch` names a lease whose holder
-    is known to be dead: it need not run out first.
+    not its newest. What is slow waits until the slow lane is free, and everything for the end of an outage.
     """
     statement = text(f"""
         UPDATE ingestions SET
             status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
-            fruitless_attempts = fruitless_attempts + 1, next_attempt_at = NULL,
+            next_attempt_at = NULL,
             lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
             started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
-        WHERE id = :id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS} AND (
-            {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE})
-            OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
-        ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
+        WHERE id = :id AND {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
+            AND NOT EXISTS (SELECT FROM outages)
+            AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
         RETURNING lease_epoch, storage_key, password, retries, document_id, attempt
     """)
-    found = await connection.execute(
-        statement,
-        {"id": ingestion_id, "worker": worker, "dead_epoch": dead_epoch},
-    )
+    found = await connection.execute(statement, {"id": ingestion_id, "worker": worker})
     row = found.one_or_none()
     if row is None:
         return None
@@ -131,13 +141,18 @@ async def claim(
 
 
 async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:
-    """The heartbeat: prove and extend the lease, and show how far the work is."""
+    """The heartbeat: prove and extend the lease, and show how far the work is. More pages are progress."""
     await _write(
         connection,
         lease,
-        f"UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,"
-        " pages_total = coalesce(CAST(:pages_total AS int), pages_total), revision = revision + 1"
-        f" WHERE {IS_OURS} RETURNING id",
+        f"""
+        UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
+            losses = CASE WHEN :pages_done > pages_done THEN 0 ELSE losses END,
+            deaths = CASE WHEN :pages_done > pages_done THEN 0 ELSE deaths END,
+            pages_done = greatest(pages_done, :pages_done),
+            pages_total = coalesce(CAST(:pages_total AS int), pages_total), revision = revision + 1
+        WHERE {IS_OURS} RETURNING id
+        """,
         stage=progress.stage,
         pages_done=progress.pages_done,
         pages_total=progress.pages_total,
@@ -180,7 +195,8 @@ async def begin(
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
-                chunks = CASE WHEN recipe = :recipe THEN chunks ELSE 0 END
+                chunks = CASE WHEN recipe = :recipe THEN chunks ELSE 0 END,
+                pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
             WHERE {IS_OURS} RETURNING id, chunks
         ), unusable AS (SELECT id FROM lease WHERE chunks = 0),
         {without_chunks("unusable", space_id)}
@@ -208,8 +224,9 @@ async def store(
         lease,
         f"""
         WITH lease AS (
-            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,
-                chunks = :stored, fruitless_attempts = 0, retries = 0, revision = revision + 1
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
+                pages_done = greatest(pages_done, :pages_done), chunks = :stored,
+                losses = 0, deaths = 0, retries = 0, revision = revision + 1
             WHERE {IS_OURS} RETURNING id
         ), batch AS (
             SELECT lease.id AS ingestion_id, chunk.* FROM lease, unnest(
@@ -329,7 +346,7 @@ async def retry_later(
         lease,
         f"""
         UPDATE ingestions SET status = 'retrying', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-            error_code = :code, error_message = :message, retries = retries + 1, fruitless_attempts = 0,
+            error_code = :code, error_message = :message, retries = retries + 1,
             next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds), rung_at = NULL,
             rings = 0, revision = revision + 1
         WHERE {IS_OURS} RETURNING id
@@ -340,21 +357,72 @@ async def retry_later(
     )
 
 
-async def hand_over(connection: AsyncConnection, lease: Lease, *, is_slow: bool = False) -> None:
+async def give_up_attempt(
+    connection: AsyncConnection, lease: Lease, space_id: int, error: PDFIngestError
+) -> float | None:
+    """Try again later what died of a cause that may be its own; the pause in seconds.
+
+    None when this was once too often: then the error is the verdict.
+    """
+    found = await connection.execute(
+        text(f"""
+        WITH lost AS (
+            SELECT id, true AS is_counted, deaths AS deaths_before FROM ingestions WHERE {IS_OURS} FOR UPDATE
+        ), {after_loss(space_id)}
+        SELECT pause_seconds FROM requeued UNION ALL SELECT NULL FROM ended
+        """),
+        {"id": lease.ingestion_id, "epoch": lease.epoch, "code": error.code, "message": error.message},
+    )
+    row = found.one_or_none()
+    if row is None:
+        raise LeaseLost
+    pause_seconds: float | None = row.pause_seconds
+    return pause_seconds
+
+
+def after_loss(space_id: int) -> str:
+    """CTEs that end the runs of the CTE `lost` (id, is_counted, deaths_before) or queue them again."""
+    is_over = f"is_counted AND deaths_before + 1 >= {MAX_DEATHS}"
+    pauses = ", ".join(map(str, PAUSES_SECONDS))
+    return f"""
+        ended AS (
+            UPDATE ingestions SET {FAILED} FROM lost WHERE ingestions.id = lost.id AND {is_over}
+            RETURNING ingestions.id, document_id
+        ), paused AS (
+            SELECT id, CAST(is_counted AS int) AS death,
+                CASE WHEN is_counted THEN (ARRAY[{pauses}])[deaths_before + 1] ELSE 0 END AS seconds
+            FROM lost WHERE NOT ({is_over})
+        ), requeued AS (
+            UPDATE ingestions SET
+                status = CASE WHEN seconds > 0 THEN 'retrying' ELSE 'queued' END, stage = 'queued',
+                lease_expires_at = NULL, worker = NULL, losses = losses + 1, deaths = deaths + death,
+                next_attempt_at = clock_timestamp() + make_interval(secs => seconds),
+                rung_at = CASE WHEN seconds = 0 THEN clock_timestamp() END,
+                rings = CASE WHEN seconds = 0 THEN 1 ELSE 0 END, revision = revision + 1
+            FROM paused WHERE ingestions.id = paused.id
+            RETURNING ingestions.id, document_id, seconds AS pause_seconds
+        ), {without_chunks("ended", space_id)}
+    """
+
+
+async def hand_over(
+    connection: AsyncConnection, lease: Lease, *, is_slow: bool = False, is_counted: bool = True
+) -> None:
     """Give the lease back unharmed, for example on shutdown; anybody may go on at once.
 
-    What is slow can go on as soon as the slow lane is free.
+    What is slow can go on as soon as the slow lane is free. `is_counted`: the attempt was one.
     """
     await _write(
         connection,
         lease,
         f"""
         UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-            fruitless_attempts = 0, rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
-            revision = revision + 1
+            rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
+            attempt = attempt - CAST(NOT :is_counted AS int), revision = revision + 1
         WHERE {IS_OURS} RETURNING id
         """,
         is_slow=is_slow,
+        is_counted=is_counted,
     )
 
 

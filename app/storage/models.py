@@ -70,7 +70,9 @@ class Ingestion(Base):
     chunks: Mapped[int] = mapped_column(server_default="0")
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
-    fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
+    fruitless_attempts: Mapped[int] = mapped_column(server_default="0")  # of earlier versions
+    losses: Mapped[int] = mapped_column(server_default="0")
+    deaths: Mapped[int] = mapped_column(server_default="0")
     retries: Mapped[int] = mapped_column(server_default="0")
     is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -160,3 +162,28 @@ class FileToDelete(Base):
 
     storage_key: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    failures: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Outage(Base):
+    """A service that all work needs and that does not do its work; the row goes when a probe succeeds."""
+
+    __tablename__ = "outages"
+
+    service: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    probes: Mapped[int] = mapped_column(server_default="0")
+    next_probe_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Leader(Base):
+    """The one process that has a duty for all of them, until it stops to say so."""
+
+    __tablename__ = "leaders"
+
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
