@@ -93,5 +93,5 @@ async def test_ingesting_and_searching_work_behind_pgbouncer(
                 for mode in ("hybrid", "vector", "text")
             )
         )
-        assert {len(hits) for hits in answers} == {10}
+        assert {len(found.hits) for found in answers} == {10}
         assert time.monotonic() - started < 60

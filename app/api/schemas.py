@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
 from app.pdf.text import clean
+from app.services.rag_service import Found, LeftOut
 from app.services.readiness import Readiness
 from app.storage.search import Hit
 from app.storage.tasks import TaskStatus
@@ -252,6 +253,7 @@ class SearchResults(BaseModel):
                     ],
                     "mode": "hybrid",
                     "took_ms": 4.7,
+                    "degraded": [],
                 }
             ]
         }
@@ -260,13 +262,17 @@ class SearchResults(BaseModel):
     data: list[SearchHit] = Field(description="The hits, best first; empty when nothing was found.")
     mode: SearchMode = Field(description="How it was searched.")
     took_ms: float = Field(description="Milliseconds it took, the query's embedding included.")
+    degraded: list[LeftOut] = Field(
+        description="What failed and was left out: without `reranker`, hits keep the order of the search."
+    )
 
     @classmethod
-    def of(cls, hits: list[Hit], mode: SearchMode, took_seconds: float) -> Self:
+    def of(cls, found: Found, mode: SearchMode, took_seconds: float) -> Self:
         return cls(
-            data=[SearchHit.of(hit) for hit in hits],
+            data=[SearchHit.of(hit) for hit in found.hits],
             mode=mode,
             took_ms=round(took_seconds * 1000, 1),
+            degraded=list(found.degraded),
         )
 
 

@@ -18,11 +18,11 @@ async def search(wanted: SearchRequest, rag: RAGDep) -> SearchResults:
     """Find the chunks that fit a question or some words, best first, among what is published."""
     began = perf_counter()
     document_ids = None if wanted.document_ids is None else tuple(wanted.document_ids)
-    hits = await rag.search(
+    found = await rag.search(
         query=wanted.query,
         mode=wanted.mode,
         filter=SearchFilter(collection=wanted.collection, document_ids=document_ids, metadata=wanted.filter),
         limit=wanted.limit,
         min_score=wanted.min_score,
     )
-    return SearchResults.of(hits, wanted.mode, perf_counter() - began)
+    return SearchResults.of(found, wanted.mode, perf_counter() - began)

@@ -60,7 +60,16 @@ MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
 
 Mode = Literal["hybrid", "vector", "text"]
+LeftOut = Literal["embedder", "reranker"]
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The hits of a search, best first, and what failed and had to be left out."""
+
+    hits: list[Hit]
+    degraded: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +127,18 @@ class RAGService:
         filter: SearchFilter,  # noqa: A002 - the contract's word
         limit: int,
         min_score: float | None = None,
-    ) -> list[Hit]:
+    ) -> Found:
         """The best chunks of the documents that pass the filter; no match is an empty list."""
+        return Found(await self._hits(query, mode, filter, limit, min_score))
+
+    async def _hits(
+        self,
+        query: str,
+        mode: Mode,
+        filter: SearchFilter,  # noqa: A002 - the contract's word
+        limit: int,
+        min_score: float | None,
+    ) -> list[Hit]:
         vector = None if mode == "text" else (await self.embedder.embed([query]))[0]
         async with self.database.transaction() as connection:
             if vector is None:
