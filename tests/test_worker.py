@@ -254,6 +254,23 @@ async def test_a_killed_child_is_replaced_and_its_work_continued(
     assert (result["status"], row.attempt, row.deaths) == ("success", 2, 0)
 
 
+async def test_a_document_whose_reader_is_killed_is_read_again(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    task_id = str(uuid4())
+    path = write_pdf(incoming / "reader-killed.pdf", pages=150, lines=60)
+    client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    row = await wait_for_row(worker_database, task_id, lambda row: row.status == "processing")
+    parents = psutil.Process(int(row.worker.split("/")[-2])).children()
+    deadline = time.monotonic() + 10
+    while not (readers := [reader for parent in parents for reader in parent.children()]):
+        assert time.monotonic() < deadline
+    readers[0].kill()
+    result = await get(client, task_id)
+    row = await row_of(worker_database, task_id)
+    assert (result["status"], row.attempt, row.pages_failed) == ("success", 2, [])
+
+
 @pytest.mark.parametrize(
     "limit", ["WORKER_MAX_TASKS", pytest.param("WORKER_MAX_MEMORY_MB", marks=pytest.mark.heavy)]
 )

@@ -76,7 +76,7 @@ class Tesseract:
 
         def prepare() -> None:
             die_with_parent(parent)
-            signal.setitimer(signal.ITIMER_REAL, self._page_seconds)  # outlives exec: SIGALRM ends it
+            signal.setitimer(signal.ITIMER_PROF, self._page_seconds)  # outlives exec: SIGPROF ends it
 
         finished = subprocess.run(  # noqa: S603 - a fixed program and our own settings
             command,

@@ -37,9 +37,11 @@ class Outages:
             log.error("outage", service=service, reason=failure, met=error.message)
         return True
 
-    async def has_any(self) -> bool:
+    async def has_any(self, *services: str) -> bool:
+        """Whether one of these is out, or any at all."""
         async with self._database.autocommit() as connection:
-            return bool(await outages.list_outages(connection))
+            found = {outage.service for outage in await outages.list_outages(connection)}
+        return bool(found.intersection(services) if services else found)
 
     async def wait(self) -> None:
         """Until nothing is out."""

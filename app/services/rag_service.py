@@ -20,6 +20,7 @@ from app.embeddings.base import Embedder
 from app.errors import (
     DatabaseUnavailable,
     EmbeddingFailed,
+    EmbeddingRefused,
     InternalError,
     Interrupted,
     LeaseLost,
@@ -58,6 +59,7 @@ DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
 MAX_RETRY_SECONDS = 300.0
+MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 Mode = Literal["hybrid", "vector", "text"]
 LeftOut = Literal["embedder", "reranker"]
@@ -128,18 +130,38 @@ class RAGService:
         limit: int,
         min_score: float | None = None,
     ) -> Found:
-        """The best chunks of the documents that pass the filter; no match is an empty list."""
-        return Found(await self._hits(query, mode, filter, limit, min_score))
+        """The best chunks of the documents that pass the filter; no match is an empty list.
+
+        When the embedder does not answer in URGENT_SECONDS, or is known to be out, words have to do, whose
+        scores `min_score` is not about.
+        """
+        if mode == "text":
+            return Found(await self._hits(query, None, mode, filter, limit, min_score))
+        vector = await self._vector_in_time(query)
+        if vector is None:
+            return Found(await self._hits(query, None, "text", filter, limit, None), ("embedder",))
+        return Found(await self._hits(query, vector, mode, filter, limit, min_score))
+
+    async def _vector_in_time(self, query: str) -> NDArray[np.float32] | None:
+        if await self.outages.has_any("embedder"):
+            return None
+        try:
+            vectors = await self.embedder.embed([query], is_urgent=True)
+        except EmbeddingFailed as error:
+            log.warning("searching words only", reason=error.message)
+            return None
+        first: NDArray[np.float32] = vectors[0]
+        return first
 
     async def _hits(
         self,
         query: str,
+        vector: NDArray[np.float32] | None,
         mode: Mode,
         filter: SearchFilter,  # noqa: A002 - the contract's word
         limit: int,
         min_score: float | None,
     ) -> list[Hit]:
-        vector = None if mode == "text" else (await self.embedder.embed([query]))[0]
         async with self.database.transaction() as connection:
             if vector is None:
                 return await search.search_text(connection, query, filter, limit, min_score)
@@ -249,7 +271,7 @@ class RAGService:
         pace = ReadingPace()
 
         def note(read: ReadingProgress) -> None:
-            pace.note()
+            pace.note(read.pid)
             progress.stage = read.stage
             progress.pages_total = read.pages_total
             progress.advance(read.pages_done)
@@ -265,7 +287,7 @@ class RAGService:
         """Leaves the work when it is slow, something else waits, and the slow lane is taken."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if not pace.is_slow:
+            if not pace.is_slow():
                 continue
             try:
                 async with self.database.autocommit() as connection:
@@ -355,7 +377,8 @@ class RAGService:
         if error.owner != "document" and await self.outages.report(error.owner, error):
             await self._hand_over(lease, is_counted=False)
             return
-        if lease.retries >= MAX_RETRIES or error.owner == "document":
+        most = MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
+        if lease.retries >= most or error.owner == "document":
             await self._fail(lease, error)
             return
         delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
