@@ -93,9 +93,10 @@ class Sweeper:
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
     async def tidy(self) -> None:
-        """Remove uploads that never got a row, and old idempotency keys."""
+        """Remove uploads without a row, old idempotency keys and the names of workers that are gone."""
         async with self._database.autocommit() as connection:
             await sweep.forget_idempotency_keys(connection)
+            await sweep.forget_workers(connection)
         keys: list[str] = []
         async for key in self._files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)

@@ -53,17 +53,28 @@ IS_IN_GOOD_COMPANY = f"""(
         AND (other.losses >= {LOSSES_IN_COMPANY} OR ingestions.losses >= {LOSSES_IN_COMPANY})
     )
 )"""
-# The slow lane has one slot for all workers, so that files that take long cannot hold every one of them.
-# Where there is only one worker process, what is slow waits until nothing else does.
+SLOW_TURN_SECONDS = 120
+"""What has been slow for so long has waited for its turn, and counts as any other."""
+IS_SLOW = f"""(
+    is_slow AND coalesce(slow_since, created_at) > clock_timestamp() - interval '{SLOW_TURN_SECONDS} seconds'
+)"""
+# Processes that have work, or asked for some a moment ago.
+RUNNING = """(
+    SELECT count(*) FROM (
+        SELECT holder FROM workers WHERE seen_at > clock_timestamp() - interval '10 seconds'
+        UNION SELECT worker FROM ingestions WHERE status = 'processing'
+    ) AS running
+)"""
+# Half of the processes may read slow files at a time, so that these cannot hold every one of them; the only
+# process looks at them last.
+LANE_SIZE = f"CASE WHEN {RUNNING} > 1 THEN {RUNNING} / 2 ELSE 0 END"
 IS_LANE_FREE = f"""(
-    NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing' AND is_slow) AND (
-        EXISTS (SELECT FROM ingestions WHERE status = 'processing')
-        OR NOT EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT is_slow)
-    )
+    NOT EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW})
+    OR (SELECT count(*) FROM ingestions WHERE status = 'processing' AND {IS_SLOW}) < {LANE_SIZE}
 )"""
 # What is due for so long found no free worker.
 IS_WAITING = f"""
-    {IS_DUE} AND NOT is_slow
+    {IS_DUE} AND NOT {IS_SLOW}
     AND coalesce(next_attempt_at, created_at) < clock_timestamp() - interval '0.5 seconds'
 """
 FAILED = """
@@ -115,12 +126,16 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
     not its newest. What is slow waits until the slow lane is free, and everything for the end of an outage.
     """
     statement = text(f"""
+        WITH seen AS (
+            INSERT INTO workers (holder, seen_at) VALUES (:worker, clock_timestamp())
+            ON CONFLICT (holder) DO UPDATE SET seen_at = excluded.seen_at
+        )
         UPDATE ingestions SET
             status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
             next_attempt_at = NULL,
             lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
             started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
-        WHERE id = :id AND {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
+        WHERE id = :id AND {IS_DUE} AND (NOT {IS_SLOW} OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
             AND NOT EXISTS (SELECT FROM outages)
             AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
         RETURNING lease_epoch, storage_key, password, retries, document_id, attempt
@@ -162,18 +177,20 @@ async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -
 async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
     """Mark a run as slow if anything else waits; False when it must make way.
 
-    It must when another run has the slow lane, or when no other runs at all: this may be the only worker.
-    Two that enter at the same moment both have the lane, until both see that and leave.
+    It must when as many others as the lane has room for were slow before it; not when it has made way before,
+    and waited for its turn.
     """
     found = await connection.execute(
         text(f"""
-        WITH others AS (
-            SELECT count(*) > 0 AS are_running, coalesce(bool_or(is_slow), false) AS are_in_lane
-            FROM ingestions WHERE status = 'processing' AND id <> :id
+        WITH mine AS (
+            UPDATE ingestions SET is_slow = true, slow_since = coalesce(slow_since, clock_timestamp())
+            WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_WAITING})
+            RETURNING id, slow_since
         )
-        UPDATE ingestions SET is_slow = is_slow OR are_running AND NOT are_in_lane
-        FROM others WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_WAITING})
-        RETURNING is_slow AND NOT are_in_lane
+        SELECT mine.slow_since < clock_timestamp() - interval '{SLOW_TURN_SECONDS} seconds' OR (
+            SELECT count(*) FROM ingestions AS other WHERE status = 'processing' AND is_slow
+            AND (other.slow_since, other.id) < (mine.slow_since, mine.id)
+        ) < {LANE_SIZE} FROM mine
         """),
         {"id": lease.ingestion_id, "epoch": lease.epoch},
     )
@@ -418,6 +435,7 @@ async def hand_over(
         f"""
         UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
             rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
+            slow_since = CASE WHEN :is_slow THEN coalesce(slow_since, clock_timestamp()) ELSE slow_since END,
             attempt = attempt - CAST(NOT :is_counted AS int), revision = revision + 1
         WHERE {IS_OURS} RETURNING id
         """,

@@ -75,6 +75,7 @@ class Ingestion(Base):
     deaths: Mapped[int] = mapped_column(server_default="0")
     retries: Mapped[int] = mapped_column(server_default="0")
     is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
+    slow_since: Mapped[datetime | None]
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]
@@ -176,6 +177,15 @@ class Outage(Base):
     since: Mapped[datetime] = mapped_column(server_default=func.now())
     probes: Mapped[int] = mapped_column(server_default="0")
     next_probe_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A process that has asked for work."""
+
+    __tablename__ = "workers"
+
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime]
 
 
 class Leader(Base):

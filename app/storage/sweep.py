@@ -13,14 +13,18 @@ from app.storage.ingestions import (
     IS_DUE,
     IS_EXPIRED,
     IS_LANE_FREE,
+    IS_SLOW,
     LOSSES_IN_COMPANY,
+    RUNNING,
     after_loss,
 )
 
-# Of what is slow, the oldest is next as soon as the slow lane is free.
+# Of what is slow, the first ones are next as soon as the slow lane is free.
 IS_NEXT = f"""(
-    NOT is_slow OR {IS_LANE_FREE}
-    AND id = (SELECT id FROM ingestions WHERE {IS_DUE} AND is_slow ORDER BY created_at LIMIT 1)
+    NOT {IS_SLOW} OR {IS_LANE_FREE} AND id IN (
+        SELECT id FROM ingestions WHERE {IS_DUE} AND {IS_SLOW}
+        ORDER BY slow_since, id LIMIT greatest(2, {RUNNING})
+    )
 )"""
 RING_BACK_OFF_SECONDS = 2
 MAX_RING_BACK_OFF_SECONDS = 60
@@ -122,7 +126,7 @@ async def requeue_lost(
 
 async def count_due(connection: AsyncConnection) -> int:
     """How many ingestions wait for a worker: as many messages should be in the queue."""
-    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT is_slow")
+    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW}")
     return await connection.scalar(due) or 0
 
 
@@ -194,6 +198,11 @@ async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[s
         {"keys": list(storage_keys), "ours": OUR_KEY},
     )
     return found.scalars().all()
+
+
+async def forget_workers(connection: AsyncConnection) -> None:
+    """Those that have asked for nothing for a day."""
+    await connection.execute(text("DELETE FROM workers WHERE seen_at < clock_timestamp() - interval '1 day'"))
 
 
 async def forget_idempotency_keys(connection: AsyncConnection) -> None:
