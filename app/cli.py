@@ -178,6 +178,25 @@ def status(
     _run(work())
 
 
+@cli.command()
+def retry(
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only what failed with this code; may be given more than once.")
+    ] = None,
+    collection: Collection = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Ingest all failed documents again."""
+
+    async def work() -> None:
+        wishes = {"collection": collection, "codes": code or None}
+        async with Client(url) as client:
+            count = await client.retry_failed(**{name: wish for name, wish in wishes.items() if wish})
+        console.print(f"{count} documents are ingested again.")
+
+    _run(work())
+
+
 def main() -> None:
     cli(prog_name="pdf-ingest")
 

@@ -39,6 +39,8 @@ from app.storage.path_files import find_waiting
 
 log = structlog.get_logger()
 
+RETRIES_AT_ONCE = 500
+
 OnDuplicate = Literal["return", "replace", "keep"]
 
 
@@ -195,6 +197,28 @@ class DocumentService:
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
         self._announce(accepted)
         return accepted
+
+    async def retry_failed(self, collection: str | None = None, codes: Sequence[str] | None = None) -> int:
+        """Ingest all failed documents again, those with one of the codes if some are given; how many.
+
+        Raises QueueFull when none could be begun. The sweeper rings for them.
+        """
+        count = 0
+        while True:
+            new_ids = [uuid7() for _ in range(RETRIES_AT_ONCE)]
+            try:
+                async with self._database.transaction() as connection:
+                    begun = await documents.retry_failed(
+                        connection, collection, codes, new_ids, self._max_queued
+                    )
+            except QueueFull:
+                if count == 0:
+                    raise
+                begun = 0
+            count += begun
+            if begun < RETRIES_AT_ONCE:
+                log.info("retried", count=count, collection=collection, codes=codes)
+                return count
 
     async def cancel(self, task_id: UUID) -> None:
         """End a task that is not finished, and remove its chunks; a finished one stays as it is.

@@ -199,6 +199,58 @@ async def hand_over_file(connection: AsyncConnection, ingestion_id: UUID) -> Non
     )
 
 
+async def retry_failed(
+    connection: AsyncConnection,
+    collection: str | None,
+    codes: Sequence[str] | None,
+    ingestion_ids: Sequence[UUID],
+    max_queued: int,
+) -> int:
+    """Ingest failed documents again, as many as there are new ids; how many were begun. Raises QueueFull.
+
+    Each new run takes over the file of the one that failed.
+    """
+    found = await connection.execute(
+        text(f"""
+        WITH new AS (
+            SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
+        ), failed AS (
+            SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
+                storage_key
+            FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
+            WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
+                AND (CAST(:collection AS text) IS NULL OR collection = :collection)
+                AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes)) AND {_HAS_ROOM}
+            ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
+        ), paired AS (
+            SELECT new.id AS new_id, failed.*
+            FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
+        ), begun AS (
+            INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
+            SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
+        ), keyless AS (
+            UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
+        ), pointers AS (
+            UPDATE documents SET latest_ingestion_id = new_id, updated_at = clock_timestamp()
+            FROM paired WHERE documents.id = document_id
+        )
+        SELECT (SELECT count(*) FROM paired) AS begun, {_HAS_ROOM} AS has_room
+        """),
+        {
+            "collection": collection,
+            "codes": None if codes is None else list(codes),
+            "ids": list(ingestion_ids),
+            "limit": len(ingestion_ids),
+            "max_queued": max_queued,
+        },
+    )
+    row = found.one()
+    if not row.has_room:
+        raise QueueFull
+    begun: int = row.begun
+    return begun
+
+
 async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID) -> bool:
     """End a run that is not finished; its partial chunks go, its file stays for a retry.
 
