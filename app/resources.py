@@ -169,7 +169,6 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
     return RAGService(
         database=resources.database,
         files=resources.files,
-        documents=documents,
         incoming=_incoming(settings, resources, documents),
         reader=resources.reader,
         splitter=Splitter(resources.embedder.tokenizer, settings.chunk_tokens),
@@ -187,10 +186,11 @@ def _incoming(settings: Settings, resources: _Resources, documents: DocumentServ
     return IncomingFiles(
         folders=settings.ingest_folders,
         storage_url=settings.storage_url,
-        max_bytes=settings.max_upload_bytes,
+        uploading=documents.uploading,
         database=resources.database,
         files=resources.files,
-        documents=documents,
+        outages=resources.outages,
+        space_id=resources.space_id,
     )
 
 

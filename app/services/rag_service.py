@@ -1,7 +1,6 @@
 """The product in one class: a PDF goes in, its chunks can be searched."""
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -36,11 +35,11 @@ from app.metrics import counters
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
-from app.services.documents import DocumentService
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.services.pace import ReadingPace
+from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.splitter import Splitter
 from app.services.sweeper import lost_leases
 from app.storage import ingestions, search, sweep
@@ -57,8 +56,6 @@ FIRST_HEARTBEAT_SECONDS = 0.25
 """What is read by then is known to be progress, however soon the process may be killed."""
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
-MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
-MAX_RETRY_SECONDS = 300.0
 MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 Mode = Literal["hybrid", "vector", "text"]
@@ -80,7 +77,6 @@ class RAGService:
 
     database: Database
     files: FileStore
-    documents: DocumentService
     incoming: IncomingFiles
     reader: PDFReader
     splitter: Splitter
@@ -323,9 +319,9 @@ class RAGService:
         if lease is None:
             row = await self._find(ingestion_id)
             if row is None:
-                await self.incoming.take(ingestion_id, file_path)
-            elif row.status == "queued":
-                await self.documents.settle(ingestion_id)
+                await self.incoming.begin(ingestion_id, file_path)
+            elif row.status in ("queued", "retrying"):
+                await self._go_on_if_due(row)
             elif row.status == "processing":
                 await self._free_if_dead(row)
             elif row.status in FINAL_STATUSES:
@@ -341,6 +337,12 @@ class RAGService:
     async def _try_to_claim(self, ingestion_id: UUID) -> Lease | None:
         async with self.database.autocommit() as connection:
             return await ingestions.claim(connection, ingestion_id, self.holder)
+
+    async def _go_on_if_due(self, row: Any) -> None:
+        async with self.database.autocommit() as connection:
+            is_due = await ingestions.is_due(connection, row.id)
+        if is_due:
+            await self.incoming.go_on(row)
 
     async def _free_if_dead(self, row: Any) -> None:
         """The sweeper would do it within a second."""
@@ -381,7 +383,7 @@ class RAGService:
         if lease.retries >= most or error.owner == "document":
             await self._fail(lease, error)
             return
-        delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
+        delay_seconds = pause_seconds(lease.retries)
         async with self.database.autocommit() as connection:
             await ingestions.retry_later(connection, lease, error, delay_seconds)
         counters().retries.labels(error.code).inc()

@@ -26,6 +26,8 @@ _HAS_ROOM = """(
         SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT :max_queued
     ) AS waiting
 ) < :max_queued"""
+# A task that waits for the run of equal bytes has bytes of its own, which a newer version does not replace.
+_WAITS_FOR_NONE = "(waits_for IS NULL OR finished_at IS NOT NULL)"
 _FINISHED = (
     "finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, chunks = 0, "
     "error_code = :code, error_message = :message, revision = revision + 1"
@@ -167,13 +169,13 @@ async def make_latest(
         connection,
         space_id,
         Superseded(),
-        "document_id = :document_id AND id <> :ingestion_id",
+        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE}",
         document_id=document_id,
         ingestion_id=ingestion_id,
     )
     await _give_up_files(
         connection,
-        "document_id = :document_id AND id <> :ingestion_id AND NOT EXISTS"
+        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE} AND NOT EXISTS"
         " (SELECT FROM documents WHERE live_ingestion_id = ingestions.id)",
         document_id=document_id,
         ingestion_id=ingestion_id,

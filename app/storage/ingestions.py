@@ -155,6 +155,14 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
     )
 
 
+async def is_due(connection: AsyncConnection, ingestion_id: UUID) -> bool:
+    """Whether an ingestion waits for somebody to go on with it."""
+    found = await connection.scalar(
+        text(f"SELECT true FROM ingestions WHERE id = :id AND {IS_DUE}"), {"id": ingestion_id}
+    )
+    return found is not None
+
+
 async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:
     """The heartbeat: prove and extend the lease, and show how far the work is. More pages are progress."""
     await _write(
@@ -471,25 +479,4 @@ async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, er
         SELECT id FROM ended
         """),
         {"id": ingestion_id, "code": error.code, "message": error.message},
-    )
-
-
-async def record_refusal(
-    connection: AsyncConnection, ingestion_id: UUID, filename: str, error: PDFIngestError
-) -> None:
-    """A verdict for a task whose file could not be taken in: there is no document, but pollers get an end."""
-    await connection.execute(
-        text("""
-        INSERT INTO ingestions
-            (id, document_id, filename, sha256, byte_size, status, error_code, error_message, finished_at)
-        VALUES (:id, :document_id, :filename, '', 0, 'error', :code, :message, clock_timestamp())
-        ON CONFLICT DO NOTHING
-        """),
-        {
-            "id": ingestion_id,
-            "document_id": uuid7(),
-            "filename": filename,
-            "code": error.code,
-            "message": error.message,
-        },
     )

@@ -59,6 +59,8 @@ class Ingestion(Base):
     sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)
     byte_size: Mapped[int] = mapped_column(BigInteger)
     storage_key: Mapped[str | None] = mapped_column(index=True)
+    path: Mapped[str | None]
+    waits_for: Mapped[UUID | None]
     password: Mapped[bytes | None] = mapped_column(LargeBinary)
     status: Mapped[str] = mapped_column(server_default="queued")
     stage: Mapped[str] = mapped_column(server_default="queued")
@@ -68,6 +70,7 @@ class Ingestion(Base):
     pages_without_text: Mapped[list[int]] = mapped_column(ARRAY(BigInteger), server_default="{}")
     engine: Mapped[str | None]
     chunks: Mapped[int] = mapped_column(server_default="0")
+    chunks_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
     fruitless_attempts: Mapped[int] = mapped_column(server_default="0")  # of earlier versions
