@@ -395,6 +395,10 @@ class WorkHeld(Exception):  # a fact, not an error
     """Another delivery of the same task holds the work, or it is not its turn yet."""
 
 
+class ChunksDiffer(Exception):
+    """What is read now is not what an earlier attempt has stored."""
+
+
 def error_for_code(code: str, message: str | None = None) -> PDFIngestError:
     """The error of a stored verdict, for example "encrypted" → Encrypted.
 

@@ -17,6 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.embeddings.base import Embedder
 from app.errors import (
+    ChunksDiffer,
     DatabaseUnavailable,
     EmbeddingFailed,
     EmbeddingRefused,
@@ -39,6 +40,7 @@ from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.services.pace import ReadingPace
+from app.services.resuming import ChunkChain, behind
 from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.splitter import Splitter
 from app.services.sweeper import lost_leases
@@ -46,7 +48,7 @@ from app.storage import ingestions, search, sweep
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.ingestions import Lease, Progress
+from app.storage.ingestions import Lease, Progress, StoredChunks
 from app.storage.passwords import PasswordCipher
 from app.storage.search import Hit, SearchFilter
 from app.storage.tasks import FINAL_STATUSES, result_of
@@ -185,7 +187,11 @@ class RAGService:
         progress = Progress()
         try:
             async with beside(self._renew_for_ever(lease, progress)):
-                return await self._ingest(lease, progress)
+                try:
+                    return await self._ingest(lease, progress)
+                except ChunksDiffer:
+                    await self._begin_anew(lease)
+                    return await self._ingest(lease, progress)
         except (LeaseLost, WorkHeld):
             raise
         except DatabaseUnavailable:
@@ -215,16 +221,25 @@ class RAGService:
             self.files.local_file(lease.storage_key) as path,
             self._opened(path, lease, progress) as reading,
         ):
-            stored = await self._begin(lease, reading)
-            chunks = self._split(reading, progress, notes)
-            async with ahead(in_batches(chunks, self.batch_chunks, skip=stored)) as batches:
+            earlier = await self._begin(lease, reading)
+            stored, chain = earlier.count, ChunkChain(earlier.digest)
+            chunks = behind(self._split(reading, progress, notes), earlier)
+            async with ahead(in_batches(chunks, self.batch_chunks)) as batches:
                 async for batch in batches:
                     progress.stage = "embedding"
                     with clock.stage("embedding"):
                         vectors = await self._embed([chunk.text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
-                            await ingestions.store(connection, lease, self.space_id, batch, vectors, progress)
+                            await ingestions.store(
+                                connection,
+                                lease,
+                                self.space_id,
+                                batch,
+                                vectors,
+                                progress,
+                                digest=chain.add(batch),
+                            )
                     stored = batch[-1].ordinal + 1
         if stored == 0:
             raise NoText
@@ -305,8 +320,13 @@ class RAGService:
         log.info("read", pages=progress.pages_done, engine=reading.facts.engine)
         yield await asyncio.to_thread(splitting.finish)
 
-    async def _begin(self, lease: Lease, reading: Reading) -> int:
-        """How many chunks an earlier attempt has stored, cut by the same recipe."""
+    async def _begin_anew(self, lease: Lease) -> None:
+        log.warning("beginning anew", reason="an earlier attempt has read something else")
+        async with self.database.autocommit() as connection:
+            await ingestions.begin_anew(connection, lease, self.space_id)
+
+    async def _begin(self, lease: Lease, reading: Reading) -> StoredChunks:
+        """The chunks that an earlier attempt has stored, cut by the same recipe."""
         recipe = (
             f"{self.reader.fingerprint} {self.splitter.fingerprint} {reading.facts.engine} {self.space_id}"
         )
@@ -487,13 +507,11 @@ def _count_published(pages: int, chunks: int, stage_seconds: dict[str, float]) -
         counted.stage_seconds.labels(stage).inc(seconds)
 
 
-async def in_batches(
-    source: AsyncGenerator[list[Chunk]], size: int, *, skip: int = 0
-) -> AsyncGenerator[list[Chunk]]:
-    """Batches of `size` chunks, the last one smaller; chunks with an ordinal below `skip` are left out."""
+async def in_batches(source: AsyncGenerator[list[Chunk]], size: int) -> AsyncGenerator[list[Chunk]]:
+    """Batches of `size` chunks, the last one smaller."""
     batch: list[Chunk] = []
     async for chunks in source:
-        batch += [chunk for chunk in chunks if chunk.ordinal >= skip]
+        batch += chunks
         while len(batch) >= size:
             yield batch[:size]
             batch = batch[size:]

@@ -106,6 +106,14 @@ class Lease:
     attempt: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChunks:
+    """How many chunks a run has stored, and a hash of them all."""
+
+    count: int
+    digest: bytes
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a run has come; written with each heartbeat."""
@@ -208,31 +216,46 @@ async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
 
 async def begin(
     connection: AsyncConnection, lease: Lease, space_id: int, facts: DocumentFacts, recipe: str
-) -> int:
-    """Note what the reader found; the number of chunks stored by an earlier attempt.
+) -> StoredChunks:
+    """Note what the reader found; the chunks stored by an earlier attempt.
 
     Chunks cut by another recipe (reader, splitter or embedding space) cannot be continued: they go.
     """
-    chunks: int = await _write(
+    row = await _write_row(
         connection,
         lease,
         f"""
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
-                chunks = CASE WHEN recipe = :recipe THEN chunks ELSE 0 END,
+                chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
                 pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
-            WHERE {IS_OURS} RETURNING id, chunks
+            WHERE {IS_OURS} RETURNING id, chunks, chunks_hash
         ), unusable AS (SELECT id FROM lease WHERE chunks = 0),
         {without_chunks("unusable", space_id)}
-        SELECT chunks FROM lease
+        SELECT chunks, chunks_hash FROM lease
         """,
         engine=facts.engine,
         title=facts.title,
         pages_total=facts.pages_total,
         recipe=recipe,
     )
-    return chunks
+    return StoredChunks(row.chunks, row.chunks_hash if row.chunks else b"")
+
+
+async def begin_anew(connection: AsyncConnection, lease: Lease, space_id: int) -> None:
+    """What earlier attempts have stored goes: it is not what is read now."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        WITH lease AS (
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, chunks = 0, revision = revision + 1
+            WHERE {IS_OURS} RETURNING id
+        ), {without_chunks("lease", space_id)}
+        SELECT id FROM lease
+        """,
+    )
 
 
 async def store(
@@ -242,8 +265,13 @@ async def store(
     chunks: Sequence[Chunk],
     vectors: NDArray[np.float32],
     progress: Progress,
+    *,
+    digest: bytes,
 ) -> None:
-    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours."""
+    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours.
+
+    `digest` is the hash of all chunks up to these.
+    """
     await _write(
         connection,
         lease,
@@ -251,7 +279,7 @@ async def store(
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
                 pages_done = greatest(pages_done, :pages_done), chunks = :stored,
-                losses = 0, deaths = 0, retries = 0, revision = revision + 1
+                chunks_hash = :digest, losses = 0, deaths = 0, retries = 0, revision = revision + 1
             WHERE {IS_OURS} RETURNING id
         ), batch AS (
             SELECT lease.id AS ingestion_id, chunk.* FROM lease, unnest(
@@ -279,6 +307,7 @@ async def store(
         stage=progress.stage,
         pages_done=progress.pages_done,
         stored=chunks[-1].ordinal + 1,
+        digest=digest,
         vectors=halfvecs(vectors),
         **_columns(chunks),
     )
@@ -454,13 +483,19 @@ async def hand_over(
 
 async def _write(connection: AsyncConnection, lease: Lease, statement: str, **parameters: Any) -> Any:
     """Run a fenced statement; the first column of its row. Raises LeaseLost when no row came back."""
+    return (await _write_row(connection, lease, statement, **parameters))[0]
+
+
+async def _write_row(
+    connection: AsyncConnection, lease: Lease, statement: str, **parameters: Any
+) -> Row[Any]:
     found = await connection.execute(
         text(statement), {"id": lease.ingestion_id, "epoch": lease.epoch, **parameters}
     )
     row = found.one_or_none()
     if row is None:
         raise LeaseLost
-    return row[0]
+    return row
 
 
 async def find(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:

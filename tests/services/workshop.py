@@ -160,7 +160,7 @@ class Workshop:
         vectors = np.eye(count, 256, k=first % 200, dtype=np.float32)
         async with self.database.autocommit() as connection:
             await ingestions.store(
-                connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1)
+                connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1), digest=b"digest"
             )
 
     async def publish(self, lease: Lease) -> None:

@@ -93,7 +93,9 @@ async def store(database: Database, lease: Lease, space_id: int, first: int = 0,
     vectors = np.random.default_rng(first).normal(size=(count, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     async with database.autocommit() as connection:
-        await ingestions.store(connection, lease, space_id, chunks, vectors, Progress("embedding", 2))
+        await ingestions.store(
+            connection, lease, space_id, chunks, vectors, Progress("embedding", 2), digest=b"hash"
+        )
 
 
 async def publish(database: Database, lease: Lease, space_id: int) -> int:
@@ -261,7 +263,9 @@ async def test_an_attempt_continues_behind_the_stored_chunks_only_with_the_same_
 ) -> None:
     async def begin(lease: Lease, recipe: str) -> int:
         async with database.autocommit() as connection:
-            return await ingestions.begin(connection, lease, space_id, FACTS, recipe)
+            stored = await ingestions.begin(connection, lease, space_id, FACTS, recipe)
+            assert stored.digest == (b"hash" if stored.count else b"")
+            return stored.count
 
     lease = await claimed(database, ingestion_id)
     assert await begin(lease, "first recipe") == 0
