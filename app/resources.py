@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from functools import partial
 
+import structlog
+
 from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import PROBE, Embedder
@@ -25,6 +27,9 @@ from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
 from app.storage.spaces import open_space
 from app.task_queue import TaskQueue
+from app.temporary import remove_abandoned
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +68,8 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 
     Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
     """
+    for name in await asyncio.to_thread(remove_abandoned):
+        log.info("removed what a killed process left", folder=name)
     async with _open_resources(settings) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
         sweeper = Sweeper(
@@ -72,6 +79,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             outages=resources.outages,
             processes=resources.processes,
             space_id=space_id,
+            retention_days=settings.retention_days,
         )
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)

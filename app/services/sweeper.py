@@ -29,6 +29,7 @@ ORPHAN_SECONDS = 3600.0
 RINGS_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000
+RUNS_AT_ONCE = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class Sweeper:
         outages: Outages,
         processes: Processes,
         space_id: int,
+        retention_days: float,
     ) -> None:
         self._database = database
         self._files = files
@@ -59,6 +61,7 @@ class Sweeper:
         self._processes = processes
         self._holder = processes.name_of_this()
         self._space_id = space_id
+        self._retention_days = retention_days
         self._is_leader = False
         self._tidied = time.monotonic()
 
@@ -93,10 +96,12 @@ class Sweeper:
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
     async def tidy(self) -> None:
-        """Remove uploads without a row, old idempotency keys and the names of workers that are gone."""
+        """Remove old runs and idempotency keys, names of workers that are gone, and uploads without a row."""
         async with self._database.autocommit() as connection:
             await sweep.forget_idempotency_keys(connection)
             await sweep.forget_workers(connection)
+            while await sweep.forget_runs(connection, self._retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
+                log.info("runs forgotten", count=RUNS_AT_ONCE)
         keys: list[str] = []
         async for key in self._files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)

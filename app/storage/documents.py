@@ -265,13 +265,23 @@ async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID)
 
 
 async def delete_document(connection: AsyncConnection, space_id: int, document_id: UUID) -> Sequence[str]:
-    """Delete a document whose row is locked; its ingestions stay, for pollers. Returns its files' keys."""
+    """Delete a document whose row is locked. Returns its files' keys.
+
+    Its ingestions stay for a while, for pollers, without what they say of the file.
+    """
     await _end_open(connection, space_id, Cancelled(), "document_id = :document_id", document_id=document_id)
     served = await connection.scalar(
         text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
     )
     if served is not None:
         await delete_chunks(connection, space_id, [served])
+    await connection.execute(
+        text(
+            "UPDATE ingestions SET filename = '', title = NULL, sha256 = '', path = NULL"
+            " WHERE document_id = :document_id"
+        ),
+        {"document_id": document_id},
+    )
     return await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
 
 

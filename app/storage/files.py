@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,6 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.errors import FileNotFound, PDFIngestError, StorageFailed
+from app.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile, GetOptions  # names of its type stubs only
@@ -126,8 +126,8 @@ class FileStore:
             await self.size(key)
             yield self._folder / key
             return
-        with tempfile.TemporaryDirectory(prefix="pdf-ingest-") as folder:
-            path = Path(folder) / key
+        with temporary_folder("copy") as folder:
+            path = folder / key
             await self._copy_out(key, path)
             yield path
 

@@ -200,6 +200,32 @@ async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[s
     return found.scalars().all()
 
 
+async def forget_runs(connection: AsyncConnection, retention_days: float, limit: int) -> int:
+    """Delete what ended so long ago and is neither served nor the newest of its document; how many.
+
+    Should one still have a file, the file is for the sweeper to delete.
+    """
+    found = await connection.execute(
+        text("""
+        WITH old AS (
+            SELECT id, storage_key FROM ingestions
+            WHERE finished_at < clock_timestamp() - make_interval(secs => :retention_days * 86400)
+                AND NOT EXISTS (
+                    SELECT FROM documents WHERE ingestions.id IN (latest_ingestion_id, live_ingestion_id)
+                ) AND NOT EXISTS (SELECT FROM chunks WHERE ingestion_id = ingestions.id)
+            LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), files AS (
+            INSERT INTO files_to_delete (storage_key) SELECT storage_key FROM old
+            WHERE storage_key IS NOT NULL ON CONFLICT DO NOTHING
+        ), forgotten AS (DELETE FROM ingestions USING old WHERE ingestions.id = old.id)
+        SELECT count(*) FROM old
+        """),
+        {"retention_days": retention_days, "limit": limit},
+    )
+    count: int = found.scalar_one()
+    return count
+
+
 async def forget_workers(connection: AsyncConnection) -> None:
     """Those that have asked for nothing for a day."""
     await connection.execute(text("DELETE FROM workers WHERE seen_at < clock_timestamp() - interval '1 day'"))

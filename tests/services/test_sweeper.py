@@ -69,6 +69,7 @@ async def sweepers(own_database: Database, tmp_path: Path) -> list[Sweeper]:
             outages=Outages(own_database, {}),
             processes=FakeProcess(here.host, here.proc, name),
             space_id=space_id,
+            retention_days=30,
         )
         for name in ("elsewhere/1", "elsewhere/2")
     ]
@@ -174,6 +175,30 @@ async def test_one_file_that_cannot_be_deleted_stops_nothing(
     await scalar(own_database, "UPDATE files_to_delete SET next_attempt_at = now() RETURNING 1")
     await sweepers[0].delete_files()
     assert await scalar(own_database, "SELECT array_agg(storage_key) FROM files_to_delete") == [".."]
+
+
+async def test_old_runs_are_forgotten_but_for_what_a_document_needs(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    newest, served, young, deleted = [await queued(own_database) for _ in range(4)]
+    replaced, with_file = await queued(own_database), await queued(own_database)
+    async with own_database.transaction() as connection:
+        for statement, ids in (
+            ("UPDATE ingestions SET status = 'success', finished_at = now() - interval '31 days'", []),
+            ("UPDATE ingestions SET finished_at = now() - interval '29 days' WHERE id = ANY(:ids)", [young]),
+            ("UPDATE ingestions SET storage_key = 'left.pdf' WHERE id = ANY(:ids)", [with_file]),
+            ("DELETE FROM documents WHERE id = ANY(:ids)", [young, deleted, replaced, with_file]),
+            ("UPDATE documents SET live_ingestion_id = id WHERE id = ANY(:ids)", [served]),
+        ):
+            await connection.execute(text(statement), {"ids": ids} if ids else {})
+    await sweepers[0].tidy()
+    assert set(await column(own_database, "SELECT id FROM ingestions")) == {newest, served, young}
+    assert await column(own_database, "SELECT storage_key FROM files_to_delete") == ["left.pdf"]
+
+
+async def column(database: Database, statement: str) -> list[object]:
+    async with database.transaction() as connection:
+        return list((await connection.execute(text(statement))).scalars())
 
 
 async def in_work(database: Database, holder: str) -> UUID:
