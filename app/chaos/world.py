@@ -57,6 +57,8 @@ class World:
     specimens: Sequence[Specimen]
     longest: Sequence[Specimen]
     """Of at least 500 chunks."""
+    large: Sequence[Specimen]
+    """Of 100 pages and more."""
     versions: list[list[Specimen]]
     """Small documents that replace each other; the last of each list is damaged."""
     is_short: bool = False
@@ -84,7 +86,7 @@ class World:
         self.notes, self.mistakes, self.faults, self.may_leave_files = [], [], 0, False
         self.uploading = None
         delay_seconds = SHORT_EMBEDDING_SECONDS if self.is_short and self.truths else EMBEDDING_SECONDS
-        self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}})
+        self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}, "key": None})
         self.stub.texts.clear()
         await self.watcher.begin()
 
@@ -226,12 +228,13 @@ def is_worker_child(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def open_world(
+async def open_world(  # noqa: PLR0913 - each is a kind of documents
     data_dir: Path,
     *,
     seed: int,
     specimens: Sequence[Specimen],
     longest: Sequence[Specimen],
+    large: Sequence[Specimen],
     versions: list[list[Specimen]],
     is_short: bool,
     say: Say,
@@ -260,6 +263,7 @@ async def open_world(
                 chance=Random(seed),  # noqa: S311 - the same every time is the point
                 specimens=specimens,
                 longest=longest,
+                large=large,
                 versions=versions,
                 is_short=is_short,
             )
