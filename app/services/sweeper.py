@@ -112,9 +112,9 @@ class Sweeper:
 
     async def _lead(self) -> float | None:
         async with self._database.autocommit() as connection:
-            leader = await sweep.find_leader(connection)
-            dead_leader = leader if leader and self._processes.is_dead(leader) else None
-            seconds = await sweep.lead(connection, self._holder, dead_leader)
+            seconds, leader = None, await sweep.find_leader(connection)
+            if leader in (None, self._holder) or self._processes.is_dead(leader):
+                seconds = await sweep.lead(connection, self._holder, dead_leader=leader)
         self._is_leader = seconds is not None
         return seconds
 

@@ -42,8 +42,10 @@ OUR_KEY = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.pdf(#[0-9]+)?$"
 
 
 async def find_leader(connection: AsyncConnection) -> str | None:
-    """The holder that leads, or led last."""
-    holder: str | None = await connection.scalar(text("SELECT holder FROM leaders WHERE duty = 'sweep'"))
+    """The holder that leads; None when nobody does."""
+    holder: str | None = await connection.scalar(
+        text("SELECT holder FROM leaders WHERE duty = 'sweep' AND expires_at >= clock_timestamp()")
+    )
     return holder
 
 
