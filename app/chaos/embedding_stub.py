@@ -186,7 +186,7 @@ class EmbeddingStub:
 def serving(app: ASGIApp) -> Iterator[str]:
     """Serve on a free port from a thread; the address to set as EMBEDDING_BASE_URL."""
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     )
     thread = threading.Thread(target=server.run, name="embedding-stub", daemon=True)
     thread.start()
