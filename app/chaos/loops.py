@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 
 from app.chaos.pdfs import Specimen
-from app.chaos.world import PATIENCE_SECONDS, WORKERS, World
+from app.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
 
 CRASH_SECONDS = 120.0
 CRASH_PAUSE_SECONDS = (1.5, 5.0)
@@ -18,6 +18,7 @@ FLEET_PAUSE_SECONDS = (1.0, 3.0)
 OUTAGE_SECONDS = 30.0
 SEARCH_SECONDS = 3.5  # 3 s for the embedder, and the words
 PAUSED_SECONDS = 10.0
+SLOW_SECONDS = 100.0  # before two minutes of waiting make them like any other
 SETTLE_SECONDS = 240.0
 
 
@@ -113,6 +114,28 @@ async def paused_sweeper(world: World) -> None:
         if int(now[0]["holder"].split("/")[-2]) == leader:
             world.mistakes.append(f"{time.monotonic() - began:.0f} s later nobody else swept")
     await world.settle(SETTLE_SECONDS)
+
+
+async def slow_files_in_a_stream(world: World) -> None:
+    """Files that take seconds to read, and others that never stop coming until all of those have ended."""
+    slow = [await world.upload(specimen) for specimen in world.slow]
+    world.faults += len(slow)
+    others = list(world.specimens)
+    deadline = time.monotonic() + SLOW_SECONDS
+    while not all(_has_ended(world, one) for one in slow) and time.monotonic() < deadline:
+        if others:
+            await world.upload(others.pop())
+        await asyncio.sleep(0.3)
+    waiting = sum(not _has_ended(world, one) for one in slow)
+    if waiting:
+        world.mistakes.append(f"{waiting} slow files had no verdict after {SLOW_SECONDS:.0f} s")
+    world.upload_all(others)
+    await world.settle(SETTLE_SECONDS)
+
+
+def _has_ended(world: World, accepted: Accepted) -> bool:
+    sight = world.watcher.sights.get(accepted.task_id)
+    return sight is not None and sight.is_final
 
 
 def _shorter(world: World, seconds: float) -> float:

@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console
 
 from app.chaos.audit import Remains, contents, count_doubled, count_remains
-from app.chaos.pdfs import Specimen, write_specimens
+from app.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
 from app.chaos.report import Outcome, print_outcomes, print_progress, write_json
 from app.chaos.scenarios import SCENARIOS, Scenario
 from app.chaos.world import WORKERS, Accepted, World, open_world
@@ -21,6 +21,7 @@ SETTLE_SECONDS = 60.0
 LEFT_OVER_SECONDS = 5.0
 LONG_PAGES = (200, 200)  # 500 chunks or a few more
 LONG_COUNT = 3
+SLOW_COUNT = 4
 LARGE_PAGES = (100, 130)
 LARGE_COUNT, SHORT_LARGE_COUNT = 30, 6
 DOCUMENTS = 60
@@ -63,6 +64,7 @@ async def run_chaos(
                 pages=LARGE_PAGES,
                 prefix="large",
             ),
+            slow=write_slow_specimens(folder, seed, SLOW_COUNT),
             versions=_write_versions(folder, seed),
             is_short=is_short,
             say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
@@ -114,6 +116,8 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
         needed += world.longest
     if any(scenario.needs_large for scenario in scenarios):
         needed += world.large
+    if any(scenario.needs_slow for scenario in scenarios):
+        needed += world.slow
     if any(scenario.needs_versions for scenario in scenarios):
         needed += [one for versions in world.versions for one in versions[:-1]]
     world.upload_all(needed)

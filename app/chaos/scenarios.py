@@ -17,6 +17,7 @@ class Scenario:
     needs_longest: bool = False
     needs_versions: bool = False
     needs_large: bool = False
+    needs_slow: bool = False
 
 
 SCENARIOS = (
@@ -39,6 +40,7 @@ SCENARIOS = (
     Scenario("revoked-key", loops.revoked_key, is_short=True),
     Scenario("embedder-hangs", loops.hanging_embedder),
     Scenario("paused-sweeper", loops.paused_sweeper),
+    Scenario("slow-stream", loops.slow_files_in_a_stream, needs_slow=True),
 )
 
 

@@ -59,6 +59,8 @@ class World:
     """Of at least 500 chunks."""
     large: Sequence[Specimen]
     """Of 100 pages and more."""
+    slow: Sequence[Specimen]
+    """Of seconds to read."""
     versions: list[list[Specimen]]
     """Small documents that replace each other; the last of each list is damaged."""
     is_short: bool = False
@@ -235,6 +237,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
     specimens: Sequence[Specimen],
     longest: Sequence[Specimen],
     large: Sequence[Specimen],
+    slow: Sequence[Specimen],
     versions: list[list[Specimen]],
     is_short: bool,
     say: Say,
@@ -264,6 +267,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
                 specimens=specimens,
                 longest=longest,
                 large=large,
+                slow=slow,
                 versions=versions,
                 is_short=is_short,
             )
