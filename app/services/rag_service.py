@@ -343,7 +343,7 @@ class RAGService:
             elif row.status in ("queued", "retrying"):
                 await self._go_on_if_due(row)
             elif row.status == "processing":
-                await self._free_if_dead(row)
+                await self._free_if_dead(ingestion_id)
             elif row.status in FINAL_STATUSES:
                 return None
             lease = await self._try_to_claim(ingestion_id)
@@ -364,11 +364,13 @@ class RAGService:
         if is_due:
             await self.incoming.go_on(row)
 
-    async def _free_if_dead(self, row: Any) -> None:
-        """The sweeper would do it within a second."""
-        if lost := lost_leases(self.processes, [row]):
-            async with self.database.autocommit() as connection:
-                await sweep.requeue_lost(connection, self.space_id, lost, with_expired=False)
+    async def _free_if_dead(self, ingestion_id: UUID) -> None:
+        """The sweeper would do it within a second. What else its holder had says whose fault it was."""
+        async with self.database.autocommit() as connection:
+            lost = lost_leases(self.processes, await sweep.holders(connection))
+            mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
+            if mine:
+                await sweep.requeue_lost(connection, self.space_id, mine, with_expired=False)
 
     async def _find(self, ingestion_id: UUID) -> Any:
         async with self.database.autocommit() as connection:
