@@ -267,10 +267,7 @@ async def store(
     *,
     digest: bytes,
 ) -> None:
-    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours.
-
-    `digest` is the hash of all chunks up to these.
-    """
+    """Insert chunks with their `(len(chunks), dimensions)` vectors; `digest`: the hash of all up to these."""
     await _write(
         connection,
         lease,
