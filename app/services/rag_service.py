@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -58,6 +59,7 @@ FIRST_HEARTBEAT_SECONDS = 0.25
 """What is read by then is known to be progress, however soon the process may be killed."""
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
+MAX_OUTAGE_PAUSE_SECONDS = 30.0
 MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 Mode = Literal["hybrid", "vector", "text"]
@@ -260,14 +262,20 @@ class RAGService:
         return published
 
     async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """Waits, with what is read already, as long as the embedder is out."""
-        while True:
+        """Waits, with what is read already, as long as the embedder is out.
+
+        It may be out for this process only, which has another key than the one whose probe succeeds: the
+        pauses keep it from stopping all the others again and again.
+        """
+        for outages in count():
             try:
                 return await self.embedder.embed(texts)
             except EmbeddingFailed as error:
                 if error.owner != "embedder" or not await self.outages.report(error.owner, error):
                     raise
             await self._wait_for_services()
+            await asyncio.sleep(min(2.0**outages - 1, MAX_OUTAGE_PAUSE_SECONDS))
+        raise AssertionError("count has no end")
 
     async def _wait_for_services(self) -> None:
         while True:
