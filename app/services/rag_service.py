@@ -22,11 +22,13 @@ from app.errors import (
     DatabaseUnavailable,
     EmbeddingFailed,
     EmbeddingRefused,
+    FileNotFound,
     InternalError,
     Interrupted,
     LeaseLost,
     NoText,
     PDFIngestError,
+    StorageFailed,
     TaskNotFound,
     TaskTimedOut,
     Temporary,
@@ -220,7 +222,7 @@ class RAGService:
         clock = StageClock()
         notes = PageNotes()
         async with (
-            self.files.local_file(lease.storage_key) as path,
+            self._local_file(lease) as path,
             self._opened(path, lease, progress) as reading,
         ):
             earlier = await self._begin(lease, reading)
@@ -260,6 +262,18 @@ class RAGService:
         _count_published(progress.pages_done, published, stage_seconds)
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
+
+    @asynccontextmanager
+    async def _local_file(self, lease: Lease) -> AsyncIterator[Path]:
+        """It was stored before its row was made: that it is gone is the file store's fault, of a disk that is
+        not mounted, say. Raises StorageFailed.
+        """
+        async with AsyncExitStack() as opened:
+            try:
+                path = await opened.enter_async_context(self.files.local_file(lease.storage_key))
+            except FileNotFound as error:
+                raise StorageFailed(error.message) from error
+            yield path
 
     async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         """Waits, with what is read already, as long as the embedder is out.
