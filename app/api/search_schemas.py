@@ -248,7 +248,8 @@ class SearchResults(BaseModel):
     mode: SearchMode = Field(description="How it was searched.")
     took_ms: float = Field(description="Milliseconds it took, the query's embedding included.")
     degraded: list[LeftOut] = Field(
-        description="What failed and was left out: without `reranker`, hits keep the order of the search."
+        description="What failed and was left out: without `embedder`, words alone were searched; without "
+        "`reranker`, hits keep the order of the search."
     )
 
     @classmethod

@@ -2,8 +2,8 @@
 
 `python -m app.pdf.parent OWNER_PID`, with a socket as standard input. One byte over it, with three
 descriptors (the file, a socket for the reading process, a socket for the owner), starts a document.
-When the process ends, its exit goes to the owner's socket; when the owner hangs up, the process and all
-it started are killed. When the owner itself is gone, so is everything here.
+The number of the process goes to the owner's socket, and when it ends, its exit; when the owner hangs up,
+the process and all it started are killed. When the owner itself is gone, so is everything here.
 """
 
 import gc
@@ -19,6 +19,7 @@ from typing import NoReturn
 from app.pdf import child, sandbox
 from app.pdf.engines import engine_called
 
+PID = struct.Struct("=i")
 EXIT = struct.Struct("=iqd")
 """Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 DESCRIPTORS = 3
@@ -74,6 +75,8 @@ class Parent:
         os.close(file)
         os.close(channel)
         self._owners[pid] = socket.socket(fileno=owner)
+        with suppress(OSError):
+            self._owners[pid].send(PID.pack(pid))
         self._selector.register(self._owners[pid], selectors.EVENT_READ, pid)
         return True
 
