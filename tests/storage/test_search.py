@@ -10,19 +10,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sqlalchemy import bindparam, text
-from sqlalchemy.types import NullType
+from sqlalchemy import text
 
 from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.filters import Comparison, Compound, Containment, SearchFilter
-from app.storage.ranking import Ranking
 from app.storage.search import Hit, search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
-from app.storage.visible import SHORT_LIST, begin_search
-from app.storage.words import find_words
+from app.storage.visible import SHORT_LIST
 from tests.databases import migrated
 from tests.storage.library import SUBJECTS, Library, Shelf
 
@@ -369,23 +366,6 @@ async def test_common_words_that_never_meet_are_found_apart(library: Library) ->
     assert all("annual" in hit.text or "dragon" in hit.text for hit in hits)
 
 
-async def compared_entirely(
-    library: Library, vector: NDArray[np.float32], query: str, wanted: SearchFilter
-) -> list[UUID]:
-    """The first ten when every visible chunk is compared and every document weighed."""
-    async with library.database.transaction() as connection:
-        question = await find_words(connection, query)
-        visible = await begin_search(connection, wanted)
-        ranking = Ranking(question, replace(visible, is_short=True, has_few_documents=True), library.space_id)
-        rows = await connection.execute(
-            text(f"WITH {ranking.statement()} SELECT chunk_id FROM found").bindparams(
-                bindparam("vector", type_=NullType())
-            ),
-            ranking.parameters | {"vector": halfvecs(vector[np.newaxis])[0], "depth": 100, "limit": 10},
-        )
-        return [row.chunk_id for row in rows]
-
-
 @pytest.mark.parametrize("name", ["everything", "a long collection"])
 async def test_a_long_list_gives_nearly_what_comparing_everything_gives(
     library: Library, filters: dict[str, SearchFilter], name: str
@@ -393,7 +373,7 @@ async def test_a_long_list_gives_nearly_what_comparing_everything_gives(
     found = expected = 0
     for number in range(20):
         query, vector = some_words(library, number), a_vector(library, number)
-        best = await compared_entirely(library, vector, query, filters[name])
+        best = await library.compared_entirely(query, filters[name], vector)
         hits = await fused(library, vector, query, filters[name])
         expected += len(best)
         found += len({hit.chunk_id for hit in hits} & set(best))
