@@ -73,7 +73,10 @@ async def lead(connection: AsyncConnection, holder: str, dead_leader: str | None
 async def holders(connection: AsyncConnection) -> Sequence[Row[Any]]:
     """(id, worker, lease_epoch) of every run in work."""
     found = await connection.execute(
-        text("SELECT id, worker, lease_epoch FROM ingestions WHERE status = 'processing'")
+        text(
+            "SELECT id, worker, lease_epoch FROM ingestions"
+            " WHERE status = 'processing' AND worker IS NOT NULL"
+        )
     )
     return found.all()
 
