@@ -64,7 +64,7 @@ def chaos(
         int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 20 with --short]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
-    short: Annotated[bool, typer.Option("--short", help="A minute instead of ten.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="Two minutes instead of twenty.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:

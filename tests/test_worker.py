@@ -261,9 +261,9 @@ async def test_a_document_whose_reader_is_killed_is_read_again(
     path = write_pdf(incoming / "reader-killed.pdf", pages=150, lines=60)
     client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
     row = await wait_for_row(worker_database, task_id, lambda row: row.status == "processing")
-    parents = psutil.Process(int(row.worker.split("/")[-2])).children()
+    holder = psutil.Process(int(row.worker.split("/")[-2]))
     deadline = time.monotonic() + 10
-    while not (readers := [reader for parent in parents for reader in parent.children()]):
+    while not (readers := [reader for parent in holder.children() for reader in parent.children()]):
         assert time.monotonic() < deadline
     readers[0].kill()
     result = await get(client, task_id)

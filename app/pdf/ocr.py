@@ -16,6 +16,8 @@ from app.pdf.pages import Line
 from app.pdf.pictures import Picture
 from app.pdf.sandbox import die_with_parent
 
+PATIENCE = 3
+"""By the clock a page may take so much longer than in CPU time, on a busy machine."""
 SCALE = 300 / 72
 ROUGH_SCALE = 150 / 72
 """Takes a quarter of the time; letters of a page of text are still seen, if misread."""
@@ -76,7 +78,9 @@ class Tesseract:
 
         def prepare() -> None:
             die_with_parent(parent)
-            signal.setitimer(signal.ITIMER_PROF, self._page_seconds)  # outlives exec: SIGPROF ends it
+            # Both outlive exec: SIGPROF ends it by its CPU time, SIGALRM should it get none.
+            signal.setitimer(signal.ITIMER_PROF, self._page_seconds)
+            signal.setitimer(signal.ITIMER_REAL, PATIENCE * self._page_seconds)
 
         finished = subprocess.run(  # noqa: S603 - a fixed program and our own settings
             command,

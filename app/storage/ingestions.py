@@ -46,11 +46,10 @@ IS_EXPIRED = (
 IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
 # What was lost too often without progress waits for a process that has nothing else in work, and has it for
 # itself: in a pool of threads a crash takes all of them.
-IS_IN_GOOD_COMPANY = f"""(
-    coalesce(next_attempt_at, created_at) < clock_timestamp() - interval '{COMPANY_SECONDS} seconds'
-    OR NOT EXISTS (
-        SELECT FROM ingestions AS other WHERE other.status = 'processing' AND other.worker = :worker
-        AND (other.losses >= {LOSSES_IN_COMPANY} OR ingestions.losses >= {LOSSES_IN_COMPANY})
+IS_IN_GOOD_COMPANY = f"""NOT EXISTS (
+    SELECT FROM ingestions AS other WHERE other.status = 'processing' AND other.worker = :worker AND (
+        other.losses >= {LOSSES_IN_COMPANY} OR ingestions.losses >= {LOSSES_IN_COMPANY}
+        AND ingestions.next_attempt_at > clock_timestamp() - interval '{COMPANY_SECONDS} seconds'
     )
 )"""
 SLOW_TURN_SECONDS = 120
@@ -268,10 +267,7 @@ async def store(
     *,
     digest: bytes,
 ) -> None:
-    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours.
-
-    `digest` is the hash of all chunks up to these.
-    """
+    """Insert chunks with their `(len(chunks), dimensions)` vectors; `digest`: the hash of all up to these."""
     await _write(
         connection,
         lease,

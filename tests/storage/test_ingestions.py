@@ -372,6 +372,11 @@ async def test_what_was_lost_twice_goes_on_alone_in_its_process(
     for _ in range(2):
         await lose(database, space_id, await claimed(database, ingestion_id))
     first, second = await add_document(database), await add_document(database)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET created_at = now() - interval '1 hour' WHERE id = :id"),
+            {"id": second},
+        )
     beside = await claim(database, first, "threads")
     assert beside is not None
     assert await claim(database, ingestion_id, "threads") is None, "it would not be alone"
