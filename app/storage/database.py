@@ -164,7 +164,7 @@ def _unavailability() -> Iterator[None]:
         yield
     except (DBAPIError, PoolTimeout, asyncpg.PostgresError, OSError) as error:
         if is_unavailable(error):
-            log.warning("the database is not available", error=str(getattr(error, "orig", error)))
+            log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
             raise DatabaseUnavailable from error
         raise
 
