@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -21,11 +22,13 @@ from app.errors import (
     DatabaseUnavailable,
     EmbeddingFailed,
     EmbeddingRefused,
+    FileNotFound,
     InternalError,
     Interrupted,
     LeaseLost,
     NoText,
     PDFIngestError,
+    StorageFailed,
     TaskNotFound,
     TaskTimedOut,
     Temporary,
@@ -58,6 +61,7 @@ FIRST_HEARTBEAT_SECONDS = 0.25
 """What is read by then is known to be progress, however soon the process may be killed."""
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
+MAX_OUTAGE_PAUSE_SECONDS = 30.0
 MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 Mode = Literal["hybrid", "vector", "text"]
@@ -218,7 +222,7 @@ class RAGService:
         clock = StageClock()
         notes = PageNotes()
         async with (
-            self.files.local_file(lease.storage_key) as path,
+            self._local_file(lease) as path,
             self._opened(path, lease, progress) as reading,
         ):
             earlier = await self._begin(lease, reading)
@@ -259,15 +263,33 @@ class RAGService:
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
 
+    @asynccontextmanager
+    async def _local_file(self, lease: Lease) -> AsyncIterator[Path]:
+        """It was stored before its row was made: that it is gone is the file store's fault, of a disk that is
+        not mounted, say. Raises StorageFailed.
+        """
+        async with AsyncExitStack() as opened:
+            try:
+                path = await opened.enter_async_context(self.files.local_file(lease.storage_key))
+            except FileNotFound as error:
+                raise StorageFailed(error.message) from error
+            yield path
+
     async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        """Waits, with what is read already, as long as the embedder is out."""
-        while True:
+        """Waits, with what is read already, as long as the embedder is out.
+
+        It may be out for this process only, which has another key than the one whose probe succeeds: the
+        pauses keep it from stopping all the others again and again.
+        """
+        for outages in count():
             try:
                 return await self.embedder.embed(texts)
             except EmbeddingFailed as error:
                 if error.owner != "embedder" or not await self.outages.report(error.owner, error):
                     raise
             await self._wait_for_services()
+            await asyncio.sleep(min(2.0**outages - 1, MAX_OUTAGE_PAUSE_SECONDS))
+        raise AssertionError("count has no end")
 
     async def _wait_for_services(self) -> None:
         while True:

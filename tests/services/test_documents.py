@@ -555,3 +555,13 @@ async def test_a_full_queue_takes_no_failed_documents(
     full = Workshop(database, space_id, tmp_path, max_queued=0)
     with pytest.raises(QueueFull):
         await full.service.retry_failed(workshop.collection)
+
+
+async def test_a_deleted_document_leaves_nothing_of_its_file(workshop: Workshop):
+    added = await workshop.add(pdf())
+    await workshop.ingest(added.task_id)
+    newer = await workshop.replace(added.document_id, pdf())
+    await workshop.service.delete(added.document_id)
+    for task_id, status in ((added.task_id, "success"), (newer.task_id, "cancelled")):
+        row = await workshop.row(task_id)
+        assert (row.status, row.filename, row.title, row.sha256) == (status, "", None, b"")

@@ -296,6 +296,21 @@ async def test_a_file_store_that_is_away_fails_nothing(
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 
+async def test_a_file_that_is_missing_for_a_while_is_no_verdict(services: Services, tmp_path: Path) -> None:
+    """As of a disk that is not mounted: its folder is there, and empty."""
+    task_id = await upload(services)
+    (file,) = (tmp_path / "files").iterdir()
+    file.rename(tmp_path / file.name)
+    with pytest.raises(StorageFailed):
+        await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.error_code) == ("retrying", "storage_failed")
+    (tmp_path / file.name).rename(file)
+    async with services.database.transaction() as connection:
+        await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+    assert await services.rag.ingest_pdf("", task_id) > 0
+
+
 async def test_a_time_limit_that_is_reached_in_an_outage_is_no_verdict(
     services: Services, stub: EmbeddingStub
 ) -> None:
