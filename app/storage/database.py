@@ -87,6 +87,7 @@ class Database:
         )
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
         event.listen(self._engine.sync_engine, "handle_error", self._give_up_silent)
+        event.listen(self._engine.sync_engine, "connect", keep_alive)
         event.listen(self._engine.sync_engine, "connect", self._prepare)
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
 
@@ -127,7 +128,6 @@ class Database:
         """Send vectors as binary: the text form makes inserts 6 to 17 times slower."""
         connection = dbapi_connection.driver_connection
         self._connections.add(connection)
-        _keep_alive(connection)
         try:
             dbapi_connection.run_async(_set_halfvec_codec)
         except BaseException:
@@ -203,9 +203,12 @@ def _milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
-def _keep_alive(connection: asyncpg.Connection) -> None:
-    """asyncpg has no option for it. What a system does not know (TCP_USER_TIMEOUT: all but Linux) is left."""
-    end = connection._transport.get_extra_info("socket")
+def keep_alive(dbapi_connection: Any, _record: Any) -> None:
+    """Let the kernel notice a dead server; asyncpg has no option for it.
+
+    A listener of an engine's `connect`. What a system does not know (TCP_USER_TIMEOUT: only Linux) is left.
+    """
+    end = dbapi_connection.driver_connection._transport.get_extra_info("socket")
     if end.family == socket.AF_UNIX:
         return
     end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
