@@ -138,7 +138,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     await world.watcher.look()
     stuck = 0 if is_settled else sum(not sight.is_final for sight in world.watcher.sights.values())
     lost, doubled, wrong = await _compare(world)
-    embedded_twice = sum(count - 1 for text, count in world.stub.texts.items() if _is_once(world, text))
+    embedded_twice = sum(count - 1 for text, count in list(world.stub.texts.items()) if _is_once(world, text))
     recoveries = world.watcher.recoveries
     if recoveries.queue:
         world.notes.append(f"waiting work was taken up again after at most {max(recoveries.queue):.2f} s")
