@@ -27,7 +27,7 @@ from app.services.reranking import Reranking
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
-from app.storage.database import Database
+from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 from app.storage.files import FileStore
 from app.storage.languages import TextSearch, open_text_search
 from app.storage.passwords import PasswordCipher
@@ -71,14 +71,14 @@ class _Resources:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything, sweep while open, close everything.
+async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> AsyncIterator[Services]:
+    """Open everything, sweep while open, close everything. `limits` are those of the database.
 
     Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
     """
     for name in await asyncio.to_thread(remove_abandoned):
         log.info("removed what a killed process left", folder=name)
-    async with _open_resources(settings) as resources, AsyncExitStack() as closing:
+    async with _open_resources(settings, limits) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
         sweeper = Sweeper(
             database=database,
@@ -110,15 +110,16 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 @asynccontextmanager
 async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
     """The service alone, for a worker or a script."""
-    async with open_services(settings) as services:
+    async with open_services(settings, WORK) as services:
         yield services.rag
 
 
 @asynccontextmanager
-async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
+async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_Resources]:
     async with AsyncExitStack() as closing:
         database = Database(
             settings.database_url,
+            limits=limits,
             pool_size=settings.database_pool_size,
             is_pgbouncer=settings.database_pgbouncer,
         )

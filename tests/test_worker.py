@@ -17,6 +17,7 @@ from celery import Celery
 from fpdf import FPDF
 from sqlalchemy import text
 
+from app.chaos.cable import Cable
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
 from app.storage import ingestions
@@ -599,3 +600,26 @@ async def test_a_call_inside_a_running_loop_is_refused_loudly(
         "asyncio.run(call())",
     )
     assert "would block the running event loop" in printed
+
+
+@pytest.mark.heavy
+async def test_a_worker_leaves_a_broker_that_has_fallen_silent(
+    environment: dict[str, str], incoming: Path, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    """A message that is on its way then may be lost; the sweeper rings again, here the next file comes."""
+    direct = on_broker(environment, 8)
+    async with Cable(valkey.port) as cable:
+        url = direct["CELERY_BROKER_URL"].replace(f":{valkey.port}/", f":{cable.port}/")
+        worker = WorkerProcess(direct | {"CELERY_BROKER_URL": url}, tmp_path / "log", "--concurrency", "1")
+        with client_of(direct) as client, worker:
+            await asyncio.to_thread(worker.wait_until_ready, client)
+            cable.cut()
+            cable.mend()
+            files = (write_pdf(incoming / f"silent{number}.pdf", pages=1) for number in range(12))
+            sent = [client.send_task("ingest_pdf_task", args=[str(next(files))])]
+            began = time.monotonic()
+            while not any(one.ready() for one in sent):
+                assert time.monotonic() - began < 60, worker.output()
+                await asyncio.sleep(5)
+                sent.append(client.send_task("ingest_pdf_task", args=[str(next(files))]))
+            await asyncio.to_thread(worker.stop)

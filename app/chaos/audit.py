@@ -67,8 +67,9 @@ async def count_remains(watcher: Watcher, folder: Path) -> Remains:
     (row,) = await watcher.query(
         f"""
         WITH owned(id) AS ({owned})
-        SELECT (SELECT count(*) FROM chunks WHERE ingestion_id NOT IN (SELECT id FROM owned))
-            + (SELECT count(*) FROM document_words WHERE ingestion_id NOT IN (SELECT id FROM owned)) AS chunks,
+        SELECT (SELECT count(*) FROM chunks WHERE ingestion_id NOT IN (SELECT id FROM owned)) + (
+                SELECT count(*) FROM document_words WHERE ingestion_id NOT IN (SELECT id FROM owned)
+            ) AS chunks,
             (SELECT count(*) FROM {table} e
                 WHERE NOT EXISTS (SELECT FROM chunks c WHERE c.id = e.chunk_id)
                 OR e.ingestion_id NOT IN (SELECT id FROM owned)) AS vectors

@@ -67,7 +67,7 @@ async def revoked_key(world: World) -> None:
     await _note_degraded(world)
     world.stub.behaviour.key = None
     await world.settle(SETTLE_SECONDS)
-    await _expect_uncharged(world)
+    await expect_uncharged(world)
 
 
 async def hanging_embedder(world: World) -> None:
@@ -92,7 +92,7 @@ async def hanging_embedder(world: World) -> None:
         world.mistakes.append(f"a search took {longest:.1f} s")
     world.stub.behaviour.delay_seconds = was_seconds
     await world.settle(SETTLE_SECONDS)
-    await _expect_uncharged(world)
+    await expect_uncharged(world)
 
 
 async def paused_sweeper(world: World) -> None:
@@ -154,7 +154,7 @@ async def _note_degraded(world: World) -> None:
     world.notes.extend(f"{one['service']}: {one['reason']}" for one in ready["outages"])
 
 
-async def _expect_uncharged(world: World) -> None:
+async def expect_uncharged(world: World) -> None:
     rows = await world.watcher.query(
         "SELECT count(*) FILTER (WHERE deaths > 0) AS died, max(attempt) AS attempts FROM ingestions"
         " WHERE created_at >= $1",

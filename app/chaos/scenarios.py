@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.chaos import faults, loops, wishes
+from app.chaos import faults, loops, surroundings, wishes
 from app.chaos.world import World
 
 
@@ -41,6 +41,9 @@ SCENARIOS = (
     Scenario("embedder-hangs", loops.hanging_embedder),
     Scenario("paused-sweeper", loops.paused_sweeper),
     Scenario("slow-stream", loops.slow_files_in_a_stream, needs_slow=True),
+    Scenario("database-cut-off", surroundings.database_cut_off),
+    Scenario("clock-step", surroundings.clock_step),
+    Scenario("full-store", surroundings.full_store),
 )
 
 

@@ -251,7 +251,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
             workers=PROCESSES,
             say=say,
             worker_names=WORKERS,
-            settings=_settings(embedding_url),
+            settings=_settings(embedding_url, data_dir.parent),
         )
         async with (
             stack,
@@ -273,8 +273,9 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
             )
 
 
-def _settings(embedding_url: str) -> dict[str, str]:
+def _settings(embedding_url: str, documents: Path) -> dict[str, str]:
     return {
+        "INGEST_FOLDERS": str(documents),
         "EMBEDDING_PROVIDER": "openai",
         "EMBEDDING_BASE_URL": embedding_url,
         "EMBEDDING_API_KEY": uuid4().hex,

@@ -291,7 +291,7 @@ class DocumentService:
     ) -> Sequence[AcceptedFile | RefusedFile]:
         if options.on_duplicate != "keep":
             hashes = {file.sha256 for file in arrived if isinstance(file, ReceivedFile)}
-            await documents.lock_contents(connection, options.collection, sorted(hashes))
+            await documents.lock_contents(connection, options.collection, hashes)
         outcomes: list[AcceptedFile | RefusedFile] = []
         for file in arrived:
             try:

@@ -5,7 +5,7 @@ requests, cancelling and publishing cannot wait for each other in a circle.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from app.storage.chunks import delete_chunks
 
 log = structlog.get_logger(__name__)
 
+MOST_CONTENT_LOCKS = 32
 IS_OPEN = "status IN ('queued', 'processing', 'retrying')"
 # Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
 _HAS_ROOM = """(
@@ -61,15 +62,17 @@ class KnownContent:
         return self.status in ("queued", "processing", "retrying")
 
 
-async def lock_contents(connection: AsyncConnection, collection: str, hashes: Sequence[bytes]) -> None:
+async def lock_contents(connection: AsyncConnection, collection: str, hashes: Collection[bytes]) -> None:
     """Until the transaction ends nobody else decides about these bytes in this collection.
 
-    In the order given: when all sort them and lock documents later, nobody waits in a circle.
+    Of many the whole collection is locked instead: each lock takes one of `max_locks_per_transaction` (64)
+    from all. The collection comes first, contents in order, documents later: nobody waits in a circle.
     """
-    await connection.execute(
-        _LOCK_CONTENTS,
-        {"collection": collection, "hashes": [sha256.hex() for sha256 in hashes]},
-    )
+    if len(hashes) > MOST_CONTENT_LOCKS:
+        await connection.execute(_LOCK_COLLECTION, {"collection": collection})
+        return
+    ordered = [sha256.hex() for sha256 in sorted(hashes)]
+    await connection.execute(_LOCK_CONTENTS, {"collection": collection, "hashes": ordered})
 
 
 async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
@@ -339,11 +342,13 @@ _INSERT_INGESTION = """
 """
 
 
-# Both are made once: to make one of its text each time takes 0.1 ms of an upload.
-_LOCK_CONTENTS = text(
-    "SELECT pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0))"
-    " FROM unnest(CAST(:hashes AS text[])) AS sha256"
-)
+# All are made once: to make one of its text each time takes 0.1 ms of an upload.
+_LOCK_CONTENTS = text("""
+    SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(:collection, 1)) AS text)
+    UNION ALL SELECT CAST(pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0)) AS text)
+    FROM unnest(CAST(:hashes AS text[])) AS sha256
+""")
+_LOCK_COLLECTION = text("SELECT pg_advisory_xact_lock(hashtextextended(:collection, 1))")
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (
