@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from app.pdf.parent import EXIT
+from app.pdf.parent import EXIT, Recognition
 from app.pdf.wire import LENGTH_BYTES, Request, length_of, packed, request_to_frame
 
 BUFFERED_BYTES = 256 * 1024
@@ -57,7 +57,8 @@ class ReadingProcess:
 class ReaderParent:
     """The parent of this owner's reading processes: started when first needed, and again if it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, recognition: Recognition) -> None:
+        self._recognition = recognition
         self._starting = asyncio.Lock()
         self._is_closed = False
         self._process: asyncio.subprocess.Process | None = None
@@ -123,7 +124,7 @@ class ReaderParent:
             control.setblocking(False)
             try:
                 with far_control:
-                    self._process = await _parent_process(far_control)
+                    self._process = await _parent_process(far_control, self._recognition)
             except BaseException:
                 control.close()
                 raise
@@ -131,10 +132,10 @@ class ReaderParent:
             return control
 
 
-async def _parent_process(control: socket.socket) -> asyncio.subprocess.Process:
+async def _parent_process(control: socket.socket, recognition: Recognition) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "app.pdf.parent", str(os.getpid())),
+        *("-P", "-m", "app.pdf.parent", str(os.getpid()), *map(str, recognition)),
         stdin=control.fileno(),
         stdout=asyncio.subprocess.DEVNULL,
         env=_environment(),

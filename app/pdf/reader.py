@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import structlog
@@ -27,14 +28,17 @@ from app.errors import (
     error_for_code,
 )
 from app.pdf.pages import Box, DocumentFacts, Page
+from app.pdf.parent import Recognition
 from app.pdf.processes import Exit, ReaderParent, ReadingProcess
 from app.pdf.wire import (
     At,
     Frame,
     FrameError,
+    ProbeRequest,
     ProcessLimits,
     ReadRequest,
     RenderRequest,
+    doors_from_frame,
     news_from_frame,
     unpacked,
 )
@@ -278,7 +282,7 @@ class PDFReader:
         times that; OCR has its own time. A step (opening with one engine, or one page) that uses more
         CPU time than `step_seconds` is left out.
         """
-        self._parent = ReaderParent()
+        self._parent = ReaderParent(Recognition(memory_bytes, ocr_page_seconds, ocr_languages or ""))
         self._times = Times(longest_seconds, step_seconds)
         ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
         self._request = ReadRequest(
@@ -319,6 +323,19 @@ class PDFReader:
     ) -> bytes:
         """A page as a PNG of this width, its boxes marked. Raises PageNotFound, or an Unreadable."""
         request = RenderRequest(self._request.limits, password, page_number, max_width, list(highlights))
+        answer = await self._answer(path, request)
+        if answer.startswith(PNG):
+            return answer
+        raise _verdict(unpacked(answer))
+
+    async def open_doors(self) -> list[str]:
+        """Which escapes a reading process can make here. Raises ParserCrashed when it cannot tell."""
+        with TemporaryDirectory(prefix="pdf-ingest-probe-") as folder:
+            stored = await asyncio.to_thread(_touched, Path(folder, "stored.pdf"))
+            request = ProbeRequest(self._request.limits, os.getpid(), str(stored))
+            return doors_from_frame(unpacked(await self._answer(stored, request)))
+
+    async def _answer(self, path: Path, request: RenderRequest | ProbeRequest) -> bytes:
         process = await self._parent.begin(path, request)
         try:
             async with asyncio.timeout(RENDERING_SECONDS):
@@ -331,13 +348,16 @@ class PDFReader:
             await process.end()
         if answer is None:
             raise ParserCrashed
-        if answer.startswith(PNG):
-            return answer
-        raise _verdict(unpacked(answer))
+        return answer
 
     async def close(self) -> None:
         """Ends every process of this reader."""
         await self._parent.close()
+
+
+def _touched(path: Path) -> Path:
+    path.touch(mode=0o600)
+    return path
 
 
 def _verdict(frame: Frame) -> PDFIngestError:

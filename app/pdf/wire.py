@@ -59,8 +59,17 @@ class RenderRequest:
     highlights: Sequence[Box]
 
 
-Request = ReadRequest | RenderRequest
-_REQUESTS: dict[str, type[Request]] = {"read": ReadRequest, "render": RenderRequest}
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """What of the sandbox does not hold: the file is `path` in a folder of the process `owner`."""
+
+    limits: ProcessLimits
+    owner: int
+    path: str
+
+
+Request = ReadRequest | RenderRequest | ProbeRequest
+_REQUESTS: dict[str, type[Request]] = {"read": ReadRequest, "render": RenderRequest, "probe": ProbeRequest}
 
 
 def packed(frame: Frame) -> bytes:
@@ -142,6 +151,11 @@ def news_from_frame(frame: Frame) -> At | DocumentFacts | Page:
         lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
         error=_optional(frame.get("error")),
     )
+
+
+def doors_from_frame(frame: Frame) -> list[str]:
+    """Raises FrameError."""
+    return [_checked(name, str) for name in _checked(frame.get("open"), list)]
 
 
 def _at(value: object) -> At:
