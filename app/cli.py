@@ -244,7 +244,7 @@ def status(
     limit: Annotated[int, typer.Option(min=1, help="The most documents to show.")] = STATUS_LIMIT,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Show the documents, or one document or task."""
+    """Show the documents and how well reading is confined, or one document or task."""
 
     async def work() -> None:
         async with Client(url) as client:
@@ -253,6 +253,7 @@ def status(
                 return
             filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
             print_documents(console, await _first(limit, client.documents(**filters)))
+            print_fields(console, {"sandbox": (await client.ready())["sandbox"]})
 
     _run(work())
 

@@ -111,6 +111,9 @@ class Client:
     async def cancel(self, task_id: str) -> None:
         await self._send("POST", f"/tasks/{task_id}/cancel")
 
+    async def ready(self) -> dict[str, Any]:
+        return await self._send("GET", "/readyz")
+
     async def search(self, request: dict[str, Any]) -> dict[str, Any]:
         return await self._send("POST", "/search", json=request)
 

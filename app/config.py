@@ -114,6 +114,10 @@ class Settings(BaseSettings):
         45, gt=0, description="PDFs that take more CPU time to read end as timed_out."
     )
     reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
+    sandbox: Literal["auto", "require"] = Field(
+        "auto",
+        description="require: refuse to start where the processes that read PDFs cannot be confined in full.",
+    )
     ocr: Literal["auto", "off"] = Field(
         "auto", description="auto: pages without text of their own are read with tesseract, if it is there."
     )

@@ -18,7 +18,7 @@
     │   ├── DocumentReplaced · RangeNotSatisfiable
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
-    ├── EmbeddingSpaceMismatch   refused at start-up
+    ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
     └── InternalError            ours
 
 Two questions choose the class: whose fault is it, and does trying again help. Each takes exactly one
@@ -342,6 +342,12 @@ class ServiceNotReady(PDFIngestError):
 class EmbeddingSpaceMismatch(PDFIngestError):
     code = "embedding_space_mismatch"
     status_code = 503
+
+
+class SandboxIncomplete(PDFIngestError):
+    code = "sandbox_incomplete"
+    status_code = 503
+    default_message = "The processes that read PDFs cannot be confined here, as SANDBOX=require wants."
 
 
 class LeaseLost(Exception):  # a fact, not an error: somebody else owns the work now

@@ -19,6 +19,7 @@ from app.services.incoming import IncomingFiles
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
+from app.services.readiness import check_sandbox
 from app.services.reranking import Reranking
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
@@ -44,6 +45,7 @@ class Services:
     queue: TaskQueue
     figures: Figures
     space_id: int
+    sandbox: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,12 @@ class _Resources:
 async def open_services(settings: Settings) -> AsyncIterator[Services]:
     """Open everything, sweep while open, close everything.
 
-    Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
+    Raises DatabaseUnavailable, EmbeddingSpaceMismatch when the data belongs to another model, and
+    SandboxIncomplete.
     """
     async with _open_resources(settings) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
+        sandbox = await check_sandbox(resources.reader, is_required=settings.sandbox == "require")
         sweeper = Sweeper(database=database, files=files, queue=resources.queue, space_id=space_id)
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)
@@ -85,6 +89,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             queue=resources.queue,
             figures=Figures(database),
             space_id=space_id,
+            sandbox=sandbox,
         )
 
 
@@ -93,6 +98,16 @@ async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
     """The service alone, for a worker or a script."""
     async with open_services(settings) as services:
         yield services.rag
+
+
+async def require_sandbox(settings: Settings) -> None:
+    """For who opens services later. Raises SandboxIncomplete where the settings want what is not here."""
+    if settings.sandbox == "require":
+        reader = _reader(settings)
+        try:
+            await check_sandbox(reader, is_required=True)
+        finally:
+            await reader.close()
 
 
 @asynccontextmanager

@@ -107,6 +107,7 @@ def test_status_lists_documents_and_shows_one_by_its_id_or_its_task(up: Up) -> N
         ).json()
     listed = pdf_ingest("status", "--collection", "status", url=up.url)
     assert re.search(rf"{accepted['document_id']} +wildbienen\.pdf +status", listed.stdout)
+    assert re.search(r"sandbox +full", listed.stdout)
     assert "year: 2025" in pdf_ingest("status", accepted["document_id"], url=up.url).stdout
     assert re.search(r"progress +stage:", pdf_ingest("status", accepted["task_id"], url=up.url).stdout)
 

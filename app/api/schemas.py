@@ -170,3 +170,7 @@ class Ready(BaseModel):
     degraded: list[Literal["broker"]] = Field(
         description="What is down without being missed yet: with `broker`, work starts later."
     )
+    sandbox: str = Field(
+        description="How far the processes that read PDFs are confined, tried at start: `full`, "
+        "`partial (what is missing)` or `none`."
+    )

@@ -105,6 +105,48 @@ def test_the_verdict_names_what_stands_open() -> None:
     assert verdict([name for name in NAMES if name not in DOORS["memory"]]) == "none"
 
 
+OLD_KERNEL = """
+    import asyncio, ctypes, struct, sys
+    from app.errors import SandboxIncomplete
+    from app.pdf.reader import PDFReader
+    from app.services.readiness import check_sandbox
+
+    landlock, prctl, set_seccomp = 444, *{"x86_64": (157, 22), "aarch64": (167, 22)}[sys.argv[1]]
+    missing = [(0x15, 0, 1, landlock), (0x06, 0, 0, 0x00050026)]
+    if sys.argv[2] == "neither":
+        missing += [(0x15, 0, 3, prctl), (0x20, 0, 0, 16)]
+        missing += [(0x15, 0, 1, set_seccomp), (0x06, 0, 0, 0x00050016)]
+    program = [(0x20, 0, 0, 0), *missing, (0x06, 0, 0, 0x7FFF0000)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    libc = ctypes.CDLL(None)
+    libc.prctl(38, 1, 0, 0, 0)
+    assert libc.prctl(22, 2, struct.pack("HxxxxxxP", len(program), ctypes.addressof(code)), 0, 0) == 0
+
+    async def told():
+        reader = PDFReader()
+        try:
+            print(await check_sandbox(reader, is_required=False))
+            await check_sandbox(reader, is_required=True)
+        except SandboxIncomplete as error:
+            print(error.message)
+        finally:
+            await reader.close()
+
+    asyncio.run(told())
+"""
+
+
+@pytest.mark.parametrize(("locks", "status"), [("calls only", "partial (files)"), ("neither", "none")])
+def test_a_kernel_without_the_locks_is_noticed_and_refused_where_they_are_required(
+    locks: str, status: str
+) -> None:
+    finished = confined(OLD_KERNEL, os.uname().machine, locks)
+    assert finished.returncode == 0, finished.stderr
+    _, found, _, refusal = finished.stdout.splitlines()
+    assert found == status
+    assert refusal == f"SANDBOX=require, but the sandbox in which PDFs are read is {status}."
+
+
 STILL = """
     import json, os, signal, sys
     from app.pdf import sandbox
