@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from functools import partial
 
-from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError
+from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError, TooMuchText
 from app.pdf import sandbox
 from app.pdf.document import DocumentReading
 from app.pdf.engines import PageError
@@ -15,7 +15,9 @@ from app.pdf.escapes import open_doors
 from app.pdf.ocr import Tesseract, recognised_by
 from app.pdf.pdfium import Pdfium
 from app.pdf.wire import (
+    LARGEST_FRAME,
     LENGTH_BYTES,
+    Frame,
     ProbeRequest,
     ReadRequest,
     RenderRequest,
@@ -55,7 +57,7 @@ def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[byt
             yield packed({"open": open_doors(request, file)})
         elif isinstance(request, ReadRequest):
             tesseract = Tesseract(request.ocr_languages, partial(recognised_by, parent))
-            yield from map(packed, DocumentReading(_content(file), request, tesseract).frames())
+            yield from map(_packed, DocumentReading(_content(file), request, tesseract).frames())
             yield packed({"end": True})
         else:
             yield framed(_rendered(_content(file), request))
@@ -66,6 +68,13 @@ def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[byt
         yield packed({"verdict": OutOfMemory.code, "message": None})
     except Exception:  # noqa: BLE001 - the owner logs it; what to do about it is decided there
         yield packed({"failure": traceback.format_exc()[-LONGEST_TRACEBACK:]})
+
+
+def _packed(frame: Frame) -> bytes:
+    message = packed(frame)
+    if len(message) > LARGEST_FRAME:
+        raise TooMuchText
+    return message
 
 
 def _content(file: int) -> mmap.mmap:

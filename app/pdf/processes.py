@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.pdf.parent import EXIT, Recognition
-from app.pdf.wire import LENGTH_BYTES, Request, length_of, packed, request_to_frame
+from app.pdf.wire import LARGEST_FRAME, LENGTH_BYTES, Request, length_of, packed, request_to_frame
 
 BUFFERED_BYTES = 256 * 1024
 """A slow consumer keeps the process waiting, not pages in memory."""
@@ -32,10 +32,11 @@ class ReadingProcess:
         self._writer = writer
         self._owner = owner
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, most_bytes: int = LARGEST_FRAME) -> bytes | None:
         """The next frame's content; None when the process is gone. Raises FrameError."""
         try:
-            return await self._stream.readexactly(length_of(await self._stream.readexactly(LENGTH_BYTES)))
+            head = await self._stream.readexactly(LENGTH_BYTES)
+            return await self._stream.readexactly(length_of(head, most_bytes))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -57,8 +58,9 @@ class ReadingProcess:
 class ReaderParent:
     """The parent of this owner's reading processes: started when first needed, and again if it dies."""
 
-    def __init__(self, recognition: Recognition) -> None:
+    def __init__(self, recognition: Recognition, program: str) -> None:
         self._recognition = recognition
+        self._program = program
         self._starting = asyncio.Lock()
         self._is_closed = False
         self._process: asyncio.subprocess.Process | None = None
@@ -124,7 +126,7 @@ class ReaderParent:
             control.setblocking(False)
             try:
                 with far_control:
-                    self._process = await _parent_process(far_control, self._recognition)
+                    self._process = await _parent_process(self._program, far_control, self._recognition)
             except BaseException:
                 control.close()
                 raise
@@ -132,10 +134,12 @@ class ReaderParent:
             return control
 
 
-async def _parent_process(control: socket.socket, recognition: Recognition) -> asyncio.subprocess.Process:
+async def _parent_process(
+    program: str, control: socket.socket, recognition: Recognition
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "app.pdf.parent", str(os.getpid()), *map(str, recognition)),
+        *("-P", "-m", program, str(os.getpid()), *map(str, recognition)),
         stdin=control.fileno(),
         stdout=asyncio.subprocess.DEVNULL,
         env=_environment(),
