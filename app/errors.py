@@ -15,7 +15,7 @@
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
-    │   ├── DocumentReplaced · RangeNotSatisfiable
+    │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
@@ -283,6 +283,20 @@ class IdempotencyKeyReused(RequestRefused):
 class IdempotencyKeyInWork(RequestRefused):
     code = "idempotency_key_in_work"
     default_message = "The first request with this Idempotency-Key is still in work."
+
+
+class PasswordGone(RequestRefused):
+    code = "password_gone"
+    default_message = (
+        "The PDF is encrypted. Its password was erased when it had been read, so its pages cannot be drawn."
+    )
+
+
+class PicturesBusy(RequestRefused):
+    code = "busy"
+    status_code = 503
+    retryable = True
+    default_message = "Too many pages are being drawn already. Try again in a moment."
 
 
 class QueueFull(RequestRefused):

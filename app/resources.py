@@ -79,11 +79,13 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         closing.push_async_callback(documents.close)
         progress = ProgressWatcher(database)
         closing.push_async_callback(progress.close)
+        pictures = PagePictures(database=database, files=files, reader=resources.reader)
+        closing.push_async_callback(pictures.close)
         yield Services(
             rag=_rag(settings, resources, documents),
             documents=documents,
             progress=progress,
-            pictures=PagePictures(database=database, files=files, reader=resources.reader),
+            pictures=pictures,
             database=database,
             files=files,
             queue=resources.queue,
