@@ -136,8 +136,15 @@ def migrate() -> None:
 @cli.command()
 def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="PDFs, or folders with PDFs.")],
+    *,
     collection: Annotated[str, typer.Option(help="The collection they go to.")] = "default",
-    password: Annotated[str | None, typer.Option(help="Opens those that are encrypted.")] = None,
+    password: Annotated[
+        str | None, typer.Option(envvar="PDF_INGEST_PASSWORD", help="Opens those that are encrypted.")
+    ] = None,
+    ask_password: Annotated[
+        bool,
+        typer.Option("--ask-password", help="Ask for the password, so that no list of processes shows it."),
+    ] = False,
     on_duplicate: Annotated[
         Literal["return", "replace", "keep"], typer.Option(help="What to do with a file that is there.")
     ] = "return",
@@ -149,6 +156,8 @@ def ingest(
     if not files:
         _refuse("There is no PDF in the folders named.")
     fields = {"collection": collection, "on_duplicate": on_duplicate}
+    if ask_password:
+        password = typer.prompt("Password", hide_input=True, err=True)
     if password is not None:
         fields["password"] = password
 

@@ -1,12 +1,15 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PASSWORD = re.compile("//([^:/@]*):.*@")
 
 
 class Settings(BaseSettings):
@@ -160,6 +163,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Passwords stand in URLs too."""
+        for name, value in super().__repr_args__():
+            yield name, _PASSWORD.sub("//\\1:***@", value) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod
