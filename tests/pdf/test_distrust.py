@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from app.errors import Unreadable
+from app.errors import ReadingStalled, Unreadable
 from app.pdf.pages import DocumentFacts, Page
 from app.pdf.reader import PDFReader
 from app.pdf.text import clean
@@ -175,7 +175,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("content", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_what_never_ends_is_ended(owner: PDFReader, write: Write, content: bytes) -> None:
-    with bounded(), pytest.raises(Unreadable):
+    with bounded(), pytest.raises((Unreadable, ReadingStalled)):
         await read(owner, write(content))
 
 
@@ -261,7 +261,7 @@ async def _opened() -> PDFReader:
 
 
 async def _is_document_or_verdict(reader: PDFReader, path: Path) -> None:
-    with bounded(), suppress(Unreadable):
+    with bounded(), suppress(Unreadable, ReadingStalled):
         found, pages = await read(reader, path)
         assert [page.number for page in pages] == list(range(1, found.pages_total + 1))
         assert found.pages_total <= MAX_PAGES
