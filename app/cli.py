@@ -136,8 +136,15 @@ def migrate() -> None:
 @cli.command()
 def ingest(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="PDFs, or folders with PDFs.")],
+    *,
     collection: Annotated[str, typer.Option(help="The collection they go to.")] = "default",
-    password: Annotated[str | None, typer.Option(help="Opens those that are encrypted.")] = None,
+    password: Annotated[
+        str | None, typer.Option(envvar="PDF_INGEST_PASSWORD", help="Opens those that are encrypted.")
+    ] = None,
+    ask_password: Annotated[
+        bool,
+        typer.Option("--ask-password", help="Ask for the password, so that no list of processes shows it."),
+    ] = False,
     on_duplicate: Annotated[
         Literal["return", "replace", "keep"], typer.Option(help="What to do with a file that is there.")
     ] = "return",
@@ -149,6 +156,8 @@ def ingest(
     if not files:
         _refuse("There is no PDF in the folders named.")
     fields = {"collection": collection, "on_duplicate": on_duplicate}
+    if ask_password:
+        password = typer.prompt("Password", hide_input=True, err=True)
     if password is not None:
         fields["password"] = password
 
@@ -244,7 +253,7 @@ def status(
     limit: Annotated[int, typer.Option(min=1, help="The most documents to show.")] = STATUS_LIMIT,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Show the documents, or one document or task."""
+    """Show the documents and how well reading is confined, or one document or task."""
 
     async def work() -> None:
         async with Client(url) as client:
@@ -253,6 +262,7 @@ def status(
                 return
             filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
             print_documents(console, await _first(limit, client.documents(**filters)))
+            print_fields(console, {"sandbox": (await client.ready())["sandbox"]})
 
     _run(work())
 

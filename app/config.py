@@ -1,12 +1,15 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_PASSWORD = re.compile("//([^:/@]*):.*@")
 
 
 class Settings(BaseSettings):
@@ -114,6 +117,10 @@ class Settings(BaseSettings):
         45, gt=0, description="PDFs that take more CPU time to read end as timed_out."
     )
     reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
+    sandbox: Literal["auto", "require"] = Field(
+        "auto",
+        description="require: refuse to start where the processes that read PDFs cannot be confined in full.",
+    )
     ocr: Literal["auto", "off"] = Field(
         "auto", description="auto: pages without text of their own are read with tesseract, if it is there."
     )
@@ -159,6 +166,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "console", "json"] = Field(
         "auto", description="auto: readable lines in a terminal, JSON elsewhere."
     )
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Passwords stand in URLs too."""
+        for name, value in super().__repr_args__():
+            yield name, _PASSWORD.sub("//\\1:***@", value) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod

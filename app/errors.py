@@ -16,10 +16,10 @@
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
-    │   ├── DocumentReplaced · RangeNotSatisfiable
+    │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
-    ├── EmbeddingSpaceMismatch   refused at start-up
+    ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
     └── InternalError            ours
 
 What becomes of a run that meets an error depends on one thing, whose fault it is (`owner`):
@@ -328,6 +328,20 @@ class IdempotencyKeyInWork(RequestRefused):
     default_message = "The first request with this Idempotency-Key is still in work."
 
 
+class PasswordGone(RequestRefused):
+    code = "password_gone"
+    default_message = (
+        "The PDF is encrypted. Its password was erased when it had been read, so its pages cannot be drawn."
+    )
+
+
+class PicturesBusy(RequestRefused):
+    code = "busy"
+    status_code = 503
+    retryable = True
+    default_message = "Too many pages are being drawn already. Try again in a moment."
+
+
 class QueueFull(RequestRefused):
     code = "queue_full"
     status_code = 429
@@ -385,6 +399,12 @@ class ServiceNotReady(PDFIngestError):
 class EmbeddingSpaceMismatch(PDFIngestError):
     code = "embedding_space_mismatch"
     status_code = 503
+
+
+class SandboxIncomplete(PDFIngestError):
+    code = "sandbox_incomplete"
+    status_code = 503
+    default_message = "The processes that read PDFs cannot be confined here, as SANDBOX=require wants."
 
 
 class LeaseLost(Exception):  # a fact, not an error: somebody else owns the work now

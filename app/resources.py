@@ -23,6 +23,7 @@ from app.services.outages import Outages, Probe
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
+from app.services.readiness import check_sandbox
 from app.services.reranking import Reranking
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
@@ -51,6 +52,7 @@ class Services:
     queue: TaskQueue
     figures: Figures
     space_id: int
+    sandbox: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +76,14 @@ class _Resources:
 async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> AsyncIterator[Services]:
     """Open everything, sweep while open, close everything. `limits` are those of the database.
 
-    Raises DatabaseUnavailable, and EmbeddingSpaceMismatch when the data belongs to another model.
+    Raises DatabaseUnavailable, EmbeddingSpaceMismatch when the data belongs to another model, and
+    SandboxIncomplete.
     """
     for name in await asyncio.to_thread(remove_abandoned):
         log.info("removed what a killed process left", folder=name)
     async with _open_resources(settings, limits) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
+        sandbox = await check_sandbox(resources.reader, is_required=settings.sandbox == "require")
         sweeper = Sweeper(
             database=database,
             files=files,
@@ -94,16 +98,19 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         closing.push_async_callback(documents.close)
         progress = ProgressWatcher(database)
         closing.push_async_callback(progress.close)
+        pictures = PagePictures(database=database, files=files, reader=resources.reader)
+        closing.push_async_callback(pictures.close)
         yield Services(
             rag=_rag(settings, resources, documents),
             documents=documents,
             progress=progress,
-            pictures=PagePictures(database=database, files=files, reader=resources.reader),
+            pictures=pictures,
             database=database,
             files=files,
             queue=resources.queue,
             figures=Figures(database),
             space_id=space_id,
+            sandbox=sandbox,
         )
 
 
@@ -112,6 +119,16 @@ async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
     """The service alone, for a worker or a script."""
     async with open_services(settings, WORK) as services:
         yield services.rag
+
+
+async def require_sandbox(settings: Settings) -> None:
+    """For who opens services later. Raises SandboxIncomplete where the settings want what is not here."""
+    if settings.sandbox == "require":
+        reader = _reader(settings)
+        try:
+            await check_sandbox(reader, is_required=True)
+        finally:
+            await reader.close()
 
 
 @asynccontextmanager

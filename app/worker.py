@@ -32,13 +32,14 @@ from app.errors import (
     InternalError,
     LeaseLost,
     PDFIngestError,
+    SandboxIncomplete,
     TaskNotFound,
     TaskTimedOut,
     WorkHeld,
 )
 from app.logs import configure_logging, sane_request_id
 from app.metrics import forget_counts, serve_counts
-from app.resources import open_rag_service
+from app.resources import open_rag_service, require_sandbox
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
 from app.task_queue import REQUEST_ID_HEADER, TASK_NAME, new_celery
@@ -211,6 +212,14 @@ def check_pool(sender: Any, **_: Any) -> None:
             f"TASK_HARD_LIMIT_SECONDS cannot be kept in the {pool} pool: nothing can end a thread. "
             "Use --pool prefork or remove the setting; TASK_SOFT_LIMIT_SECONDS works in every pool."
         )
+
+
+@worker_init.connect
+def check_sandbox(**_: Any) -> None:
+    try:
+        asyncio.run(require_sandbox(settings))
+    except SandboxIncomplete as error:
+        raise SystemExit(error.message) from error
 
 
 @worker_init.connect

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import cli
 from tests.stacks import SAMPLES, Up, pdf_ingest
 
 
@@ -51,6 +53,27 @@ def test_a_password_opens_a_locked_file(up: Up) -> None:
         url=up.url,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_password_is_taken_from_a_variable(up: Up, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PDF_INGEST_PASSWORD", "lighthouse")
+    finished = pdf_ingest(
+        "ingest", SAMPLES / "board-minutes-locked.pdf", "--collection", "variable", url=up.url
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_password_is_asked_for_and_not_shown(up: Up) -> None:
+    arguments = [
+        "ingest",
+        str(SAMPLES / "board-minutes-locked.pdf"),
+        "--collection",
+        "asked",
+        "--ask-password",
+    ]
+    finished = CliRunner().invoke(cli, [*arguments, "--url", up.url], input="lighthouse\n")
+    assert finished.exit_code == 0, finished.output
+    assert "lighthouse" not in finished.output
 
 
 def test_a_search_prints_file_page_heading_score_and_text(up: Up) -> None:
@@ -116,6 +139,7 @@ def test_status_lists_documents_and_shows_one_by_its_id_or_its_task(up: Up) -> N
         ).json()
     listed = pdf_ingest("status", "--collection", "status", url=up.url)
     assert re.search(rf"{accepted['document_id']} +wildbienen\.pdf +status", listed.stdout)
+    assert re.search(r"sandbox +full", listed.stdout)
     assert "year: 2025" in pdf_ingest("status", accepted["document_id"], url=up.url).stdout
     assert re.search(r"progress +stage:", pdf_ingest("status", accepted["task_id"], url=up.url).stdout)
 

@@ -70,7 +70,10 @@ def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.Mo
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "very-secret")
     monkeypatch.setenv("EMBEDDING_API_KEY", "very-secret")
-    assert "very-secret" not in repr(Settings())
+    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://me:very-secret@host:5432/db")
+    monkeypatch.setenv("CELERY_BROKER_URL", "redis://:very-secret@host:6379/0")
+    assert "very-secret" not in f"{Settings()!r} {Settings()}"
+    assert "postgresql+asyncpg://me:***@host:5432/db" in repr(Settings())
 
 
 def test_the_key_is_read_from_its_file_unless_it_is_set(

@@ -49,6 +49,11 @@ async def _readiness(request: Request) -> Readiness:
     return await check_readiness(services.database, services.space_id, services.queue.ping)
 
 
+def _sandbox(request: Request) -> str:
+    sandbox: str = _services(request).sandbox
+    return sandbox
+
+
 def _caller(request: Request) -> str:
     """The name of the key's holder (`security.Guard`); empty on a service without keys."""
     caller: str = request.state.caller
@@ -61,4 +66,5 @@ ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
 CallerDep = Annotated[str, Depends(_caller)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
+SandboxDep = Annotated[str, Depends(_sandbox)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
-from app.api.dependencies import ReadinessDep
+from app.api.dependencies import ReadinessDep, SandboxDep
 from app.api.problems import Fault, problem_of, problem_response, problem_responses
 from app.api.schemas import Alive, Ready
 from app.errors import ServiceNotReady
@@ -18,10 +18,10 @@ async def livez() -> Alive:
 
 
 @router.get("/readyz", response_model=Ready, responses=problem_responses(ServiceNotReady))
-async def readyz(readiness: ReadinessDep) -> Response:
+async def readyz(readiness: ReadinessDep, sandbox: SandboxDep) -> Response:
     """Whether uploads are taken and searches answered; what may be down only delays the work."""
     if not readiness.faults:
-        return JSONResponse(Ready.of(readiness).model_dump(mode="json"))
+        return JSONResponse(Ready.of(readiness, sandbox).model_dump(mode="json"))
     problem = problem_of(ServiceNotReady(" ".join(readiness.faults.values())))
     problem.errors = [Fault(where=where, detail=detail) for where, detail in readiness.faults.items()]
     return problem_response(problem)

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter, Response
 
-from app.api.dependencies import FiguresDep
-from app.metrics import CONTENT_TYPE, exposition
+from app.api.dependencies import FiguresDep, SandboxDep
+from app.metrics import CONTENT_TYPE, Figure, exposition
 
 router = APIRouter(tags=["health"])
 
@@ -18,6 +18,8 @@ router = APIRouter(tags=["health"])
         }
     },
 )
-async def metrics(figures: FiguresDep) -> Response:
+async def metrics(figures: FiguresDep, sandbox: SandboxDep) -> Response:
     """Figures in the text format of Prometheus. Of several APIs each tells the same of the whole service."""
-    return Response(exposition(await figures.read()), headers={"Content-Type": CONTENT_TYPE})
+    held = {how: float(sandbox.startswith(how)) for how in ("full", "partial", "none")}
+    confined = Figure("sandbox", "How far the processes that read PDFs are confined.", held, "holds")
+    return Response(exposition([*await figures.read(), confined]), headers={"Content-Type": CONTENT_TYPE})

@@ -12,12 +12,13 @@ from app.errors import (
     ChunkNotFound,
     Corrupted,
     DocumentNotFound,
-    Encrypted,
     FileGone,
     InvalidQuery,
     OutOfMemory,
     PageNotFound,
     ParserCrashed,
+    PasswordGone,
+    PicturesBusy,
     ReadingTimedOut,
     StorageFailed,
 )
@@ -36,7 +37,15 @@ router = APIRouter(tags=["documents"])
         304: {"description": "Not changed since the `ETag` in `If-None-Match`."},
         **problem_responses(
             *(DocumentNotFound, PageNotFound, ChunkNotFound, FileGone, InvalidQuery),
-            *(Encrypted, Corrupted, ReadingTimedOut, OutOfMemory, ParserCrashed, StorageFailed),
+            *(
+                PasswordGone,
+                PicturesBusy,
+                Corrupted,
+                ReadingTimedOut,
+                OutOfMemory,
+                ParserCrashed,
+                StorageFailed,
+            ),
         ),
     },
 )
@@ -49,8 +58,8 @@ async def get_page(
     width: Annotated[int, Query(ge=100, le=2_000, description="Pixels.")] = 1_200,
 ) -> Response:
     """A page of the served version as a picture, for showing a hit where it stands."""
-    picture = await pictures.draw(document_id, page, highlight, width)
-    headers = {"ETag": f'"{picture.tag}"', "Cache-Control": "private, no-cache"}
+    wanted = await pictures.find(document_id, page, highlight, width)
+    headers = {"ETag": f'"{wanted.tag}"', "Cache-Control": "private, no-cache"}
     if has_etag(headers["ETag"], request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
-    return Response(picture.png, headers=headers, media_type="image/png")
+    return Response(await pictures.draw(wanted), headers=headers, media_type="image/png")

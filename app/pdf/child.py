@@ -5,14 +5,20 @@ import os
 import socket
 import traceback
 from collections.abc import Iterator
+from functools import partial
 
-from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError
+from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError, TooMuchText
 from app.pdf import sandbox
 from app.pdf.document import DocumentReading
 from app.pdf.engines import PageError
+from app.pdf.escapes import open_doors
+from app.pdf.ocr import Tesseract, recognised_by
 from app.pdf.pdfium import Pdfium
 from app.pdf.wire import (
+    LARGEST_FRAME,
     LENGTH_BYTES,
+    Frame,
+    ProbeRequest,
     ReadRequest,
     RenderRequest,
     Request,
@@ -27,28 +33,34 @@ PICTURE_PIXELS = 25_000_000
 LONGEST_TRACEBACK = 4_000
 
 
-def live(file: int, channel: int) -> None:
-    """Answers one request about an open file over an open socket. Only for a process forked for it."""
-    with socket.socket(fileno=channel) as connection, connection.makefile("rwb") as stream:
-        body = stream.read(length_of(stream.read(LENGTH_BYTES)))
+def live(file: int, channel: int, asking: int) -> None:
+    """Answers one request about an open file over an open socket. Only for a process forked for it.
+
+    Over the socket `asking` its parent starts tesseract for it.
+    """
+    parent = socket.socket(fileno=asking)
+    with open(channel, "rb", closefd=False) as asked, open(channel, "wb") as told:
+        body = asked.read(length_of(asked.read(LENGTH_BYTES)))
         request = request_from_frame(unpacked(body))
         sandbox.limit(request.limits.memory_bytes, request.limits.cpu_seconds)
         sandbox.confine()
         sandbox.limit_step(request.limits.step_cpu_seconds)
-        for answer in _answers(file, request):
-            stream.write(answer)
-            stream.flush()
+        for answer in _answers(file, request, parent):
+            told.write(answer)
+            told.flush()
             sandbox.limit_step(request.limits.step_cpu_seconds)
 
 
-def _answers(file: int, request: Request) -> Iterator[bytes]:
+def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[bytes]:
     try:
-        content = _content(file)
-        if isinstance(request, ReadRequest):
-            yield from map(packed, DocumentReading(content, request).frames())
+        if isinstance(request, ProbeRequest):
+            yield packed({"open": open_doors(request, file)})
+        elif isinstance(request, ReadRequest):
+            tesseract = Tesseract(request.ocr_languages, partial(recognised_by, parent))
+            yield from map(_packed, DocumentReading(_content(file), request, tesseract).frames())
             yield packed({"end": True})
         else:
-            yield framed(_rendered(content, request))
+            yield framed(_rendered(_content(file), request))
     except PDFIngestError as verdict:
         own_words = None if verdict.message == verdict.default_message else verdict.message
         yield packed({"verdict": verdict.code, "message": own_words})
@@ -56,6 +68,13 @@ def _answers(file: int, request: Request) -> Iterator[bytes]:
         yield packed({"verdict": OutOfMemory.code, "message": None})
     except Exception:  # noqa: BLE001 - the owner logs it; what to do about it is decided there
         yield packed({"failure": traceback.format_exc()[-LONGEST_TRACEBACK:]})
+
+
+def _packed(frame: Frame) -> bytes:
+    message = packed(frame)
+    if len(message) > LARGEST_FRAME:
+        raise TooMuchText
+    return message
 
 
 def _content(file: int) -> mmap.mmap:

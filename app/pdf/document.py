@@ -39,7 +39,7 @@ LONGEST_PROPERTY = 1_000
 class DocumentReading:
     """One document; `frames()` yields where it is, the facts, then the pages. Raises an Unreadable."""
 
-    def __init__(self, file: mmap.mmap, request: ReadRequest) -> None:
+    def __init__(self, file: mmap.mmap, request: ReadRequest, tesseract: Tesseract) -> None:
         self._file = file
         self._request = request
         self._engines: list[Engine] = []
@@ -50,7 +50,7 @@ class DocumentReading:
         self._characters = 0
         self._has_run_out_of_memory = False
         self._recognised_pages = 0
-        self._tesseract = Tesseract(request.ocr_languages, request.ocr_page_seconds)
+        self._tesseract = tesseract
 
     def frames(self) -> Iterator[Frame]:
         if b"%PDF" not in self._file[: MARK_WITHIN + 3]:

@@ -7,14 +7,14 @@ a reading process cannot, or load the whole of tesseract into it.
 import hashlib
 import os
 import shutil
-import signal
-import subprocess
+import socket
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from app.pdf.layout import Span, lines_of
 from app.pdf.pages import Line
 from app.pdf.pictures import Picture
-from app.pdf.sandbox import die_with_parent
 
 PATIENCE = 3
 """By the clock a page may take so much longer than in CPU time, on a busy machine."""
@@ -25,7 +25,13 @@ DISCOURAGING = 3
 """Pages in a row without a word: photographs, most likely. From then on each gets a rough look first."""
 LEAST_CONFIDENCE = 30
 """Of 100; below it tesseract reads stains."""
+DPI = struct.Struct("=H")
+"""What a reading process asks its parent for tesseract with; `STATUS` is the last thing it is told."""
+STATUS = struct.Struct("=i")
 _WORD_LEVEL = "5"
+
+Recognise = Callable[[bytes, int], str]
+"""The table of a portable grey map with so many dots per inch. Raises OCRError."""
 
 
 class OCRError(Exception):
@@ -37,10 +43,10 @@ class Tesseract:
 
     name = "tesseract"
 
-    def __init__(self, languages: str | None, page_seconds: float) -> None:
+    def __init__(self, languages: str | None, recognise: Recognise) -> None:
         """`languages` as tesseract takes them, "eng+fra"; None switches it off."""
         self._languages = languages
-        self._page_seconds = page_seconds
+        self._recognise = recognise
         self._program = shutil.which("tesseract")
         self._known: dict[bytes, list[Line]] = {}
         self._empty_in_a_row = 0
@@ -67,32 +73,36 @@ class Tesseract:
         pixels = picture.pgm()
         digest = hashlib.blake2b(pixels).digest()
         if digest not in self._known:
-            self._known[digest] = lines_of(list(_words(self._table(pixels, picture.scale), picture.scale)))
+            self._known[digest] = lines_of(
+                list(_words(self._recognise(pixels, round(picture.scale * 72)), picture.scale))
+            )
         return self._known[digest]
 
-    def _table(self, pixels: bytes, scale: float) -> str:
-        """What tesseract finds in a portable grey map."""
-        command = [self._program or self.name, "stdin", "stdout", "-l", self._languages or "eng"]
-        command += ["--dpi", str(round(scale * 72)), "tsv"]
-        parent = os.getpid()
 
-        def prepare() -> None:
-            die_with_parent(parent)
-            # Both outlive exec: SIGPROF ends it by its CPU time, SIGALRM should it get none.
-            signal.setitimer(signal.ITIMER_PROF, self._page_seconds)
-            signal.setitimer(signal.ITIMER_REAL, PATIENCE * self._page_seconds)
+def command(languages: str, dpi: int) -> list[str]:
+    """Picture in, table out."""
+    program = shutil.which(Tesseract.name) or Tesseract.name
+    return [program, "stdin", "stdout", "-l", languages, "--dpi", str(dpi), "tsv"]
 
-        finished = subprocess.run(  # noqa: S603 - a fixed program and our own settings
-            command,
-            input=pixels,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            preexec_fn=prepare,
-            check=False,
-        )
-        if finished.returncode != 0:
-            raise OCRError
-        return finished.stdout.decode("utf-8", "replace")
+
+def recognised_by(parent: socket.socket, picture: bytes, dpi: int) -> str:
+    """What tesseract makes of a portable grey map, started by the parent of a process that can start none.
+
+    Raises OCRError.
+    """
+    os.write(parent.fileno(), DPI.pack(dpi))
+    _, pipes, _, _ = socket.recv_fds(parent, 1, 2)
+    if len(pipes) != 2:
+        raise OCRError
+    far_picture, far_table = pipes
+    with open(far_table, "rb") as table:
+        with suppress(BrokenPipeError), open(far_picture, "wb") as stream:
+            stream.write(picture)
+        found = table.read()
+    status = os.read(parent.fileno(), STATUS.size)
+    if len(status) != STATUS.size or STATUS.unpack(status) != (0,):
+        raise OCRError
+    return found.decode("utf-8", "replace")
 
 
 def _words(table: str, scale: float) -> Iterator[Span]:

@@ -1,9 +1,12 @@
 """The reader's parent: it loads what reading needs once, then forks a process for each document.
 
-`python -m app.pdf.parent OWNER_PID`, with a socket as standard input. One byte over it, with three
-descriptors (the file, a socket for the reading process, a socket for the owner), starts a document.
-The number of the process goes to the owner's socket, and when it ends, its exit; when the owner hangs up,
-the process and all it started are killed. When the owner itself is gone, so is everything here.
+`python -m app.pdf.parent OWNER_PID MEMORY_BYTES OCR_PAGE_SECONDS OCR_LANGUAGES`, with a socket as standard
+input. One byte over it, with three descriptors (the file, a socket for the reading process, a socket for
+the owner), starts a document. The number of the process goes to the owner's socket, and when it ends, its
+exit; when the owner hangs up, the process is killed. When the owner itself is gone, so is everything here.
+
+A reading process can start none. For a page to recognise it asks here, and gets two pipes to a tesseract
+that is confined as it is.
 """
 
 import gc
@@ -13,11 +16,14 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from functools import partial
+from typing import NamedTuple, NoReturn
 
 from app.pdf import child, sandbox
 from app.pdf.engines import engine_called
+from app.pdf.ocr import DPI, PATIENCE, STATUS, command
 
 PID = struct.Struct("=i")
 EXIT = struct.Struct("=iqd")
@@ -28,81 +34,162 @@ FIRST_IDLE_SECONDS = 0.5
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
+class Recognition(NamedTuple):
+    """How tesseract is run: its languages ("eng+fra", none: never) and the limits of one page."""
+
+    memory_bytes: int
+    page_seconds: float
+    languages: str
+
+
+class _Reader:
+    """A reading process: who waits for it, where it asks for tesseract, and whether one is at work."""
+
+    def __init__(self, owner: socket.socket, asking: socket.socket) -> None:
+        self.owner = owner
+        self.asking = asking
+        self.is_served = False
+        asking.setblocking(False)
+
+
 class Parent:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, recognition: Recognition) -> None:
         self._control = control
-        self._owners: dict[int, socket.socket] = {}
+        self._recognition = recognition
+        self._is_private = not sandbox.can_all_read_our_folders()
+        self._readers: dict[int, _Reader] = {}
+        self._recognisers: dict[int, int] = {}
+        self._is_ended = False
         self._selector = selectors.DefaultSelector()
-        self._selector.register(control, selectors.EVENT_READ)
-        self._wake_up, alarm = socket.socketpair()
-        alarm.setblocking(False)
+        self._wake_up, self._alarm = socket.socketpair()
+        self._alarm.setblocking(False)
         self._wake_up.setblocking(False)
-        self._alarm = alarm
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(alarm.fileno())
-        self._selector.register(self._wake_up, selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._alarm.fileno())
+        self._when_readable(control, self._begin)
+        self._when_readable(self._wake_up, self._reap)
 
     def serve(self) -> None:
         """Until the owner closes the control socket."""
         idle_seconds: float | None = FIRST_IDLE_SECONDS
-        while True:
+        while not self._is_ended:
             ready = self._selector.select(idle_seconds)
             if not ready:
                 idle_seconds = None
                 engine_called("pypdf")
                 gc.freeze()
             for key, _ in ready:
-                if key.fileobj is self._control:
-                    if not self._begin():
-                        return self._end_all()
-                elif key.fileobj is self._wake_up:
-                    self._wake_up.recv(4096)
-                    self._reap()
-                else:
-                    self._kill(key.data)
+                key.data()
+        for pid in self._readers:
+            os.killpg(pid, signal.SIGKILL)
 
-    def _begin(self) -> bool:
+    def _when_readable(self, source: socket.socket, act: Callable[[], None]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, act)
+
+    def _ignore(self, source: socket.socket) -> None:
+        with suppress(KeyError):
+            self._selector.unregister(source)
+
+    def _begin(self) -> None:
         message, descriptors, _, _ = socket.recv_fds(self._control, 1, DESCRIPTORS)
         if len(descriptors) != DESCRIPTORS:
-            return bool(message)
+            self._is_ended = not message
+            return
         file, channel, owner = descriptors
+        asking, far_asking = socket.socketpair()
+        kept = (file, channel, far_asking.fileno())
+        pid = self._forked(0, partial(child.live, *kept), *kept)
+        far_asking.close()
+        os.close(file)
+        os.close(channel)
+        reader = self._readers[pid] = _Reader(socket.socket(fileno=owner), asking)
+        with suppress(OSError):
+            reader.owner.send(PID.pack(pid))
+        self._when_readable(reader.owner, partial(self._kill, pid))
+        self._when_readable(asking, partial(self._recognise, pid))
+
+    def _forked(self, group: int, live: Callable[[], None], *kept: int) -> int:
+        """A child with a group of its own (0) or in another's, which keeps only these descriptors."""
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_child(parent, file, channel)
-        with suppress(ProcessLookupError):
-            os.setpgid(pid, pid)
-        os.close(file)
-        os.close(channel)
-        self._owners[pid] = socket.socket(fileno=owner)
-        with suppress(OSError):
-            self._owners[pid].send(PID.pack(pid))
-        self._selector.register(self._owners[pid], selectors.EVENT_READ, pid)
-        return True
+            self._become_child(parent, group, live, kept)
+        with suppress(OSError):  # it did so itself, and has ended or become tesseract since
+            os.setpgid(pid, group or pid)
+        return pid
+
+    def _become_child(
+        self, parent: int, group: int, live: Callable[[], None], kept: tuple[int, ...]
+    ) -> NoReturn:
+        is_done = False
+        try:
+            with suppress(PermissionError):
+                os.setpgid(0, group)
+            sandbox.become_own_user(keeps_reading=self._is_private)
+            sandbox.die_with_parent(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            sandbox.close_all_but(*kept)
+            live()
+            is_done = True
+        finally:
+            os._exit(0 if is_done else 1)
+
+    def _recognise(self, pid: int) -> None:
+        """Starts a tesseract for a reading process, one at a time; whoever asks otherwise is killed."""
+        if (reader := self._readers.get(pid)) is None:
+            return
+        try:
+            asked = reader.asking.recv(DPI.size + 1)
+            if not asked:
+                self._ignore(reader.asking)
+            elif len(asked) != DPI.size or reader.is_served or not self._recognition.languages:
+                self._kill(pid)
+            else:
+                self._serve(pid, reader, *DPI.unpack(asked))
+        except OSError:
+            self._kill(pid)
+
+    def _serve(self, pid: int, reader: _Reader, dpi: int) -> None:
+        picture, far_picture = os.pipe()
+        far_table, table = os.pipe()
+        try:
+            live = partial(_become_tesseract, self._recognition, dpi, picture, table)
+            self._recognisers[self._forked(pid, live, picture, table)] = pid
+            reader.is_served = True
+            socket.send_fds(reader.asking, [b"+"], [far_picture, far_table])
+        finally:
+            for descriptor in (picture, far_picture, far_table, table):
+                os.close(descriptor)
 
     def _kill(self, pid: int) -> None:
-        """The process and all it started, unless it is reaped; its exit still goes to the owner."""
-        if pid in self._owners:
-            self._selector.unregister(self._owners[pid])
+        """The process and its tesseract, unless it is reaped; its exit still goes to the owner."""
+        if reader := self._readers.get(pid):
+            self._ignore(reader.owner)
+            self._ignore(reader.asking)
             os.killpg(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
+        self._wake_up.recv(4096)
         while (pid := _exited_child()) is not None:
-            owner = self._owners.pop(pid, None)
-            if owner is not None:
+            reader = self._readers.pop(pid, None)
+            if reader is not None:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
-            if owner is not None:
-                with suppress(KeyError):
-                    self._selector.unregister(owner)
-                with owner, suppress(OSError):
-                    cpu_seconds = usage.ru_utime + usage.ru_stime
-                    owner.send(EXIT.pack(status, usage.ru_maxrss * _RSS_UNIT, cpu_seconds))
+            if reader is not None:
+                memory_bytes, cpu_seconds = usage.ru_maxrss * _RSS_UNIT, usage.ru_utime + usage.ru_stime
+                self._tell(reader, EXIT.pack(status, memory_bytes, cpu_seconds))
+            elif served := self._readers.get(self._recognisers.pop(pid, 0)):
+                served.is_served = False
+                with suppress(OSError):
+                    served.asking.send(STATUS.pack(status))
 
-    def _end_all(self) -> None:
-        for pid in self._owners:
-            os.killpg(pid, signal.SIGKILL)
+    def _tell(self, reader: _Reader, how: bytes) -> None:
+        self._ignore(reader.owner)
+        self._ignore(reader.asking)
+        with reader.asking, reader.owner, suppress(OSError):
+            reader.owner.send(how)
 
 
 def _exited_child() -> int | None:
@@ -114,26 +201,27 @@ def _exited_child() -> int | None:
     return found.si_pid if found else None
 
 
-def _become_child(parent: int, file: int, channel: int) -> NoReturn:
-    is_done = False
-    try:
-        sandbox.die_with_parent(parent)
-        with suppress(PermissionError):
-            os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        sandbox.close_all_but(file, channel)
-        child.live(file, channel)
-        is_done = True
-    finally:
-        os._exit(0 if is_done else 1)
+def _become_tesseract(recognition: Recognition, dpi: int, picture: int, table: int) -> None:
+    program, *arguments = command(recognition.languages, dpi)
+    os.dup2(picture, 0)
+    os.dup2(table, 1)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    # Both outlive exec: SIGPROF ends it by its CPU time, SIGALRM should it get none.
+    signal.setitimer(signal.ITIMER_PROF, recognition.page_seconds)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * recognition.page_seconds)
+    sandbox.limit(recognition.memory_bytes, int(recognition.page_seconds) + 1)
+    sandbox.confine(may_execute=True)
+    os.execv(program, [program, *arguments])  # noqa: S606 - a fixed program and our own settings
 
 
 def main() -> None:
-    sandbox.die_with_parent(int(sys.argv[1]))
+    owner, memory_bytes, page_seconds, languages = sys.argv[1:]
+    sandbox.prepare()
+    sandbox.die_with_parent(int(owner))
     sandbox.adopt_orphans()
     gc.freeze()
-    Parent(socket.socket(fileno=0)).serve()
+    recognition = Recognition(int(memory_bytes), float(page_seconds), languages)
+    Parent(socket.socket(fileno=0), recognition).serve()
 
 
 if __name__ == "__main__":

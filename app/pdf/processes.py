@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import psutil
 
-from app.pdf.parent import EXIT, PID
-from app.pdf.wire import LENGTH_BYTES, Request, length_of, packed, request_to_frame
+from app.pdf.parent import EXIT, PID, Recognition
+from app.pdf.wire import LARGEST_FRAME, LENGTH_BYTES, Request, length_of, packed, request_to_frame
 
 BUFFERED_BYTES = 256 * 1024
 """A slow consumer keeps the process waiting, not pages in memory."""
@@ -45,10 +45,11 @@ class ReadingProcess:
                 self._pid = PID.unpack(self._owner.recv(PID.size))[0]
         return self._pid
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, most_bytes: int = LARGEST_FRAME) -> bytes | None:
         """The next frame's content; None when the process is gone. Raises FrameError."""
         try:
-            return await self._stream.readexactly(length_of(await self._stream.readexactly(LENGTH_BYTES)))
+            head = await self._stream.readexactly(LENGTH_BYTES)
+            return await self._stream.readexactly(length_of(head, most_bytes))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
 
@@ -77,7 +78,9 @@ class ReadingProcess:
 class ReaderParent:
     """The parent of this owner's reading processes: started when first needed, and again if it dies."""
 
-    def __init__(self) -> None:
+    def __init__(self, recognition: Recognition, program: str) -> None:
+        self._recognition = recognition
+        self._program = program
         self._starting = asyncio.Lock()
         self._is_closed = False
         self._process: asyncio.subprocess.Process | None = None
@@ -143,7 +146,7 @@ class ReaderParent:
             control.setblocking(False)
             try:
                 with far_control:
-                    self._process = await _parent_process(far_control)
+                    self._process = await _parent_process(self._program, far_control, self._recognition)
             except BaseException:
                 control.close()
                 raise
@@ -151,10 +154,12 @@ class ReaderParent:
             return control
 
 
-async def _parent_process(control: socket.socket) -> asyncio.subprocess.Process:
+async def _parent_process(
+    program: str, control: socket.socket, recognition: Recognition
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-m", "app.pdf.parent", str(os.getpid())),
+        *("-P", "-m", program, str(os.getpid()), *map(str, recognition)),
         stdin=control.fileno(),
         stdout=asyncio.subprocess.DEVNULL,
         env=_environment(),

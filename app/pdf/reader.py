@@ -5,12 +5,13 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import NamedTuple, TypeVar
 
 import structlog
 
@@ -21,22 +22,29 @@ from app.errors import (
     OutOfMemory,
     PageNotFound,
     ParserCrashed,
-    PDFIngestError,
     ReaderKilled,
     ReadingStalled,
     ReadingTimedOut,
     Unreadable,
     error_for_code,
 )
+from app.pdf.child import LONGEST_TRACEBACK
+from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
+from app.pdf.parent import Recognition
 from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
+from app.pdf.text import clean
 from app.pdf.wire import (
+    LARGEST_PICTURE,
     At,
     Frame,
     FrameError,
+    News,
+    ProbeRequest,
     ProcessLimits,
     ReadRequest,
     RenderRequest,
+    doors_from_frame,
     news_from_frame,
     unpacked,
 )
@@ -62,8 +70,9 @@ OCR_CPU_SECONDS_A_PAGE = 2
 """For rendering; tesseract's own process has the limit to itself."""
 OCR = "tesseract"
 PNG = b"\x89PNG"
+LONGEST_MESSAGE = 300
 
-News = At | DocumentFacts | Page
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -88,7 +97,6 @@ ProgressListener = Callable[[ReadingProgress], None]
 class Reading:
     """A document being read: what is known before its first page, then its pages in order."""
 
-    facts: DocumentFacts
     ocr_seconds: float
     """How long OCR has been waited for."""
 
@@ -108,11 +116,19 @@ class Reading:
         self._process: ReadingProcess | None = None
         self._at = At("", 0)
         self._pages_total = 0
+        self._known: DocumentFacts | None = None
         self._pages_given = 0
         self.ocr_seconds = 0.0
         self._waited_seconds = 0.0
         self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
+
+    @property
+    def facts(self) -> DocumentFacts:
+        """Known once it has begun."""
+        if self._known is None:
+            raise RuntimeError("the document is not open yet")
+        return self._known
 
     async def begin(self) -> None:
         """Waits until `facts` are known. Raises an Unreadable."""
@@ -141,7 +157,7 @@ class Reading:
 
     def _note(self, found: News) -> None:
         if isinstance(found, DocumentFacts):
-            self.facts = found
+            self._known = found
         elif isinstance(found, At):
             self._at = found
             if found.pages_total > self._pages_total:
@@ -183,10 +199,13 @@ class Reading:
 
     async def _news_of(self, process: ReadingProcess) -> AsyncIterator[News]:
         """Until its end. Raises what it found, an Unreadable, or _ProcessDied."""
+        conversation = Conversation(self._request, self._known)
         self._waited_seconds = 0.0
         while True:
             try:
-                found = await self._understood(await self._received(process))
+                with self._on_the_clock(conversation.is_recognising) as seconds:
+                    body = await _received_in_time(process, seconds)
+                    found = await self._understood(body, conversation)
             except TimeoutError as error:
                 if self._has_stood_still(await self.end()):
                     raise ReadingStalled from error
@@ -197,19 +216,18 @@ class Reading:
                 return
             yield found
 
-    async def _received(self, process: ReadingProcess) -> bytes | None:
-        """Raises TimeoutError. Time spent on OCR has a limit of its own.
+    @contextmanager
+    def _on_the_clock(self, is_ocr: bool) -> Iterator[float]:
+        """The time a process has for its next word, whatever it is at. Time spent on OCR has its own limit.
 
         No step gets more than half of what is left: the next process must have time for the rest.
         """
-        is_ocr = self._at.reader == OCR
-        if is_ocr:
-            seconds = PATIENCE * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
-        else:
-            seconds = min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
         started = time.monotonic()
         try:
-            return await _received_in_time(process, seconds)
+            if is_ocr:
+                yield PATIENCE * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
+            else:
+                yield min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
         finally:
             took_seconds = time.monotonic() - started
             self._waited_seconds += took_seconds
@@ -218,16 +236,16 @@ class Reading:
             else:
                 self._seconds_left -= took_seconds
 
-    async def _understood(self, body: bytes | None) -> News | None:
+    async def _understood(self, body: bytes | None, conversation: Conversation) -> News | None:
         """None at the end. Raises FrameError, _ProcessDied, or the Unreadable that was found."""
         if body is None:
             raise self._death(await self.end())
         frame = unpacked(body)
         if "verdict" in frame:
-            raise _verdict(frame)
+            raise _unreadable(frame)
         if "failure" in frame:
-            raise _ProcessDied(str(frame["failure"]), ParserCrashed())
-        return None if "end" in frame else news_from_frame(frame)
+            raise _ProcessDied(clean(str(frame["failure"])[:LONGEST_TRACEBACK]), ParserCrashed())
+        return None if "end" in frame else conversation.heard(news_from_frame(frame))
 
     def _death(self, how: Exit | None) -> "_ProcessDied":
         """Raises ReaderKilled when somebody else has ended the process, who may do so again at once."""
@@ -307,14 +325,16 @@ class PDFReader:
         memory_bytes: int = 1024**3,
         longest_seconds: float = 45,
         step_seconds: float = 10,
+        parent: str = "app.pdf.parent",
     ) -> None:
         """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
 
         Reading may use `longest_seconds` of CPU time, and by the clock 60 s and 60 ms a page up to three
         times that; OCR has its own time. A step (opening with one engine, or one page) that uses more
-        CPU time than `step_seconds` is left out.
+        CPU time than `step_seconds` is left out. `parent` is the module that forks the reading processes.
         """
-        self._parent = ReaderParent()
+        recognition = Recognition(memory_bytes, ocr_page_seconds, ocr_languages or "")
+        self._parent = ReaderParent(recognition, parent)
         self._times = Times(longest_seconds, step_seconds)
         ocr_seconds = int(ocr_pages * OCR_CPU_SECONDS_A_PAGE) if ocr_languages else 0
         self._request = ReadRequest(
@@ -355,32 +375,54 @@ class PDFReader:
     ) -> bytes:
         """A page as a PNG of this width, its boxes marked. Raises PageNotFound, or an Unreadable."""
         request = RenderRequest(self._request.limits, password, page_number, max_width, list(highlights))
+        return await self._answer(path, request, _picture)
+
+    async def open_doors(self) -> list[str]:
+        """Which escapes a reading process can make here. Raises ParserCrashed when it cannot tell."""
+        with TemporaryDirectory(prefix="pdf-ingest-probe-") as folder:
+            stored = await asyncio.to_thread(_touched, Path(folder, "stored.pdf"))
+            request = ProbeRequest(self._request.limits, os.getpid(), str(stored))
+            return await self._answer(stored, request, lambda answer: doors_from_frame(unpacked(answer)))
+
+    async def _answer(
+        self, path: Path, request: RenderRequest | ProbeRequest, understand: Callable[[bytes], T]
+    ) -> T:
         process = await self._parent.begin(path, request)
         try:
             async with asyncio.timeout(RENDERING_SECONDS):
-                answer = await process.receive()
+                answer = await process.receive(LARGEST_PICTURE)
+            if answer is None:
+                raise ParserCrashed
+            return understand(answer)
         except TimeoutError as error:
             raise ReadingTimedOut("Rendering the page took too long and was stopped.") from error
         except FrameError as error:
             raise ParserCrashed from error
         finally:
             await process.end()
-        if answer is None:
-            raise ParserCrashed
-        if answer.startswith(PNG):
-            return answer
-        raise _verdict(unpacked(answer))
 
     async def close(self) -> None:
         """Ends every process of this reader."""
         await self._parent.close()
 
 
-def _verdict(frame: Frame) -> PDFIngestError:
-    message = frame.get("message")
-    if frame.get("verdict") == PageNotFound.code:
-        return PageNotFound()
-    verdict = error_for_code(str(frame.get("verdict")), message if isinstance(message, str) else None)
+def _touched(path: Path) -> Path:
+    path.touch(mode=0o600)
+    return path
+
+
+def _picture(answer: bytes) -> bytes:
+    if answer.startswith(PNG):
+        return answer
+    frame = unpacked(answer)
+    raise PageNotFound if frame.get("verdict") == PageNotFound.code else _unreadable(frame)
+
+
+def _unreadable(frame: Frame) -> Unreadable:
+    """The verdict; only the one that says what is missing may have words of its own."""
+    code, message = frame.get("verdict"), frame.get("message")
+    own_words = message if code == NoText.code and isinstance(message, str) else ""
+    verdict = error_for_code(str(code), clean(own_words[:LONGEST_MESSAGE]) or None)
     return verdict if isinstance(verdict, Unreadable) else ParserCrashed()
 
 

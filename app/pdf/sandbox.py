@@ -1,63 +1,71 @@
 """What a reading process may do: compute, read its libraries, write to the socket it was given.
 
-Everything here needs no privilege, and what a kernel does not know is left out: Landlock came with Linux
-5.13, filters of system calls with 3.5. Written on ctypes: of the packages for either, none was both
-established and pure wheels when this was written, and the two calls are short.
+Nothing here needs a privilege, root gives its own up, and what a kernel does not know is left out: Landlock
+came with Linux 5.13, filters of system calls with 3.5. What is left is found out by trying: `escapes`.
+Written on ctypes: of the packages for either, none was both established and pure wheels when this was
+written, and the two calls are short.
 """
 
 import ctypes
 import os
-import platform
 import resource
 import signal
 import struct
 import sys
 from contextlib import suppress
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+from app.pdf.system_calls import OWN_PID, filter_of_calls
+
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 22, 38, 36
+_PR_SET_KEEPCAPS = 8
+_CAP_DAC_READ_SEARCH = 1 << 2
 _SIGKILL = 9
-
-# Numbers of system calls on (x86-64, arm64).
-_DENIED_CALLS = {
-    "socket": (41, 198),
-    "connect": (42, 203),
-    "bind": (49, 200),
-    "kill": (62, 129),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_send_signal": (424, 424),
-    "pidfd_getfd": (438, 438),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "prlimit64": (302, 261),
-    "setpgid": (109, 154),
-    "setsid": (112, 157),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "add_key": (248, 217),
-    "keyctl": (250, 219),
-}
-_TGKILL = (234, 131)
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-
-# Of the Berkeley packet filter: load a word, jump if equal, jump if greater or equal, return.
-_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT = 0, 4, 16
-_X32_CALLS = 0x40000000
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # refuse with EPERM
+_NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+FIRST_OWN_USER = 0x7000_0000
+"""Numbers from here to 2**31 belong to no user on any system that keeps to systemd's table of them."""
 
 
+@cache
 def _libc() -> ctypes.CDLL:
+    """Found once, before the first fork: looking for it in each child takes 0.3 ms."""
     return ctypes.CDLL(None, use_errno=True)
+
+
+def prepare() -> None:
+    """For a process and its children: they see no network and no shared memory of others, where they may."""
+    if sys.platform == "linux":
+        for may_execute in (False, True):
+            filter_of_calls(os.uname().machine, may_execute)
+        new_user = _NEW_USER if os.geteuid() else 0
+        _libc().unshare(new_user | _NEW_NETWORK | _NEW_IPC)
+
+
+def become_own_user(*, keeps_reading: bool) -> None:
+    """Root becomes a user that owns nothing and is nobody else's; it stays root where that is refused.
+
+    Before `die_with_parent`: the kernel forgets that with the change. `keeps_reading`, for a service that is
+    installed for root alone: the right to read all files stays, and Landlock is all that limits it.
+    """
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return
+    number = FIRST_OWN_USER + os.getpid()
+    _libc().prctl(_PR_SET_KEEPCAPS, keeps_reading, 0, 0, 0)
+    with suppress(OSError):
+        os.setgroups([])
+        os.setresgid(number, number, number)
+        os.setresuid(number, number, number)
+
+
+def can_all_read_our_folders() -> bool:
+    """Whether the folders of our modules, and those that hold them, are open to every user."""
+    folders = {Path(folder) for folder, _ in _readable() if os.path.isdir(folder)}
+    above = {holder for folder in folders for holder in folder.resolve().parents}
+    return all(folder.stat().st_mode & 0o5 == 0o5 for folder in folders) and all(
+        folder.stat().st_mode & 0o1 for folder in above
+    )
 
 
 def die_with_parent(parent: int) -> None:
@@ -91,6 +99,7 @@ def limit(memory_bytes: int, cpu_seconds: int) -> None:
         resource.RLIMIT_CORE: (0, 0),
         resource.RLIMIT_FSIZE: (0, 0),
         resource.RLIMIT_NOFILE: (64, 64),
+        resource.RLIMIT_NPROC: (0, 0),  # so it starts none; which holds for all but root
     }
     for what, (soft, hard) in limits.items():
         with suppress(ValueError):  # lower already; or macOS, which cannot limit memory
@@ -102,20 +111,26 @@ def limit_step(cpu_seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
-def confine() -> None:
-    """From here on: no new file, no network, no signal to others, no privilege. Cannot be undone."""
+def confine(*, may_execute: bool = False) -> None:
+    """From here on: no new file or process, no network, no signal to others, no privilege; for good.
+
+    `may_execute`: the process becomes a program of the system, which is confined as it was.
+    """
     if sys.platform != "linux":
         return
     libc = _libc()
     _drop_capabilities(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    _confine_files(libc)
-    _confine_calls(libc)
+    _confine_files(libc, may_execute)
+    _confine_calls(libc, may_execute)
 
 
 def _drop_capabilities(libc: ctypes.CDLL) -> None:
+    """All, but for the right to read that an own user has only if it needs it."""
+    kept = _CAP_DAC_READ_SEARCH if os.geteuid() >= FIRST_OWN_USER else 0
     version_3 = struct.pack("Ii", 0x20080522, 0)
-    libc.capset(version_3, bytes(24))
+    if libc.capset(version_3, struct.pack("IIIIII", kept, kept, 0, 0, 0, 0)) != 0:
+        libc.capset(version_3, bytes(24))
 
 
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
@@ -124,7 +139,7 @@ _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # rights by version; 16 from versio
 _NO_TCP, _NO_SIGNALS_AND_SOCKETS_OUTSIDE = 0b11, 0b11
 
 
-def _confine_files(libc: ctypes.CDLL) -> None:
+def _confine_files(libc: ctypes.CDLL, may_execute: bool) -> None:
     version = libc.syscall(_LANDLOCK_CREATE, None, 0, 1)
     if version < 1:
         return
@@ -134,7 +149,7 @@ def _confine_files(libc: ctypes.CDLL) -> None:
     if version >= 6:
         handled += struct.pack("Q", _NO_SIGNALS_AND_SOCKETS_OUTSIDE)
     ruleset = libc.syscall(_LANDLOCK_CREATE, handled, len(handled), 0)
-    for path, rights in _readable():
+    for path, rights in _readable(_EXECUTE if may_execute else 0):
         try:
             folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
@@ -145,7 +160,7 @@ def _confine_files(libc: ctypes.CDLL) -> None:
     os.close(ruleset)
 
 
-def _readable() -> list[tuple[str, int]]:
+def _readable(more_rights: int = 0) -> list[tuple[str, int]]:
     """Libraries, fonts and programs; not /etc, not /proc, not the folder with the service's settings."""
     package, project = (str(Path(__file__).parents[level]) for level in (1, 2))
     modules = {path for path in sys.path if path and path != project}
@@ -153,33 +168,17 @@ def _readable() -> list[tuple[str, int]]:
     tessdata = os.environ.get("TESSDATA_PREFIX")
     if tessdata:
         folders.add(tessdata)
-    files = ("/etc/ld.so.cache", "/dev/urandom", "/dev/zero")
+    files = ("/etc/ld.so.cache", "/dev/null", "/dev/urandom", "/dev/zero")
     return [
-        *((folder, _EXECUTE | _READ_FILE | _READ_FOLDER) for folder in sorted(folders)),
+        *((folder, _READ_FILE | _READ_FOLDER | more_rights) for folder in sorted(folders)),
         *((file, _READ_FILE) for file in files),
-        ("/dev/null", _READ_FILE | _WRITE_FILE),
     ]
 
 
-def _confine_calls(libc: ctypes.CDLL) -> None:
-    if platform.machine() not in _ARCHITECTURES:
-        return
-    column, architecture = _ARCHITECTURES[platform.machine()]
-    denied = [numbers[column] for numbers in _DENIED_CALLS.values()]
-    # A signal to itself is how abort() ends a process; to others it is refused.
-    program = [
-        (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_IF_EQUAL, 0, len(denied) + 5, architecture),
-        (_LOAD, 0, 0, _NUMBER_AT),
-        (_IF_AT_LEAST, len(denied) + 3, 0, _X32_CALLS),
-        *((_IF_EQUAL, len(denied) + 2 - place, 0, number) for place, number in enumerate(denied)),
-        (_IF_EQUAL, 0, 3, _TGKILL[column]),
-        (_LOAD, 0, 0, _FIRST_ARGUMENT_AT),
-        (_IF_EQUAL, 1, 0, os.getpid()),
-        (_RETURN, 0, 0, _REFUSE),
-        (_RETURN, 0, 0, _ALLOW),
-    ]
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    header = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
-    libc.prctl(_PR_SET_SECCOMP, 2, header, 0, 0)
+def _confine_calls(libc: ctypes.CDLL, may_execute: bool) -> None:
+    program = filter_of_calls(os.uname().machine, may_execute)
+    if program is not None:
+        program = program.replace(OWN_PID, struct.pack("I", os.getpid()))
+        buffer = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
+        libc.prctl(_PR_SET_SECCOMP, 2, header, 0, 0)

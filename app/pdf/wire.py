@@ -15,7 +15,9 @@ import orjson
 from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 
 LENGTH_BYTES = 4
-LARGEST_FRAME = 64 * 1024 * 1024
+LARGEST_FRAME = 8 * 1024 * 1024
+"""A million characters of the longest kind, and the places of as many lines as leave them room."""
+LARGEST_PICTURE = 64 * 1024 * 1024
 
 Frame = dict[str, Any]
 
@@ -59,8 +61,17 @@ class RenderRequest:
     highlights: Sequence[Box]
 
 
-Request = ReadRequest | RenderRequest
-_REQUESTS: dict[str, type[Request]] = {"read": ReadRequest, "render": RenderRequest}
+@dataclass(frozen=True, slots=True)
+class ProbeRequest:
+    """What of the sandbox does not hold: the file is `path` in a folder of the process `owner`."""
+
+    limits: ProcessLimits
+    owner: int
+    path: str
+
+
+Request = ReadRequest | RenderRequest | ProbeRequest
+_REQUESTS: dict[str, type[Request]] = {"read": ReadRequest, "render": RenderRequest, "probe": ProbeRequest}
 
 
 def packed(frame: Frame) -> bytes:
@@ -71,10 +82,10 @@ def framed(body: bytes) -> bytes:
     return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
-def length_of(head: bytes) -> int:
+def length_of(head: bytes, most_bytes: int = LARGEST_FRAME) -> int:
     """Raises FrameError when it is too much."""
     length = int.from_bytes(head, "big")
-    if length > LARGEST_FRAME:
+    if length > most_bytes:
         raise FrameError(f"a frame of {length} bytes")
     return length
 
@@ -131,7 +142,10 @@ def _rounded(box: Box | None) -> Box | None:
     return round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)
 
 
-def news_from_frame(frame: Frame) -> At | DocumentFacts | Page:
+News = At | DocumentFacts | Page
+
+
+def news_from_frame(frame: Frame) -> News:
     """Raises FrameError when it is none of these, or of other types."""
     if "at" in frame:
         return _at(frame["at"])
@@ -142,6 +156,11 @@ def news_from_frame(frame: Frame) -> At | DocumentFacts | Page:
         lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
         error=_optional(frame.get("error")),
     )
+
+
+def doors_from_frame(frame: Frame) -> list[str]:
+    """Raises FrameError."""
+    return [_checked(name, str) for name in _checked(frame.get("open"), list)]
 
 
 def _at(value: object) -> At:

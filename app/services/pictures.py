@@ -2,10 +2,19 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.errors import ChunkNotFound, DocumentNotFound, FileGone, FileNotFound
+from app.errors import (
+    ChunkNotFound,
+    DocumentNotFound,
+    Encrypted,
+    FileGone,
+    FileNotFound,
+    PasswordGone,
+    PicturesBusy,
+)
 from app.pdf.pages import Box
 from app.pdf.reader import PDFReader
 from app.storage.chunks import find_boxes
@@ -13,15 +22,21 @@ from app.storage.database import Database
 from app.storage.document_views import OriginalFile, find_original
 from app.storage.files import FileStore
 
-KEPT_PICTURES = 64  # of 0.1 to 1 MB each
+KEPT_BYTES = 64 * 1024 * 1024
+"""Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
 RENDERINGS_AT_ONCE = 2
+MOST_RENDERINGS = 32
+"""At work and waiting for their turn: at 0.1 s each the last waits for two seconds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A PNG, and a tag that is the same as long as the picture is."""
+class Wanted:
+    """A page of a file, some places of it marked; `tag` is the same as long as its picture is."""
 
-    png: bytes
+    original: OriginalFile
+    page: int
+    marked: list[Box]
+    width: int
     tag: str
 
 
@@ -32,14 +47,12 @@ class PagePictures:
         self._database = database
         self._files = files
         self._reader = reader
-        self._kept: OrderedDict[str, Picture] = OrderedDict()
-        self._turns = asyncio.Semaphore(RENDERINGS_AT_ONCE)
+        self._renderings = Renderings(KEPT_BYTES, MOST_RENDERINGS)
 
-    async def draw(self, document_id: UUID, page: int, chunk_id: UUID | None, width: int) -> Picture:
+    async def find(self, document_id: UUID, page: int, chunk_id: UUID | None, width: int) -> Wanted:
         """A page (from 1) of the served version, `width` pixels wide, the lines of a chunk marked.
 
-        Raises DocumentNotFound, PageNotFound, ChunkNotFound, FileGone, and the Unreadable family: a file
-        that needed a password cannot be drawn, since the password is gone.
+        Whether the file has such a page only drawing it tells. Raises DocumentNotFound and ChunkNotFound.
         """
         async with self._database.transaction() as connection:
             original = await find_original(connection, document_id)
@@ -48,20 +61,65 @@ class PagePictures:
             raise DocumentNotFound
         if boxes is None:
             raise ChunkNotFound
-        tag = f"{original.sha256}-{page}-{chunk_id or ''}-{width}"
-        if tag not in self._kept:
-            marked = [box for number, box in boxes if number == page]
-            self._kept[tag] = Picture(await self._render(original, page, marked, width), tag)
-            while len(self._kept) > KEPT_PICTURES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(tag)
-        return self._kept[tag]
+        marked = [box for number, box in boxes if number == page]
+        return Wanted(original, page, marked, width, f"{original.sha256}-{page}-{chunk_id or ''}-{width}")
 
-    async def _render(self, original: OriginalFile, page: int, marked: list[Box], width: int) -> bytes:
-        if original.storage_key is None:
+    async def draw(self, wanted: Wanted) -> bytes:
+        """A PNG. Raises PageNotFound, FileGone, PasswordGone, PicturesBusy, and the Unreadable family."""
+        return await self._renderings.picture(wanted.tag, lambda: self._render(wanted))
+
+    async def close(self) -> None:
+        await self._renderings.close()
+
+    async def _render(self, wanted: Wanted) -> bytes:
+        if wanted.original.storage_key is None:
             raise FileGone
         try:
-            async with self._turns, self._files.local_file(original.storage_key) as path:
-                return await self._reader.render(path, page, highlights=marked, max_width=width)
+            async with self._files.local_file(wanted.original.storage_key) as path:
+                return await self._reader.render(
+                    path, wanted.page, highlights=wanted.marked, max_width=wanted.width
+                )
         except FileNotFound as error:
             raise FileGone from error
+        except Encrypted as error:
+            raise PasswordGone from error
+
+
+class Renderings:
+    """One rendering of a picture for all who wait for it; the last pictures are kept, up to `kept_bytes`."""
+
+    def __init__(self, kept_bytes: int, most: int) -> None:
+        self._kept_bytes = kept_bytes
+        self._most = most
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._underway: dict[str, asyncio.Task[bytes]] = {}
+        self._turns = asyncio.Semaphore(RENDERINGS_AT_ONCE)
+
+    async def picture(self, tag: str, render: Callable[[], Awaitable[bytes]]) -> bytes:
+        """Raises PicturesBusy, and what `render` raises."""
+        if tag in self._kept:
+            self._kept.move_to_end(tag)
+            return self._kept[tag]
+        if tag not in self._underway:
+            if len(self._underway) >= self._most:
+                raise PicturesBusy
+            self._underway[tag] = asyncio.create_task(self._rendered(tag, render))
+            self._underway[tag].add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._underway[tag])  # who leaves takes nothing from the others
+
+    async def close(self) -> None:
+        tasks = list(self._underway.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _rendered(self, tag: str, render: Callable[[], Awaitable[bytes]]) -> bytes:
+        try:
+            async with self._turns:
+                picture = await render()
+        finally:
+            del self._underway[tag]
+        self._kept[tag] = picture
+        while sum(map(len, self._kept.values())) > self._kept_bytes:
+            self._kept.popitem(last=False)
+        return picture

@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import structlog
 
+from app.errors import SandboxIncomplete, Unreadable
+from app.pdf.escapes import verdict
+from app.pdf.reader import PDFReader
 from app.storage.database import Database
 from app.storage.outages import Outage, list_outages
 from app.storage.readiness import is_behind, read_live_space, read_revision
@@ -28,6 +31,25 @@ class Readiness:
     faults: dict[str, str]
     degraded: list[str]
     outages: Sequence[Outage] = ()
+
+
+async def check_sandbox(reader: PDFReader, *, is_required: bool) -> str:
+    """Whether a reading process can break out, tried in one: `full`, `partial (what is missing)` or `none`.
+
+    Raises SandboxIncomplete.
+    """
+    try:
+        succeeded = await reader.open_doors()
+    except Unreadable as error:
+        log.warning("the sandbox could not be tried", error=error.message)
+        found = "none"
+    else:
+        found = verdict(succeeded)
+        told = log.info if found == "full" else log.warning
+        told("sandbox tried", sandbox=found, succeeded=succeeded)
+    if is_required and found != "full":
+        raise SandboxIncomplete(f"SANDBOX=require, but the sandbox in which PDFs are read is {found}.")
+    return found
 
 
 async def check_readiness(

@@ -161,6 +161,7 @@ async def test_the_work_of_all_processes_is_counted(watched: Watched) -> None:
         worker["pdf_ingest_process_stage_seconds_total embedding"], rel=0.01
     )
     assert service["pdf_ingest_database_up"] == 1
+    assert (service["pdf_ingest_sandbox full"], service["pdf_ingest_sandbox none"]) == (1, 0)
     assert service["pdf_ingest_queue_length"] == service["pdf_ingest_queue_oldest_seconds"] == 0
 
 

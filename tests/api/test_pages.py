@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.api.conftest import Served
+from tests.pdfs.hostile import PASSWORD, encrypted
 from tests.processes import PROJECT
 
 SAMPLE = PROJECT / "samples" / "salt-marsh-article.pdf"
@@ -15,13 +16,8 @@ SAMPLE = PROJECT / "samples" / "salt-marsh-article.pdf"
 
 @pytest.fixture(scope="module")
 async def document_id(served: Served, client: httpx.AsyncClient) -> str:
-    answer = await client.post(
-        "/documents", files={"file": ("marsh.pdf", SAMPLE.read_bytes())}, data={"collection": "pages"}
-    )
-    accepted = answer.json()
-    task_id = UUID(accepted["task_id"])
-    await served.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
-    return str(accepted["document_id"])
+    found, _ = await _ingested(client, served, "marsh.pdf", SAMPLE.read_bytes())
+    return found
 
 
 def picture(answer: httpx.Response) -> Image.Image:
@@ -54,6 +50,41 @@ async def test_an_unchanged_picture_is_not_sent_again(client: httpx.AsyncClient,
     first = await client.get(url)
     again = await client.get(url, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_an_unchanged_picture_is_not_drawn_again_even_where_its_file_is_gone(
+    client: httpx.AsyncClient, served: Served
+) -> None:
+    document_id, storage_key = await _ingested(client, served, "gone.pdf", SAMPLE.read_bytes() + b"\n")
+    url = f"/documents/{document_id}/pages/1.png"
+    tag = (await client.get(url, params={"width": 333})).headers["etag"]
+    await served.services.files.delete(storage_key)
+    url = f"{url}?width=334"
+    known = await client.get(url, headers={"If-None-Match": tag.replace("333", "334")})
+    assert known.status_code == 304
+    assert (await client.get(url)).json()["code"] == "file_not_found"
+
+
+async def test_the_pages_of_an_encrypted_pdf_cannot_be_drawn_once_its_password_is_erased(
+    client: httpx.AsyncClient, served: Served
+) -> None:
+    content = encrypted("AES-256", PASSWORD, "owner")
+    document_id, _ = await _ingested(client, served, "locked.pdf", content, password=PASSWORD)
+    answer = await client.get(f"/documents/{document_id}/pages/1.png")
+    assert (answer.status_code, answer.json()["code"]) == (409, "password_gone")
+
+
+async def _ingested(
+    client: httpx.AsyncClient, served: Served, name: str, content: bytes, **fields: str
+) -> tuple[str, str]:
+    """The document's id and its file's name in the store."""
+    answer = await client.post(
+        "/documents", files={"file": (name, content)}, data={"collection": "pages", **fields}
+    )
+    accepted = answer.json()
+    task_id = UUID(accepted["task_id"])
+    await served.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
+    return str(accepted["document_id"]), f"{task_id}.pdf"
 
 
 @pytest.mark.parametrize(
