@@ -38,13 +38,11 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
 
     None means the provider's default. `tokenizer` is the model's tokenizer.json: without it the built-in
     one estimates the model's tokens, so leave room (by default 256 of the 512 or more a model takes).
-    Raises EmbeddingRefused for settings that cannot work. No request is made, but that fastembed downloads a
-    model it does not have, and raises EmbeddingFailed when it cannot.
+    Raises EmbeddingRefused for settings that cannot work; EmbeddingFailed if a model cannot be downloaded.
     """
     if provider == "local":
         yield await asyncio.to_thread(LocalEmbedder, model or local.MODEL, dimensions or local.DIMENSIONS)
-        return
-    if provider == "fastembed":
+    elif provider == "fastembed":
         yield await asyncio.to_thread(
             FastEmbedEmbedder,
             model=model,
@@ -54,26 +52,30 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
             query_prefix=query_prefix,
             passage_prefix=passage_prefix,
         )
-        return
+    else:
+        _check_server(base_url, api_key)
+        counting = await asyncio.to_thread(_tokenizer_of, tokenizer)
+        async with httpx.AsyncClient(timeout=timeout_seconds) as client:
+            yield OpenAIEmbedder(
+                client,
+                base_url=base_url,
+                api_key=api_key,
+                model=model or openai.MODEL,
+                dimensions=dimensions or openai.DIMENSIONS,
+                asks_dimensions=dimensions is not None,
+                tokenizer=counting,
+                batch_inputs=batch_inputs,
+                batch_tokens=batch_tokens,
+                query_prefix=query_prefix or "",
+                passage_prefix=passage_prefix or "",
+            )
+
+
+def _check_server(base_url: str, api_key: SecretStr | None) -> None:
     if httpx.URL(base_url).scheme not in {"http", "https"}:
         raise EmbeddingRefused("EMBEDDING_BASE_URL must begin with http:// or https://.")
     if api_key is not None and not api_key.get_secret_value().strip().isascii():
         raise EmbeddingRefused("EMBEDDING_API_KEY has characters that no key has.")
-    counting = await asyncio.to_thread(_tokenizer_of, tokenizer)
-    async with httpx.AsyncClient(timeout=timeout_seconds) as client:
-        yield OpenAIEmbedder(
-            client,
-            base_url=base_url,
-            api_key=api_key,
-            model=model or openai.MODEL,
-            dimensions=dimensions or openai.DIMENSIONS,
-            asks_dimensions=dimensions is not None,
-            tokenizer=counting,
-            batch_inputs=batch_inputs,
-            batch_tokens=batch_tokens,
-            query_prefix=query_prefix or "",
-            passage_prefix=passage_prefix or "",
-        )
 
 
 def _tokenizer_of(path: Path | None) -> Tokenizer:

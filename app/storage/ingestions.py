@@ -281,7 +281,20 @@ async def store(  # noqa: PLR0913 - a batch, and what proves and describes it
     await _write(
         connection,
         lease,
-        f"""
+        _store(space_id),
+        stage=progress.stage,
+        pages_done=progress.pages_done,
+        stored=chunks[-1].ordinal + 1,
+        language=language.code,
+        config=language.config,
+        digest=digest,
+        vectors=halfvecs(vectors),
+        **_columns(chunks),
+    )
+
+
+def _store(space_id: int) -> str:
+    return f"""
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
                 pages_done = greatest(pages_done, :pages_done), chunks = :stored,
@@ -311,16 +324,7 @@ async def store(  # noqa: PLR0913 - a batch, and what proves and describes it
             SELECT id, ingestion_id, embedding FROM batch
         )
         SELECT id FROM lease
-        """,
-        stage=progress.stage,
-        pages_done=progress.pages_done,
-        stored=chunks[-1].ordinal + 1,
-        language=language.code,
-        config=language.config,
-        digest=digest,
-        vectors=halfvecs(vectors),
-        **_columns(chunks),
-    )
+        """
 
 
 def _columns(chunks: Sequence[Chunk]) -> dict[str, list[Any]]:
