@@ -86,6 +86,7 @@ async def in_postgres(
     metadata: dict[str, Any] | None = None,
     filename: str = "report.pdf",
     pages: int | None = 12,
+    language: str | None = "de",
     created_at: datetime = datetime(2026, 3, 1, 9, 30, 0, 250_000, UTC),
 ) -> bool | None:
     """What Postgres says of a document without asking its tables."""
@@ -95,13 +96,15 @@ async def in_postgres(
         text(f"""
             SELECT {asked} FROM
                 (SELECT CAST(:metadata AS jsonb), CAST(:created_at AS timestamptz)) d (metadata, created_at),
-                (SELECT CAST(:filename AS text), CAST(:pages AS int)) i (filename, pages_total)
+                (SELECT CAST(:filename AS text), CAST(:pages AS int), CAST(:language AS text))
+                    i (filename, pages_total, language)
         """),
         parameters
         | {
             "metadata": json.dumps(metadata or {}),
             "filename": filename,
             "pages": pages,
+            "language": language,
             "created_at": created_at,
         },
     )
@@ -171,6 +174,8 @@ async def test_what_comparisons_mean(
         (Comparison("in", "filename", ["a.pdf", "report.pdf"]), True),
         (Comparison("nin", "filename", ["a.pdf", "report.pdf"]), False),
         (Comparison("lt", "filename", "s"), True),
+        (Comparison("in", "language", ["fr", "de"]), True),
+        (Comparison("eq", "language", None), False),
         (Comparison("gte", "pages", 12), True),
         (Comparison("gt", "pages", 12), False),
         (Comparison("gt", "pages", 11.5), True),
