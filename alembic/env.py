@@ -4,12 +4,14 @@ import asyncio
 from typing import Any
 
 from alembic import context
-from sqlalchemy import Connection, pool, text
+from sqlalchemy import Connection, event, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.storage.database import keep_alive
 from app.storage.models import Base
 
 LOCK = 0x4D69_6772  # any number, the same in every process
+CONNECT_SECONDS = 10
 
 
 def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -25,7 +27,8 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_async(url: str) -> None:
     """One at a time: the second of two that start together finds nothing left to do."""
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_SECONDS})
+    event.listen(engine.sync_engine, "connect", keep_alive)
     async with engine.begin() as connection:
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         await connection.run_sync(migrate)

@@ -85,7 +85,7 @@ def chaos(
         int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 20 with --short]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
-    short: Annotated[bool, typer.Option("--short", help="A minute instead of ten.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="Two minutes instead of twenty.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:
@@ -263,6 +263,25 @@ def status(
             filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
             print_documents(console, await _first(limit, client.documents(**filters)))
             print_fields(console, {"sandbox": (await client.ready())["sandbox"]})
+
+    _run(work())
+
+
+@cli.command()
+def retry(
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only what failed with this code; may be given more than once.")
+    ] = None,
+    collection: Collection = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Ingest all failed documents again."""
+
+    async def work() -> None:
+        wishes = {"collection": collection, "codes": code or None}
+        async with Client(url) as client:
+            count = await client.retry_failed(**{name: wish for name, wish in wishes.items() if wish})
+        console.print(f"{count} documents are ingested again.")
 
     _run(work())
 

@@ -102,6 +102,10 @@ class Client:
         body = {} if password is None else {"password": password}
         return await self._send("POST", f"/documents/{document_id}/retry", json=body)
 
+    async def retry_failed(self, **wishes: Any) -> int:
+        """Ingest all failed documents again, of a `collection`, with one of some `codes`; how many."""
+        return int((await self._send("POST", "/documents/retry", json=wishes))["count"])
+
     async def replace(self, document_id: str, path: Path) -> dict[str, Any]:
         return await self._send("PUT", f"/documents/{document_id}", file=path)
 
@@ -112,6 +116,7 @@ class Client:
         await self._send("POST", f"/tasks/{task_id}/cancel")
 
     async def ready(self) -> dict[str, Any]:
+        """What is degraded, and why."""
         return await self._send("GET", "/readyz")
 
     async def search(self, request: dict[str, Any]) -> dict[str, Any]:

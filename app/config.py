@@ -128,6 +128,9 @@ class Settings(BaseSettings):
         "eng", pattern=r"^\w+(\+\w+)*$", description="As tesseract names them, joined by +: eng+fra."
     )
     ocr_max_pages: int = Field(200, ge=0, description="Pages of one PDF read with tesseract, at most.")
+    retention_days: float = Field(
+        90, gt=0, description="Runs that ended so long ago are forgotten, but for the newest of a document."
+    )
     max_queued: int = Field(10_000, ge=1, description="With more documents waiting, uploads get 429.")
     task_soft_limit_seconds: float = Field(
         3600, gt=0, description="An ingestion that takes longer is stopped and ends as timed_out."

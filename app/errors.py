@@ -3,15 +3,16 @@
     PDFIngestError
     ├── UploadRefused            nothing was stored
     │   ├── EmptyFile · UploadNotAPDF · UploadTooLarge · UploadTooSlow · PasswordNeedsKey · InvalidMetadata
-    ├── Unreadable               the file's own fault: final, never retried
+    ├── Unreadable               what the reader says of a file
     │   ├── NotAPDF · Encrypted · UnsupportedEncryption · Corrupted · NoPages · TooManyPages
     │   └── TooMuchText · ReadingTimedOut · OutOfMemory · ParserCrashed · NoText
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
-    ├── Temporary                somebody else's fault, retried with back-off
-    │   ├── EmbeddingFailed (EmbeddingRefused) · StorageFailed · DatabaseUnavailable
+    ├── Temporary                somebody else's fault
+    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed · DatabaseUnavailable
+    │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
-    │   ├── Cancelled · Superseded · WorkerLost · TaskTimedOut
+    │   ├── Cancelled · Superseded · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
@@ -21,11 +22,25 @@
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
     └── InternalError            ours
 
-Two questions choose the class: whose fault is it, and does trying again help. Each takes exactly one
-message, so that it survives pickling.
+What becomes of a run that meets an error depends on one thing, whose fault it is (`owner`):
+
+    owner      errors                                     what happens
+    ---------  -----------------------------------------  ----------------------------------------------------
+    document   Unreadable, PathRefused, TextRefused,      the verdict, final
+               Stopped, InternalError
+    embedder   EmbeddingFailed, EmbeddingRefused          charged to no document: once a probe fails too, all
+    file_store StorageFailed                              work waits until one succeeds (`services.outages`)
+    database   DatabaseUnavailable                        charged to no document: the lease is given back, or
+                                                          runs out
+    attempt    Interrupted                                again after 0, 1, 5, 20 and 60 s; the sixth one
+                                                          without progress in between is the verdict
+
+Each takes exactly one message, so that it survives pickling.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Owner = Literal["document", "embedder", "file_store", "database", "attempt"]
 
 
 class PDFIngestError(Exception):
@@ -34,6 +49,7 @@ class PDFIngestError(Exception):
     code: ClassVar[str] = "internal_error"
     status_code: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
+    owner: ClassVar[Owner] = "document"
     default_message: ClassVar[str] = "Something went wrong on our side. The log has the details."
 
     def __init__(self, message: str | None = None) -> None:
@@ -179,24 +195,56 @@ class Temporary(PDFIngestError):
 
 class EmbeddingFailed(Temporary):
     code = "embedding_failed"
+    owner: ClassVar[Owner] = "embedder"
     default_message = "The embedding service could not embed the text."
 
 
 class EmbeddingRefused(EmbeddingFailed):
-    """The embedding service said no (bad key, unknown model): asking again at once changes nothing."""
+    """The embedding service says no to everything (bad key, unknown model)."""
 
-    retryable = False
+
+class TextRefused(EmbeddingFailed):
+    """The embedding service takes other texts, but not this one."""
+
+    owner = "document"
 
 
 class StorageFailed(Temporary):
     code = "storage_failed"
+    owner = "file_store"
     status_code = 507
     default_message = "The file could not be stored."
 
 
 class DatabaseUnavailable(Temporary):
     code = "storage_failed"
+    owner = "database"
     default_message = "The database did not answer."
+
+
+class Interrupted(Temporary):
+    """An attempt ended from outside: what the PDF is like has not been found out."""
+
+    code = "worker_lost"
+    owner = "attempt"
+    default_message = "The attempt was interrupted."
+
+
+class ReadingStalled(Interrupted):
+    default_message = (
+        "Reading the PDF stood still each time: it got hardly any CPU time, or waited for something."
+    )
+
+
+class ReaderKilled(Interrupted):
+    default_message = (
+        "The process that reads the PDF was killed from outside each time, most likely because the machine "
+        "had no memory left (READING_MEMORY_MB is what each may use)."
+    )
+
+
+class WorkerLost(Interrupted):
+    default_message = "The worker was lost each time it tried to ingest this PDF."
 
 
 class Stopped(PDFIngestError):
@@ -212,11 +260,6 @@ class Cancelled(Stopped):
 class Superseded(Stopped):
     code = "superseded"
     default_message = "A newer request for the same document took the place of this one."
-
-
-class WorkerLost(Stopped):
-    code = "worker_lost"
-    default_message = "The worker was lost each time it tried to ingest this PDF."
 
 
 class TaskTimedOut(Stopped):
@@ -370,6 +413,10 @@ class LeaseLost(Exception):  # a fact, not an error: somebody else owns the work
 
 class WorkHeld(Exception):  # a fact, not an error
     """Another delivery of the same task holds the work, or it is not its turn yet."""
+
+
+class ChunksDiffer(Exception):
+    """What is read now is not what an earlier attempt has stored."""
 
 
 def error_for_code(code: str, message: str | None = None) -> PDFIngestError:

@@ -93,7 +93,8 @@ class Keeper:
 
     def __init__(self, program: Program, say: Say, record: Callable[[str, int], None]) -> None:
         """`record` is told the name and the process id of every process started."""
-        self._program = program
+        self.program = program
+        """What the next start runs."""
         self._say = say
         self._record = record
         self._child: _Child | None = None
@@ -102,13 +103,13 @@ class Keeper:
 
     @property
     def name(self) -> str:
-        return self._program.name
+        return self.program.name
 
     async def start(self) -> None:
         """Return when it is ready. Raises ServerFailed when it ends or stays silent instead."""
         child = await self._launch()
         deadline = time.monotonic() + READY_SECONDS
-        while not await asyncio.to_thread(self._program.is_ready, child.pid):
+        while not await asyncio.to_thread(self.program.is_ready, child.pid):
             if child.exited.is_set() or time.monotonic() > deadline:
                 ending = _ending(child.exit_code)
                 await self.stop()
@@ -133,9 +134,9 @@ class Keeper:
         await self._stop_watching()
         if self._child is None:
             return
-        self._child.send_signal(self._program.stop_signal)
+        self._child.send_signal(self.program.stop_signal)
         ends = [asyncio.create_task(event.wait()) for event in (self._child.exited, self._is_hurried)]
-        await asyncio.wait(ends, timeout=self._program.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ends, timeout=self.program.stop_seconds, return_when=asyncio.FIRST_COMPLETED)
         for end in ends:
             end.cancel()
         await self._child.close()
@@ -150,7 +151,7 @@ class Keeper:
             await asyncio.wait([self._watch])
 
     async def _launch(self) -> _Child:
-        program = self._program
+        program = self.program
         await asyncio.to_thread(program.prepare)
         _, self._child = await asyncio.get_running_loop().subprocess_exec(
             lambda: _Child(lambda line: self._say(self.name, line)),

@@ -6,14 +6,17 @@ true for all processes and machines. What no row knows, and who did the work, is
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from app.temporary import TemporaryFolder
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
+
+_folders: list[TemporaryFolder] = []
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -78,7 +81,8 @@ def serve_counts(port: int) -> None:
     Raises OSError when the port cannot be had.
     """
     if _SHARED_FOLDER not in os.environ:
-        os.environ[_SHARED_FOLDER] = tempfile.mkdtemp(prefix="pdf-ingest-metrics-")
+        _folders.append(TemporaryFolder("metrics"))
+        os.environ[_SHARED_FOLDER] = str(_folders[-1].path)
     from prometheus_client import CollectorRegistry, start_http_server
     from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -93,6 +97,8 @@ def forget_counts() -> None:
     """At the end of a parent that serves counts: they start from nothing with the next one."""
     if folder := os.environ.pop(_SHARED_FOLDER, None):
         shutil.rmtree(folder, ignore_errors=True)
+    while _folders:
+        _folders.pop().remove()
 
 
 class _Collected:

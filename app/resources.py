@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+
+import structlog
 
 from app.config import Settings
 from app.embeddings import open_embedder
-from app.embeddings.base import Embedder
+from app.embeddings.base import PROBE, Embedder
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.detection import LanguageDetector
 from app.services.documents import DocumentService
 from app.services.figures import Figures
-from app.services.holder import this_holder
+from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
+from app.services.outages import Outages, Probe
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
@@ -24,12 +28,15 @@ from app.services.reranking import Reranking
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
-from app.storage.database import Database
+from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 from app.storage.files import FileStore
 from app.storage.languages import TextSearch, open_text_search
 from app.storage.passwords import PasswordCipher
 from app.storage.spaces import open_space
 from app.task_queue import TaskQueue
+from app.temporary import remove_abandoned
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +68,31 @@ class _Resources:
     reranker: Reranker | None
     space_id: int
     cipher: PasswordCipher | None
+    outages: Outages
+    processes: Processes
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Open everything, sweep while open, close everything.
+async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> AsyncIterator[Services]:
+    """Open everything, sweep while open, close everything. `limits` are those of the database.
 
     Raises DatabaseUnavailable, EmbeddingSpaceMismatch when the data belongs to another model, and
     SandboxIncomplete.
     """
-    async with _open_resources(settings) as resources, AsyncExitStack() as closing:
+    for name in await asyncio.to_thread(remove_abandoned):
+        log.info("removed what a killed process left", folder=name)
+    async with _open_resources(settings, limits) as resources, AsyncExitStack() as closing:
         database, files, space_id = resources.database, resources.files, resources.space_id
         sandbox = await check_sandbox(resources.reader, is_required=settings.sandbox == "require")
-        sweeper = Sweeper(database=database, files=files, queue=resources.queue, space_id=space_id)
+        sweeper = Sweeper(
+            database=database,
+            files=files,
+            queue=resources.queue,
+            outages=resources.outages,
+            processes=resources.processes,
+            space_id=space_id,
+            retention_days=settings.retention_days,
+        )
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)
         closing.push_async_callback(documents.close)
@@ -98,7 +117,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
 @asynccontextmanager
 async def open_rag_service(settings: Settings) -> AsyncIterator[RAGService]:
     """The service alone, for a worker or a script."""
-    async with open_services(settings) as services:
+    async with open_services(settings, WORK) as services:
         yield services.rag
 
 
@@ -113,10 +132,11 @@ async def require_sandbox(settings: Settings) -> None:
 
 
 @asynccontextmanager
-async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
+async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_Resources]:
     async with AsyncExitStack() as closing:
         database = Database(
             settings.database_url,
+            limits=limits,
             pool_size=settings.database_pool_size,
             is_pgbouncer=settings.database_pgbouncer,
         )
@@ -126,16 +146,20 @@ async def _open_resources(settings: Settings) -> AsyncIterator[_Resources]:
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
         embedder = await closing.enter_async_context(_embedder(settings))
+        files = FileStore(settings.storage_url)
+        probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
         yield _Resources(
             database=database,
             queue=queue,
-            files=FileStore(settings.storage_url),
+            files=files,
             reader=reader,
             embedder=embedder,
             reranker=await closing.enter_async_context(_reranker(settings)),
             space_id=await open_space(database, embedder.identity),
             text_search=await open_text_search(database, settings.text_search_languages),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
+            outages=Outages(database, probes),
+            processes=Processes.of_this_host(),
         )
 
 
@@ -196,7 +220,6 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
     return RAGService(
         database=resources.database,
         files=resources.files,
-        documents=documents,
         incoming=_incoming(settings, resources, documents),
         reader=resources.reader,
         splitter=_splitter(resources.embedder, settings.chunk_tokens),
@@ -205,7 +228,9 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         text_search=resources.text_search,
         space_id=resources.space_id,
         cipher=resources.cipher,
-        holder=this_holder(),
+        outages=resources.outages,
+        processes=resources.processes,
+        holder=resources.processes.name_of_this(),
         batch_chunks=settings.embedding_batch_inputs,
         searcher=_searcher(settings, resources),
     )
@@ -217,6 +242,7 @@ def _searcher(settings: Settings, resources: _Resources) -> Searcher:
         database=resources.database,
         embedder=resources.embedder,
         space_id=resources.space_id,
+        outages=resources.outages,
         reranking=Reranking(reranker, settings.rerank_timeout_seconds) if reranker else None,
     )
 
@@ -234,10 +260,11 @@ def _incoming(settings: Settings, resources: _Resources, documents: DocumentServ
     return IncomingFiles(
         folders=settings.ingest_folders,
         storage_url=settings.storage_url,
-        max_bytes=settings.max_upload_bytes,
+        uploading=documents.uploading,
         database=resources.database,
         files=resources.files,
-        documents=documents,
+        outages=resources.outages,
+        space_id=resources.space_id,
     )
 
 

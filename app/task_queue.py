@@ -113,12 +113,12 @@ class TaskQueue:
             return None
 
     def _count(self) -> int | None:
-        connection = self._celery.connection_for_read()
-        try:
-            with connection:
+        """On a connection that stays open, of the same pool from which messages are sent."""
+        with self._celery.connection_or_acquire() as connection:
+            try:
                 queue = connection.default_channel.queue_declare(queue=QUEUE, passive=True)
                 return int(queue.message_count)
-        except connection.channel_errors:  # no queue: nothing was ever sent, or the broker was emptied
-            return 0
-        except (KombuError, *connection.connection_errors):
-            return None
+            except connection.channel_errors:  # no queue: nothing was ever sent, or the broker was emptied
+                return 0
+            except (KombuError, *connection.connection_errors):
+                return None

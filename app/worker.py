@@ -71,6 +71,10 @@ celery_app = new_celery(
         "unacked_restore_throttle": 1,
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
+        # A broker that falls silent without closing its connections: what asks it gives up after 5 s, what
+        # waits for messages after 11. Without these it is for ever, and 51 s.
+        "socket_timeout": 5,
+        "health_check_interval": 5,
     },
 )
 bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)

@@ -116,6 +116,15 @@ def test_a_filter_that_is_not_valid_is_told(up: Up, choice: str, said: str) -> N
     assert "Traceback" not in finished.stderr
 
 
+def test_what_failed_is_ingested_again(up: Up) -> None:
+    pdf_ingest("ingest", SAMPLES / "damaged.pdf", "--collection", "retried", url=up.url)
+    said = [
+        pdf_ingest("retry", "--collection", "retried", *options, url=up.url).stdout
+        for options in (("--code", "no_text"), ("--code", "corrupted", "--code", "no_text"))
+    ]
+    assert said == [f"{count} documents are ingested again.\n" for count in (0, 1)]
+
+
 def test_a_search_without_hits_says_so(up: Up) -> None:
     finished = pdf_ingest("search", "anything", "--collection", "never used", url=up.url)
     assert (finished.returncode, finished.stdout) == (0, "Nothing was found.\n")

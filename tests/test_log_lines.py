@@ -22,6 +22,7 @@ from sqlalchemy import text
 
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
+from tests.api.test_tasks import until_it_answers
 from tests.databases import migrated
 from tests.processes import PROJECT, WorkerProcess
 
@@ -155,6 +156,7 @@ async def logged(
             await asyncio.to_thread(worker.wait_until_ready, celery)
             url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {KEY}"}
             async with httpx.AsyncClient(base_url=url, headers=headers, timeout=40) as client:
+                await until_it_answers(client)
                 yield Logged(client, worker, api_log)
         finally:
             server.terminate()

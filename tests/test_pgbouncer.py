@@ -6,18 +6,23 @@ import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 import pytest
 from celery import Celery
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
 from app.services.searching import Mode, Search
+from app.storage.database import A_PERSON_WAITS, Database
 from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf
@@ -59,6 +64,19 @@ max_client_conn = 200
     yield f"postgresql+asyncpg://{server.username}:{server.password}@127.0.0.1:{port}{server.path}"
     process.terminate()
     process.wait(10)
+
+
+async def test_limits_hold_behind_pgbouncer_and_stay_with_nobody(pgbouncer_url: str) -> None:
+    limits = replace(A_PERSON_WAITS, statement_seconds=0.5)
+    database = Database(pgbouncer_url, limits=limits, is_pgbouncer=True)
+    for opened in (database.transaction, database.autocommit):
+        async with asyncio.timeout(8), opened() as connection:
+            with pytest.raises(DBAPIError, match="statement timeout"):
+                await connection.execute(text("SELECT pg_sleep(60)"))
+    await database.close()
+    other = await asyncpg.connect(pgbouncer_url.replace("+asyncpg", ""), statement_cache_size=0)
+    assert await other.fetchval("SHOW statement_timeout") == "0"
+    await other.close()
 
 
 async def test_ingesting_and_searching_work_behind_pgbouncer(

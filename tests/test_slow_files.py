@@ -98,3 +98,18 @@ def test_bombs_do_not_hold_up_good_files(stack: Up, api: httpx.Client, tmp_path:
     for (_, _, bytes_before), (_, _, bytes_after) in zip(before, after, strict=True):
         assert bytes_after - bytes_before < 50 * MEGABYTE
     assert temporary_files(tmp_path / "temporary") <= files_before
+
+
+@pytest.mark.heavy
+def test_a_slow_file_ends_although_others_never_stop_coming(stack: Up, api: httpx.Client) -> None:
+    for task_id in [upload(api, prose(20), -number - 1) for number in range(4)]:
+        task_of(api, task_id)
+    slow = upload(api, billion_laughs(), 1)
+    deadline = time.monotonic() + 60
+    number = 2
+    while task_of(api, slow, wait=0)["status"] not in ("success", "error"):
+        assert time.monotonic() < deadline, task_of(api, slow, wait=0)
+        upload(api, prose(20), number := number + 1)
+        time.sleep(0.1)
+    task = task_of(api, slow)
+    assert task["attempt"] == 1, "making way is no attempt"

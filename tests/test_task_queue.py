@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 
 from app.embedded import EmbeddedValkey
 from app.task_queue import QUEUE, TaskQueue, new_celery
@@ -43,6 +45,30 @@ async def test_work_that_was_begun_is_heard_before_new_work(queue: TaskQueue, br
     assert await queue.enqueue(begun, is_begun=True)
     assert await queue.length() == 4
     assert receive(broker_url, 4) == [begun, *new]
+
+
+async def test_asking_again_and_again_takes_no_new_connections(queue: TaskQueue, broker_url: str) -> None:
+    with redis.Redis.from_url(broker_url) as broker:
+        assert await queue.enqueue(uuid4())
+        before = broker.info()["total_connections_received"]
+        for _ in range(20):
+            assert await queue.length() == 1
+            assert await queue.ping()
+        assert broker.info()["total_connections_received"] - before <= 1
+    receive(broker_url, 1)
+
+
+async def test_an_open_connection_survives_a_restart_of_the_broker(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path / "valkey", is_durable=False) as valkey:
+        queue = TaskQueue(valkey.url)
+        assert await queue.length() == 0
+        valkey.stop()
+        assert await queue.length() is None
+        valkey.start()
+        assert await queue.length() == 0
+        assert await queue.enqueue(uuid4())
+        assert await queue.length() == 1
+        queue.close()
 
 
 async def test_a_broker_that_is_down_is_said_and_not_raised() -> None:

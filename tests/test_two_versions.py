@@ -12,17 +12,18 @@ from celery import Celery
 
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
+from app.storage.readiness import newest_revision
 from tests.databases import migrated
 from tests.processes import PROJECT, WorkerProcess
 from tests.test_worker import ingest, row_of, write_pdf
 
-NEXT_MIGRATION = '''
+NEXT_MIGRATION = f'''
 """expand: a column that this version does not know"""
 
 from alembic import op
 
 revision = "29990101a"
-down_revision = "20261127a"
+down_revision = "{newest_revision()}"
 branch_labels = None
 depends_on = None
 

@@ -17,6 +17,7 @@ from celery import Celery
 from fpdf import FPDF
 from sqlalchemy import text
 
+from app.chaos.cable import Cable
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
 from app.storage import ingestions
@@ -251,7 +252,24 @@ async def test_a_killed_child_is_replaced_and_its_work_continued(
     psutil.Process(int(row.worker.split("/")[-2])).kill()
     result = await get(client, task_id)
     row = await row_of(worker_database, task_id)
-    assert (result["status"], row.attempt, row.fruitless_attempts) == ("success", 2, 0)
+    assert (result["status"], row.attempt, row.deaths) == ("success", 2, 0)
+
+
+async def test_a_document_whose_reader_is_killed_is_read_again(
+    worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
+) -> None:
+    task_id = str(uuid4())
+    path = write_pdf(incoming / "reader-killed.pdf", pages=150, lines=60)
+    client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
+    row = await wait_for_row(worker_database, task_id, lambda row: row.status == "processing")
+    holder = psutil.Process(int(row.worker.split("/")[-2]))
+    deadline = time.monotonic() + 10
+    while not (readers := [reader for parent in holder.children() for reader in parent.children()]):
+        assert time.monotonic() < deadline
+    readers[0].kill()
+    result = await get(client, task_id)
+    row = await row_of(worker_database, task_id)
+    assert (result["status"], row.attempt, row.pages_failed) == ("success", 2, [])
 
 
 @pytest.mark.parametrize(
@@ -425,13 +443,13 @@ async def test_a_revoked_task_hands_its_work_over_to_whoever_hears_the_next_ring
         family = worker.descendants()
         await asyncio.to_thread(stuck_client.control.revoke, sent.id, terminate=True)
         row = await wait_for_row(stuck_database, sent.id, lambda row: row.status == "queued")
-        assert (row.fruitless_attempts, row.worker) == (0, None)
+        assert (row.losses, row.worker) == (0, None)
         await asyncio.to_thread(psutil.wait_procs, family, timeout=5)
         assert not [process for process in family if process.is_running()]
         await wait_until_nobody_is_connected(stuck_database)
         stuck_client.send_task("ingest_pdf_task", args=[str(path)], task_id=sent.id)
         again = await wait_for_row(stuck_database, sent.id, lambda row: row.status == "processing")
-    assert (again.attempt, again.fruitless_attempts) == (2, 1)
+    assert (again.attempt, again.losses) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -464,7 +482,7 @@ async def test_a_worker_ended_in_a_hurry_leaves_its_work_queued_and_nothing_else
     _, alive = await asyncio.to_thread(psutil.wait_procs, family, timeout=5)
     assert not alive
     begun = [await row_of(stuck_database, task_id) for task_id in task_ids[:2]]
-    assert [(row.status, row.fruitless_attempts, row.worker) for row in begun] == [("queued", 0, None)] * 2
+    assert [(row.status, row.losses, row.worker) for row in begun] == [("queued", 0, None)] * 2
     await wait_until_nobody_is_connected(stuck_database)
     queue = TaskQueue(own["CELERY_BROKER_URL"])
     assert (await queue.length() or 0) >= 3  # more when a sweeper has rung already
@@ -582,3 +600,26 @@ async def test_a_call_inside_a_running_loop_is_refused_loudly(
         "asyncio.run(call())",
     )
     assert "would block the running event loop" in printed
+
+
+@pytest.mark.heavy
+async def test_a_worker_leaves_a_broker_that_has_fallen_silent(
+    environment: dict[str, str], incoming: Path, valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    """A message that is on its way then may be lost; the sweeper rings again, here the next file comes."""
+    direct = on_broker(environment, 8)
+    async with Cable(valkey.port) as cable:
+        url = direct["CELERY_BROKER_URL"].replace(f":{valkey.port}/", f":{cable.port}/")
+        worker = WorkerProcess(direct | {"CELERY_BROKER_URL": url}, tmp_path / "log", "--concurrency", "1")
+        with client_of(direct) as client, worker:
+            await asyncio.to_thread(worker.wait_until_ready, client)
+            cable.cut()
+            cable.mend()
+            files = (write_pdf(incoming / f"silent{number}.pdf", pages=1) for number in range(12))
+            sent = [client.send_task("ingest_pdf_task", args=[str(next(files))])]
+            began = time.monotonic()
+            while not any(one.ready() for one in sent):
+                assert time.monotonic() - began < 60, worker.output()
+                await asyncio.sleep(5)
+                sent.append(client.send_task("ingest_pdf_task", args=[str(next(files))]))
+            await asyncio.to_thread(worker.stop)

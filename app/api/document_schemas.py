@@ -102,6 +102,7 @@ MetadataField = Annotated[dict[str, JsonValue] | None, BeforeValidator(_metadata
 Password = Annotated[SecretStr, Field(max_length=MAX_PASSWORD_CHARACTERS), AfterValidator(_encodable)]
 DocumentStatus = Literal["queued", "processing", "ready", "failed", "cancelled"]
 TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
+ErrorCode = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z_]+$")]
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable_text)]
 
 
@@ -303,6 +304,26 @@ class ChunkList(BaseModel):
 
     data: list[DocumentChunk] = Field(description="The chunks.")
     next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
+
+
+class RetryFailedRequest(BaseModel):
+    """Which failed documents to ingest again; without a wish, all."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"collection": "reports", "codes": ["embedding_failed"]}]},
+    )
+
+    collection: CollectionName | None = Field(None, description="Only those of this collection.")
+    codes: list[ErrorCode] | None = Field(
+        None, min_length=1, max_length=100, description="Only those that failed with one of these codes."
+    )
+
+
+class RetryingDocuments(BaseModel):
+    """What was begun again."""
+
+    count: int = Field(description="Documents that have a new task.")
 
 
 class RetryRequest(BaseModel):

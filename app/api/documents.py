@@ -22,8 +22,11 @@ from app.api.document_schemas import (
     DocumentChunk,
     DocumentList,
     DocumentStatus,
+    ErrorCode,
     IdempotencyKey,
     RefusedOfSeveral,
+    RetryFailedRequest,
+    RetryingDocuments,
     RetryRequest,
     Several,
     UploadFields,
@@ -147,8 +150,12 @@ async def upload_documents(
 @router.get("", responses=problem_responses(InvalidQuery))
 async def list_documents(
     documents: DocumentsDep,
+    *,
     collection: Annotated[CollectionName | None, Query(description="Only of this collection.")] = None,
     status: Annotated[DocumentStatus | None, Query(description="Only with this status.")] = None,
+    code: Annotated[
+        ErrorCode | None, Query(description="Only failed ones whose `error` has this code.")
+    ] = None,
     filename: Annotated[
         str | None, Query(min_length=1, max_length=1000, description="Only with exactly this file name.")
     ] = None,
@@ -156,7 +163,8 @@ async def list_documents(
     after: Annotated[UUID | None, Query(description="The `next` of the answer before.")] = None,
 ) -> DocumentList:
     """Documents, the newest first."""
-    condition = DocumentFilter(collection, status, None if filename is None else clean_filename(filename))
+    name = None if filename is None else clean_filename(filename)
+    condition = DocumentFilter(collection, status, name, code)
     views = await documents.list_documents(condition, after, limit + 1)
     shown = views[:limit]
     return DocumentList(
@@ -201,6 +209,15 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
 async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> None:
     """Delete the document and its chunks; right after the answer, its file. Its tasks end as `cancelled`."""
     await documents.delete(document_id)
+
+
+@router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull))
+async def retry_failed_documents(
+    documents: DocumentsDep, wishes: RetryFailedRequest | None = None
+) -> RetryingDocuments:
+    """Ingest all failed documents again: those of a collection, those that failed with one of some codes."""
+    wishes = wishes or RetryFailedRequest()
+    return RetryingDocuments(count=await documents.retry_failed(wishes.collection, wishes.codes))
 
 
 @router.post(

@@ -19,9 +19,9 @@ async def livez() -> Alive:
 
 @router.get("/readyz", response_model=Ready, responses=problem_responses(ServiceNotReady))
 async def readyz(readiness: ReadinessDep, sandbox: SandboxDep) -> Response:
-    """Whether uploads are taken and searches answered; a broker that is down only delays the work."""
+    """Whether uploads are taken and searches answered; what may be down only delays the work."""
     if not readiness.faults:
-        return JSONResponse(Ready(degraded=readiness.degraded, sandbox=sandbox).model_dump())
+        return JSONResponse(Ready.of(readiness, sandbox).model_dump(mode="json"))
     problem = problem_of(ServiceNotReady(" ".join(readiness.faults.values())))
     problem.errors = [Fault(where=where, detail=detail) for where, detail in readiness.faults.items()]
     return problem_response(problem)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
+from app.services.readiness import Readiness
 from app.storage.tasks import TaskStatus
 
 MAX_COLLECTION_CHARACTERS = 200
@@ -163,14 +164,35 @@ class Alive(BaseModel):
     status: Literal["alive"] = Field("alive", description="Always `alive`.")
 
 
+Degraded = Literal["broker", "embedder", "file_store"]
+
+
+class ServiceOutage(BaseModel):
+    """A service without which no document can be ingested."""
+
+    service: Degraded = Field(description="Which one.")
+    reason: str = Field(description="What a probe met last, or first.")
+    since: datetime = Field(description="When it was noticed.")
+
+
 class Ready(BaseModel):
     """The service takes uploads and answers searches."""
 
     status: Literal["ready"] = Field("ready", description="Always `ready`; else the answer is a 503.")
-    degraded: list[Literal["broker"]] = Field(
-        description="What is down without being missed yet: with `broker`, work starts later."
+    degraded: list[Degraded] = Field(
+        description="What is down without being missed yet: work starts later, and without `embedder` a "
+        "search answers from words."
     )
+    outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "
         "`partial (what is missing)` or `none`."
     )
+
+    @classmethod
+    def of(cls, readiness: Readiness, sandbox: str) -> Self:
+        outages = [
+            ServiceOutage(service=outage.service, reason=outage.reason, since=outage.since)
+            for outage in readiness.outages
+        ]
+        return cls(degraded=readiness.degraded, outages=outages, sandbox=sandbox)

@@ -7,12 +7,12 @@ from fastapi import APIRouter
 from app.api.dependencies import RAGDep
 from app.api.problems import problem_responses
 from app.api.search_schemas import SearchRequest, SearchResults
-from app.errors import DatabaseUnavailable, EmbeddingFailed, InvalidQuery
+from app.errors import DatabaseUnavailable, InvalidQuery
 
 router = APIRouter(tags=["search"])
 
 
-@router.post("/search", responses=problem_responses(InvalidQuery, EmbeddingFailed, DatabaseUnavailable))
+@router.post("/search", responses=problem_responses(InvalidQuery, DatabaseUnavailable))
 async def search(wanted: SearchRequest, rag: RAGDep) -> SearchResults:
     """Find the chunks that fit a question or some words, best first, among what is published."""
     began = perf_counter()

@@ -4,7 +4,7 @@ from itertools import groupby
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 
 from app.api.filter_schemas import DESCRIPTION, Filter, condition_of
 from app.api.schemas import CollectionName
@@ -95,10 +95,10 @@ class SearchRequest(BaseModel):
         10, ge=1, le=MAX_HITS, description="The most hits to return; with `group_by` the most documents."
     )
     mode: SearchMode = Field(
-        "hybrid", description="By meaning (`vector`), by words (`text`), or both, fused by rank (`hybrid`)."
+        "hybrid", description="By meaning (`vector`), by words (`text`), or by both (`hybrid`)."
     )
     min_score: FiniteFloat | None = Field(
-        None, description="Leave out hits with a lower score. Not in `hybrid`, whose scores are ranks."
+        None, description="Leave out hits with a lower score, before they are reranked."
     )
     group_by: Literal["document"] | None = Field(
         None,
@@ -115,12 +115,6 @@ class SearchRequest(BaseModel):
         description="Chunks before and after each hit to return with it, for those who feed a model.",
     )
     explain: bool = Field(False, description="Return the parts of each hit's score.")
-
-    @model_validator(mode="after")
-    def _scores_can_be_compared(self) -> Self:
-        if self.mode == "hybrid" and self.min_score is not None:
-            raise ValueError("min_score has no meaning in mode hybrid; use vector or text")
-        return self
 
     def search(self) -> Search:
         """What the service is asked."""
@@ -168,7 +162,8 @@ class SearchHit(BaseModel):
     page_end: int = Field(description="Last page of the chunk, counted from 1.")
     text: str = Field(description="The chunk's text.")
     score: float = Field(
-        description="Higher is better; comparable within one answer. In `vector`, the cosine similarity."
+        description="Higher is better, 0 to 1; under 0.3 there is mostly no answer. In `vector`, the cosine "
+        "similarity; with a reranker, its score."
     )
     boxes: list[tuple[int, float, float, float, float]] = Field(
         description="Where its lines are: page, left, top, right, bottom, in points from the top left."
@@ -253,7 +248,8 @@ class SearchResults(BaseModel):
     mode: SearchMode = Field(description="How it was searched.")
     took_ms: float = Field(description="Milliseconds it took, the query's embedding included.")
     degraded: list[LeftOut] = Field(
-        description="What failed and was left out: without `reranker`, hits keep the order of the search."
+        description="What failed and was left out: without `embedder`, words alone were searched; without "
+        "`reranker`, hits keep the order of the search."
     )
 
     @classmethod

@@ -58,7 +58,7 @@ def count_doubled(content: Content, truth: Content) -> int:
 
 
 async def count_remains(watcher: Watcher, folder: Path) -> Remains:
-    """Chunks and vectors that no served or unfinished ingestion owns, and files that no row names."""
+    """Chunks, words and vectors that no served or unfinished ingestion owns; files that no row names."""
     table = await embeddings_table(watcher)
     owned = """
         SELECT live_ingestion_id FROM documents WHERE live_ingestion_id IS NOT NULL
@@ -67,7 +67,9 @@ async def count_remains(watcher: Watcher, folder: Path) -> Remains:
     (row,) = await watcher.query(
         f"""
         WITH owned(id) AS ({owned})
-        SELECT (SELECT count(*) FROM chunks WHERE ingestion_id NOT IN (SELECT id FROM owned)) AS chunks,
+        SELECT (SELECT count(*) FROM chunks WHERE ingestion_id NOT IN (SELECT id FROM owned)) + (
+                SELECT count(*) FROM document_words WHERE ingestion_id NOT IN (SELECT id FROM owned)
+            ) AS chunks,
             (SELECT count(*) FROM {table} e
                 WHERE NOT EXISTS (SELECT FROM chunks c WHERE c.id = e.chunk_id)
                 OR e.ingestion_id NOT IN (SELECT id FROM owned)) AS vectors

@@ -77,6 +77,8 @@ class Behaviour:
     takes_base64: bool = True
     refused_fields: tuple[str, ...] = ()
     max_inputs: int = 2048
+    refused_texts: tuple[str, ...] = ()
+    """A text with one of these words in it is too much for the stub."""
     failures: list[Failure] = field(default_factory=list)
     slow: dict[str, float] = field(default_factory=dict)
 
@@ -149,6 +151,8 @@ class EmbeddingStub:
         if len(texts) > self.behaviour.max_inputs:
             most = self.behaviour.max_inputs
             return _refusal(422, f"batch size {len(texts)} > maximum allowed batch size {most}")
+        if any(word in text for word in self.behaviour.refused_texts for text in texts):
+            return _refusal(400, "input is too long")
         return _refusal(400, "input cannot be empty") if "" in texts else None
 
     def _entries(self, asked: dict[str, Any], texts: list[str]) -> list[dict[str, Any]]:
@@ -182,7 +186,7 @@ class EmbeddingStub:
 def serving(app: ASGIApp) -> Iterator[str]:
     """Serve on a free port from a thread; the address to set as EMBEDDING_BASE_URL."""
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     )
     thread = threading.Thread(target=server.run, name="embedding-stub", daemon=True)
     thread.start()

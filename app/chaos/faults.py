@@ -17,8 +17,8 @@ from app.chaos.watcher import Sight
 from app.chaos.world import PATIENCE_SECONDS, WORKERS, World
 
 STOPPED_SECONDS = (4.0, 6.0)  # longer than the lease of 3 s
-POISON_LIMIT_SECONDS = 30.0
-POISON_ATTEMPTS = 3
+POISON_LIMIT_SECONDS = 180.0
+POISON_ATTEMPTS = 6
 BATCH_IN_FLIGHT = 64
 
 
@@ -254,7 +254,7 @@ async def _poison(world: World, specimen: Specimen) -> float:
     await world.watcher.until(lambda _: specimen.mark in world.accepted, PATIENCE_SECONDS)
     task_id = world.accepted[specimen.mark].task_id
     first, killed_epoch = 0.0, 0
-    deadline = time.monotonic() + 2 * PATIENCE_SECONDS
+    deadline = time.monotonic() + POISON_LIMIT_SECONDS + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         sight = world.watcher.sights.get(task_id)
         if sight is not None and sight.is_final:

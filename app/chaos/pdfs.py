@@ -1,11 +1,13 @@
 """The documents of a chaos run: written by ourselves, the same for every run with the same seed."""
 
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 LINES_A_PAGE = 24  # two or three chunks
+SLOW_DRAWINGS = 40  # about two seconds
 _WORDS = re.findall(
     r"\w+",
     "harbour lantern meadow copper winter ledger orchard granite river signal timber velvet anchor barley "
@@ -61,6 +63,36 @@ def pdf_of(pages: list[list[str]]) -> bytes:
         )
         objects.append(b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content))
     return _with_table(objects)
+
+
+def write_slow_specimens(folder: Path, seed: int, count: int, *, prefix: str = "slow") -> list[Specimen]:
+    """PDFs of one page whose drawing takes seconds of CPU time: what is slow to read, and sound."""
+    chance = Random(f"{prefix} {seed}")  # noqa: S311 - the same every time is the point
+    specimens = []
+    for number in range(count):
+        mark = f"{prefix}{number:03}"
+        path = folder / f"{mark}.pdf"
+        path.write_bytes(_slow_pdf(_page(chance, mark, 1)))
+        specimens.append(Specimen(mark, path, 1))
+    return specimens
+
+
+def _slow_pdf(lines: list[str]) -> bytes:
+    """A page that draws a form again and again, which saves and restores the graphics state 500,000 times."""
+    drawn = zlib.compress(b"q Q\n" * 500_000)
+    content = _content(lines) + b"\n/X1 Do" * SLOW_DRAWINGS
+    return _with_table(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Count 1 /Kids [4 0 R] >>",
+            b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents 5 0 R"
+            b" /Resources << /Font << /F1 3 0 R >> /XObject << /X1 6 0 R >> >> >>",
+            b"<< /Length %d >>\nstream\n%s\nendstream" % (len(content), content),
+            b"<< /Type /XObject /Subtype /Form /BBox [0 0 595 842] /Filter /FlateDecode /Length %d >>\n"
+            b"stream\n%s\nendstream" % (len(drawn), drawn),
+        ]
+    )
 
 
 def _content(lines: list[str]) -> bytes:

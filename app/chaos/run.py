@@ -11,7 +11,7 @@ from typing import TextIO
 from rich.console import Console
 
 from app.chaos.audit import Remains, contents, count_doubled, count_remains
-from app.chaos.pdfs import Specimen, write_specimens
+from app.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
 from app.chaos.report import Outcome, print_outcomes, print_progress, write_json
 from app.chaos.scenarios import SCENARIOS, Scenario
 from app.chaos.world import WORKERS, Accepted, World, open_world
@@ -21,6 +21,9 @@ SETTLE_SECONDS = 60.0
 LEFT_OVER_SECONDS = 5.0
 LONG_PAGES = (200, 200)  # 500 chunks or a few more
 LONG_COUNT = 3
+SLOW_COUNT = 4
+LARGE_PAGES = (100, 130)
+LARGE_COUNT, SHORT_LARGE_COUNT = 30, 6
 DOCUMENTS = 60
 SHORT_DOCUMENTS = 20
 SHORT_PAGES = (5, 20)
@@ -54,6 +57,14 @@ async def run_chaos(
             seed=seed,
             specimens=write_specimens(folder, seed, count, pages=SHORT_PAGES if is_short else PAGES),
             longest=write_specimens(folder, seed, LONG_COUNT, pages=LONG_PAGES, prefix="long"),
+            large=write_specimens(
+                folder,
+                seed,
+                SHORT_LARGE_COUNT if is_short else LARGE_COUNT,
+                pages=LARGE_PAGES,
+                prefix="large",
+            ),
+            slow=write_slow_specimens(folder, seed, SLOW_COUNT),
             versions=_write_versions(folder, seed),
             is_short=is_short,
             say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
@@ -103,6 +114,10 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
     needed = list(world.specimens)
     if any(scenario.needs_longest for scenario in scenarios):
         needed += world.longest
+    if any(scenario.needs_large for scenario in scenarios):
+        needed += world.large
+    if any(scenario.needs_slow for scenario in scenarios):
+        needed += world.slow
     if any(scenario.needs_versions for scenario in scenarios):
         needed += [one for versions in world.versions for one in versions[:-1]]
     world.upload_all(needed)
@@ -123,7 +138,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     await world.watcher.look()
     stuck = 0 if is_settled else sum(not sight.is_final for sight in world.watcher.sights.values())
     lost, doubled, wrong = await _compare(world)
-    embedded_twice = sum(count - 1 for text, count in world.stub.texts.items() if _is_once(world, text))
+    embedded_twice = sum(count - 1 for text, count in list(world.stub.texts.items()) if _is_once(world, text))
     recoveries = world.watcher.recoveries
     if recoveries.queue:
         world.notes.append(f"waiting work was taken up again after at most {max(recoveries.queue):.2f} s")

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.chaos import faults, wishes
+from app.chaos import faults, loops, surroundings, wishes
 from app.chaos.world import World
 
 
@@ -16,6 +16,8 @@ class Scenario:
     is_short: bool = False
     needs_longest: bool = False
     needs_versions: bool = False
+    needs_large: bool = False
+    needs_slow: bool = False
 
 
 SCENARIOS = (
@@ -33,6 +35,15 @@ SCENARIOS = (
     Scenario("delete", wishes.delete_at_random),
     Scenario("replace", wishes.replace_while_searching, needs_versions=True),
     Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
+    Scenario("crash-loop", loops.crash_loop, needs_large=True),
+    Scenario("fleet-crash-loop", loops.fleet_crash_loop),
+    Scenario("revoked-key", loops.revoked_key, is_short=True),
+    Scenario("embedder-hangs", loops.hanging_embedder),
+    Scenario("paused-sweeper", loops.paused_sweeper),
+    Scenario("slow-stream", loops.slow_files_in_a_stream, needs_slow=True),
+    Scenario("database-cut-off", surroundings.database_cut_off),
+    Scenario("clock-step", surroundings.clock_step),
+    Scenario("full-store", surroundings.full_store),
 )
 
 

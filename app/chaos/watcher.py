@@ -24,7 +24,7 @@ class Sight:
     document_id: UUID
     status: str
     attempt: int
-    fruitless_attempts: int
+    deaths: int
     epoch: int
     revision: int
     chunks: int
@@ -117,7 +117,7 @@ class Watcher:
 
     async def look(self) -> dict[UUID, Sight]:
         rows = await self.query(
-            "SELECT id, document_id, status, attempt, fruitless_attempts, lease_epoch, revision,"
+            "SELECT id, document_id, status, attempt, deaths, lease_epoch, revision,"
             " chunks, worker,"
             " error_code FROM ingestions WHERE created_at >= $1",
             self.since,
@@ -198,7 +198,7 @@ def _sight(row: Any) -> Sight:
         document_id=row["document_id"],
         status=row["status"],
         attempt=row["attempt"],
-        fruitless_attempts=row["fruitless_attempts"],
+        deaths=row["deaths"],
         epoch=row["lease_epoch"],
         revision=row["revision"],
         chunks=row["chunks"],

@@ -57,6 +57,10 @@ class World:
     specimens: Sequence[Specimen]
     longest: Sequence[Specimen]
     """Of at least 500 chunks."""
+    large: Sequence[Specimen]
+    """Of 100 pages and more."""
+    slow: Sequence[Specimen]
+    """Of seconds to read."""
     versions: list[list[Specimen]]
     """Small documents that replace each other; the last of each list is damaged."""
     is_short: bool = False
@@ -84,7 +88,7 @@ class World:
         self.notes, self.mistakes, self.faults, self.may_leave_files = [], [], 0, False
         self.uploading = None
         delay_seconds = SHORT_EMBEDDING_SECONDS if self.is_short and self.truths else EMBEDDING_SECONDS
-        self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}})
+        self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}, "key": None})
         self.stub.texts.clear()
         await self.watcher.begin()
 
@@ -213,8 +217,8 @@ class World:
 
 
 def _may_be_hit(sight: Sight) -> bool:
-    """Not what was hit already and has stored nothing since: a third time would make it poison."""
-    return sight.fruitless_attempts < 2
+    """Not what was hit already and has made no progress since: it would go on after a pause only."""
+    return sight.deaths < 1
 
 
 def is_worker_child(pid: int) -> bool:
@@ -226,12 +230,14 @@ def is_worker_child(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def open_world(
+async def open_world(  # noqa: PLR0913 - each is a kind of documents
     data_dir: Path,
     *,
     seed: int,
     specimens: Sequence[Specimen],
     longest: Sequence[Specimen],
+    large: Sequence[Specimen],
+    slow: Sequence[Specimen],
     versions: list[list[Specimen]],
     is_short: bool,
     say: Say,
@@ -245,7 +251,7 @@ async def open_world(
             workers=PROCESSES,
             say=say,
             worker_names=WORKERS,
-            settings=_settings(embedding_url),
+            settings=_settings(embedding_url, data_dir.parent),
         )
         async with (
             stack,
@@ -260,13 +266,16 @@ async def open_world(
                 chance=Random(seed),  # noqa: S311 - the same every time is the point
                 specimens=specimens,
                 longest=longest,
+                large=large,
+                slow=slow,
                 versions=versions,
                 is_short=is_short,
             )
 
 
-def _settings(embedding_url: str) -> dict[str, str]:
+def _settings(embedding_url: str, documents: Path) -> dict[str, str]:
     return {
+        "INGEST_FOLDERS": str(documents),
         "EMBEDDING_PROVIDER": "openai",
         "EMBEDDING_BASE_URL": embedding_url,
         "EMBEDDING_API_KEY": uuid4().hex,

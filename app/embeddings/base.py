@@ -10,6 +10,10 @@ from tokenizers import Tokenizer
 
 from app.errors import EmbeddingFailed
 
+PROBE = ("A short text.",)
+"""What every embedder takes: when it takes this and not another text, the other text is at fault."""
+URGENT_SECONDS = 3.0
+
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingIdentity:
@@ -39,11 +43,15 @@ class Embedder(Protocol):
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
         Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too.
+        EmbeddingRefused: the embedder says no to everything; TextRefused: to one of these texts.
         """
         ...
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
-        """The vector of a query, `(dimensions,)` float32, of length 1. Raises EmbeddingFailed."""
+        """The vector of a query, `(dimensions,)` float32, of length 1.
+
+        Somebody waits for it: raises EmbeddingFailed after a few seconds.
+        """
         ...
 
 

@@ -23,14 +23,15 @@ from tenacity import (
 )
 from tokenizers import Tokenizer
 
-from app.embeddings.base import EmbeddingIdentity, unit_rows
-from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.embeddings.base import PROBE, URGENT_SECONDS, EmbeddingIdentity, unit_rows
+from app.errors import EmbeddingFailed, EmbeddingRefused, TextRefused
 from app.metrics import counters
 
 MODEL = "text-embedding-3-small"
 DIMENSIONS = 1536
 
 _ATTEMPTS = 5
+_URGENT_ATTEMPTS = 2
 _SECONDS_OF_ATTEMPTS = 90  # none is begun later than this; the ingestion is tried again after a longer pause
 _LONGEST_BACKOFF_SECONDS = 10
 _LONGEST_RETRY_AFTER_SECONDS = 30
@@ -87,23 +88,31 @@ class OpenAIEmbedder:
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
-        Raises EmbeddingFailed when the server still fails after some attempts or answers nonsense, and
-        EmbeddingRefused when it says no, which asking again does not change.
+        Raises EmbeddingFailed when the server still fails after some attempts or answers nonsense,
+        EmbeddingRefused when it says no to everything, and TextRefused when it says no to one text only.
         """
-        return await self._embed([self.passage_prefix + text for text in texts])
+        return await self._embed([self.passage_prefix + text for text in texts], _ATTEMPTS)
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
-        """The vector of a query, `(dimensions,)` float32, of length 1. Raises what `embed` raises."""
-        vector: NDArray[np.float32] = (await self._embed([self._query_prefix + text]))[0]
+        """The vector of a query, `(dimensions,)` float32, of length 1; or none in URGENT_SECONDS.
+
+        Raises what `embed` raises.
+        """
+        try:
+            async with asyncio.timeout(URGENT_SECONDS):
+                vectors = await self._embed([self._query_prefix + text], _URGENT_ATTEMPTS)
+        except TimeoutError as error:
+            raise EmbeddingFailed("The embedding service did not answer in time.") from error
+        vector: NDArray[np.float32] = vectors[0]
         return vector
 
-    async def _embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def _embed(self, texts: Sequence[str], attempts: int) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
 
         async def fill(batch: slice) -> None:
             async with slots:
-                vectors[batch] = await self._embed_batch(list(texts[batch]))
+                vectors[batch] = await self._embed_batch(list(texts[batch]), attempts)
 
         try:
             async with asyncio.TaskGroup() as requests:
@@ -120,24 +129,29 @@ class OpenAIEmbedder:
         tokens = await asyncio.to_thread(_count, self.tokenizer, list(texts))
         return list(_slices(tokens, self._batch_inputs, self._batch_tokens))
 
-    async def _embed_batch(self, texts: list[str]) -> NDArray[np.float32]:
-        response = await self._answer(texts, self._optional_fields)
+    async def _embed_batch(self, texts: list[str], attempts: int) -> NDArray[np.float32]:
+        response = await self._answer(texts, self._optional_fields, attempts)
         if response.status_code in _MAYBE_TOO_MUCH and not self._is_accepted:
-            response = await self._answer_with_fewer_fields(texts, response)
+            response = await self._answer_with_fewer_fields(texts, response, attempts)
         if response.status_code in _MAYBE_TOO_MUCH and len(texts) > 1:
             half = len(texts) // 2
-            halves = [await self._embed_batch(texts[:half]), await self._embed_batch(texts[half:])]
+            halves = [await self._embed_batch(part, attempts) for part in (texts[:half], texts[half:])]
             self._batch_inputs = min(self._batch_inputs, half)
             return np.concatenate(halves)
+        if response.status_code in _MAYBE_TOO_MUCH and tuple(texts) != PROBE:
+            await self._embed_batch(list(PROBE), attempts)  # raises when it is not the text's fault
+            raise TextRefused(self._refusal(response).message)
         if not response.is_success:
             raise self._refusal(response)
         self._is_accepted = True
         return await asyncio.to_thread(_vectors, response.content, len(texts), self.identity)
 
-    async def _answer_with_fewer_fields(self, texts: list[str], refusal: httpx.Response) -> httpx.Response:
+    async def _answer_with_fewer_fields(
+        self, texts: list[str], refusal: httpx.Response, attempts: int
+    ) -> httpx.Response:
         for fields in ({"encoding_format": "base64"}, {}):
             if len(fields) < len(self._optional_fields):
-                response = await self._answer(texts, fields)
+                response = await self._answer(texts, fields, attempts)
                 if response.is_success:
                     log.warning(
                         "embedding_fields_refused", asked=list(self._optional_fields), kept=list(fields)
@@ -146,18 +160,18 @@ class OpenAIEmbedder:
                     return response
         return refusal
 
-    async def _answer(self, texts: list[str], fields: dict[str, Any]) -> httpx.Response:
+    async def _answer(self, texts: list[str], fields: dict[str, Any], attempts: int) -> httpx.Response:
         """The server's yes or no. Raises EmbeddingFailed when there is neither after some attempts."""
         body = orjson.dumps({"model": self.identity.model, "input": texts, **fields})
-        attempts = AsyncRetrying(
+        asking = AsyncRetrying(
             retry=retry_if_exception_type(_NoAnswer),
-            stop=stop_after_attempt(_ATTEMPTS) | stop_after_delay(_SECONDS_OF_ATTEMPTS),
+            stop=stop_after_attempt(attempts) | stop_after_delay(_SECONDS_OF_ATTEMPTS),
             wait=self._pause,
             before_sleep=_log_attempt,
             reraise=True,
         )
         try:
-            return await attempts(self._ask, body)
+            return await asking(self._ask, body)
         except _NoAnswer as error:
             log.error("embedding_failed", host=httpx.URL(self._url).host, reason=str(error))
             raise EmbeddingFailed(f"The embedding service did not answer ({error}).") from error

@@ -16,6 +16,8 @@ from app.pdf.layout import Span, lines_of
 from app.pdf.pages import Line
 from app.pdf.pictures import Picture
 
+PATIENCE = 3
+"""By the clock a page may take so much longer than in CPU time, on a busy machine."""
 SCALE = 300 / 72
 ROUGH_SCALE = 150 / 72
 """Takes a quarter of the time; letters of a page of text are still seen, if misread."""

@@ -2,8 +2,8 @@
 
 `python -m app.pdf.parent OWNER_PID MEMORY_BYTES OCR_PAGE_SECONDS OCR_LANGUAGES`, with a socket as standard
 input. One byte over it, with three descriptors (the file, a socket for the reading process, a socket for
-the owner), starts a document. When the process ends, its exit goes to the owner's socket; when the owner
-hangs up, the process is killed. When the owner itself is gone, so is everything here.
+the owner), starts a document. The number of the process goes to the owner's socket, and when it ends, its
+exit; when the owner hangs up, the process is killed. When the owner itself is gone, so is everything here.
 
 A reading process can start none. For a page to recognise it asks here, and gets two pipes to a tesseract
 that is confined as it is.
@@ -23,8 +23,9 @@ from typing import NamedTuple, NoReturn
 
 from app.pdf import child, sandbox
 from app.pdf.engines import engine_called
-from app.pdf.ocr import DPI, STATUS, command
+from app.pdf.ocr import DPI, PATIENCE, STATUS, command
 
+PID = struct.Struct("=i")
 EXIT = struct.Struct("=iqd")
 """Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 DESCRIPTORS = 3
@@ -102,6 +103,8 @@ class Parent:
         os.close(file)
         os.close(channel)
         reader = self._readers[pid] = _Reader(socket.socket(fileno=owner), asking)
+        with suppress(OSError):
+            reader.owner.send(PID.pack(pid))
         self._when_readable(reader.owner, partial(self._kill, pid))
         self._when_readable(asking, partial(self._recognise, pid))
 
@@ -203,7 +206,9 @@ def _become_tesseract(recognition: Recognition, dpi: int, picture: int, table: i
     os.dup2(picture, 0)
     os.dup2(table, 1)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, recognition.page_seconds)  # outlives exec: SIGALRM ends it
+    # Both outlive exec: SIGPROF ends it by its CPU time, SIGALRM should it get none.
+    signal.setitimer(signal.ITIMER_PROF, recognition.page_seconds)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE * recognition.page_seconds)
     sandbox.limit(recognition.memory_bytes, int(recognition.page_seconds) + 1)
     sandbox.confine(may_execute=True)
     os.execv(program, [program, *arguments])  # noqa: S606 - a fixed program and our own settings

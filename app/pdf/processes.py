@@ -3,11 +3,15 @@
 import asyncio
 import os
 import socket
+import struct
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from app.pdf.parent import EXIT, Recognition
+import psutil
+
+from app.pdf.parent import EXIT, PID, Recognition
 from app.pdf.wire import LARGEST_FRAME, LENGTH_BYTES, Request, length_of, packed, request_to_frame
 
 BUFFERED_BYTES = 256 * 1024
@@ -28,9 +32,18 @@ class ReadingProcess:
     def __init__(
         self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter, owner: socket.socket
     ) -> None:
+        self._pid = 0
         self._stream = stream
         self._writer = writer
         self._owner = owner
+
+    @property
+    def pid(self) -> int:
+        """Its number; 0 as long as its parent has not told it."""
+        if not self._pid:
+            with suppress(OSError, struct.error):
+                self._pid = PID.unpack(self._owner.recv(PID.size))[0]
+        return self._pid
 
     async def receive(self, most_bytes: int = LARGEST_FRAME) -> bytes | None:
         """The next frame's content; None when the process is gone. Raises FrameError."""
@@ -42,17 +55,24 @@ class ReadingProcess:
 
     async def end(self) -> Exit | None:
         """Kills the process if it still runs; how it ended, None when its parent is gone too."""
-        loop = asyncio.get_running_loop()
         try:
             self._owner.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(END_SECONDS):
-                told = await loop.sock_recv(self._owner, EXIT.size)
+                told = await self._told(EXIT.size if self.pid else PID.size + EXIT.size)
         except (OSError, TimeoutError):
             return None
         finally:
             self._owner.close()
             self._writer.close()
-        return Exit(*EXIT.unpack(told)) if len(told) == EXIT.size else None
+        return Exit(*EXIT.unpack(told[-EXIT.size :])) if len(told) >= EXIT.size else None
+
+    async def _told(self, size: int) -> bytes:
+        """So many bytes; fewer when the parent is gone."""
+        loop = asyncio.get_running_loop()
+        told = b""
+        while len(told) < size and (part := await loop.sock_recv(self._owner, size - len(told))):
+            told += part
+        return told
 
 
 class ReaderParent:
@@ -145,6 +165,15 @@ async def _parent_process(
         env=_environment(),
         start_new_session=True,
     )
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """What a process has used so far; 0 when it is gone."""
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except (psutil.Error, ValueError):
+        return 0.0
+    return float(used.user + used.system)
 
 
 def _is_open(control: socket.socket) -> bool:

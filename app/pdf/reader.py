@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -22,6 +21,8 @@ from app.errors import (
     OutOfMemory,
     PageNotFound,
     ParserCrashed,
+    ReaderKilled,
+    ReadingStalled,
     ReadingTimedOut,
     Unreadable,
     error_for_code,
@@ -30,7 +31,7 @@ from app.pdf.child import LONGEST_TRACEBACK
 from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
 from app.pdf.parent import Recognition
-from app.pdf.processes import Exit, ReaderParent, ReadingProcess
+from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
 from app.pdf.text import clean
 from app.pdf.wire import (
     LARGEST_PICTURE,
@@ -46,6 +47,7 @@ from app.pdf.wire import (
     news_from_frame,
     unpacked,
 )
+from app.temporary import temporary_folder
 
 _VERSION = 3  # raised by every change of this package that reads the same file otherwise
 
@@ -54,6 +56,9 @@ READING_SECONDS_A_PAGE = 0.02
 RENDERING_SECONDS = 20.0
 PATIENCE = 3.0
 """The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine."""
+MOST_WAITS = 5
+LEAST_SHARE = 0.01
+"""Of a core: a process that gets less stands still."""
 OCR_MARGIN_SECONDS = 15.0
 MOST_PROCESSES = 6
 """For one document: after a crash it is read again without what crashed."""
@@ -78,11 +83,12 @@ class Times(NamedTuple):
 
 
 class ReadingProgress(NamedTuple):
-    """`stage` is "reading" or "ocr"; of `pages_done` nothing more will be read."""
+    """`stage` is "reading" or "ocr"; of `pages_done` nothing more will be read. `pid` is who reads."""
 
     stage: str
     pages_done: int
     pages_total: int
+    pid: int
 
 
 ProgressListener = Callable[[ReadingProgress], None]
@@ -113,6 +119,7 @@ class Reading:
         self._known: DocumentFacts | None = None
         self._pages_given = 0
         self.ocr_seconds = 0.0
+        self._waited_seconds = 0.0
         self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
 
@@ -159,7 +166,8 @@ class Reading:
                 self._pages_total = found.pages_total
             if self._on_progress is not None:
                 stage = "ocr" if found.reader == OCR else "reading"
-                self._on_progress(ReadingProgress(stage, found.pages_done, found.pages_total))
+                pid = self._process.pid if self._process else 0
+                self._on_progress(ReadingProgress(stage, found.pages_done, found.pages_total, pid))
 
     def _seconds_for(self, pages: int) -> float:
         seconds = min(READING_SECONDS + READING_SECONDS_A_PAGE * pages, self._times.longest_seconds)
@@ -187,18 +195,20 @@ class Reading:
                 raise cause or verdict from verdict
             finally:
                 await self.end()
-        raise cause or InternalError()
+        raise cause or (ReaderKilled() if lost else InternalError())
 
     async def _news_of(self, process: ReadingProcess) -> AsyncIterator[News]:
         """Until its end. Raises what it found, an Unreadable, or _ProcessDied."""
         conversation = Conversation(self._request, self._known)
+        self._waited_seconds = 0.0
         while True:
             try:
                 with self._on_the_clock(conversation.is_recognising) as seconds:
-                    async with asyncio.timeout(seconds):
-                        body = await process.receive()
+                    body = await _received_in_time(process, seconds)
                     found = await self._understood(body, conversation)
             except TimeoutError as error:
+                if self._has_stood_still(await self.end()):
+                    raise ReadingStalled from error
                 raise _ProcessDied("took too long", ReadingTimedOut()) from error
             except FrameError as error:
                 raise _ProcessDied(f"wrote what is {error}", ParserCrashed()) from error
@@ -212,14 +222,18 @@ class Reading:
 
         No step gets more than half of what is left: the next process must have time for the rest.
         """
+        is_answered = False
         started = time.monotonic()
         try:
             if is_ocr:
-                yield self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
+                yield PATIENCE * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
             else:
                 yield min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
+            is_answered = True
         finally:
             took_seconds = time.monotonic() - started
+            if not (is_ocr and is_answered):  # that was tesseract's CPU time, which is not counted here
+                self._waited_seconds += took_seconds
             if is_ocr:
                 self.ocr_seconds += took_seconds
             else:
@@ -237,6 +251,7 @@ class Reading:
         return None if "end" in frame else conversation.heard(news_from_frame(frame))
 
     def _death(self, how: Exit | None) -> "_ProcessDied":
+        """Raises ReaderKilled when somebody else has ended the process, who may do so again at once."""
         if how is None:
             return _ProcessDied("its parent is gone", None)
         ended_by = os.WTERMSIG(how.status) if os.WIFSIGNALED(how.status) else 0
@@ -244,9 +259,17 @@ class Reading:
         is_full = how.most_memory_bytes > SHARE_OF_AN_ABORT * self._request.limits.memory_bytes
         if ended_by in (signal.SIGXCPU, signal.SIGPROF):
             return _ProcessDied(why, ReadingTimedOut())
-        if ended_by == signal.SIGKILL or (ended_by == signal.SIGABRT and is_full):
+        if ended_by == signal.SIGKILL:  # at its own limit of memory a process is refused more, not killed
+            if self._request.limits.cpu_seconds > 1:  # is left: `end` has counted
+                raise ReaderKilled
+            return _ProcessDied(why, ReadingTimedOut())
+        if ended_by == signal.SIGABRT and is_full:
             return _ProcessDied(why, OutOfMemory())
         return _ProcessDied(why, ParserCrashed())
+
+    def _has_stood_still(self, how: Exit | None) -> bool:
+        """Whether the process got less CPU time than patience allows for: then it was the machine's doing."""
+        return how is not None and how.cpu_seconds * PATIENCE < self._waited_seconds
 
     def _leave_out(self) -> bool:
         """What the process was at when it died; whether anything is left to read with."""
@@ -260,6 +283,22 @@ class Reading:
         pages = [*self._request.skipped.get(reader, ()), page]
         self._request = replace(self._request, skipped={**self._request.skipped, reader: pages})
         return True
+
+
+async def _received_in_time(process: ReadingProcess, seconds: float) -> bytes | None:
+    """A process that gets CPU time is waited for longer: that has a limit. Raises TimeoutError."""
+    receiving = asyncio.ensure_future(process.receive())
+    try:
+        for _ in range(MOST_WAITS):
+            used_seconds = cpu_seconds_of(process.pid)
+            await asyncio.wait([receiving], timeout=seconds)
+            if receiving.done():
+                return receiving.result()
+            if cpu_seconds_of(process.pid) - used_seconds < LEAST_SHARE * seconds:
+                break
+        raise TimeoutError
+    finally:
+        receiving.cancel()
 
 
 class _ProcessDied(Exception):  # noqa: N818 - a fact
@@ -343,8 +382,8 @@ class PDFReader:
 
     async def open_doors(self) -> list[str]:
         """Which escapes a reading process can make here. Raises ParserCrashed when it cannot tell."""
-        with TemporaryDirectory(prefix="pdf-ingest-probe-") as folder:
-            stored = await asyncio.to_thread(_touched, Path(folder, "stored.pdf"))
+        with temporary_folder("probe") as folder:
+            stored = await asyncio.to_thread(_touched, folder / "stored.pdf")
             request = ProbeRequest(self._request.limits, os.getpid(), str(stored))
             return await self._answer(stored, request, lambda answer: doors_from_frame(unpacked(answer)))
 

@@ -25,19 +25,18 @@ from app.errors import (
     StorageFailed,
     TaskNotFound,
 )
-from app.services import path_files
 from app.services.idempotency import Answer, Claim, claiming
-from app.services.path_files import Registration
-from app.services.uploads import ReceivedFile, Upload, clean_filename, storage_key_of
+from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents
 from app.storage.database import Connection, Database
 from app.storage.document_views import ChunkPage, DocumentFilter, DocumentView, OriginalFile
 from app.storage.documents import NewIngestion
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
-from app.storage.path_files import find_waiting
 
 log = structlog.get_logger()
+
+RETRIES_AT_ONCE = 500
 
 OnDuplicate = Literal["return", "replace", "keep"]
 
@@ -196,6 +195,28 @@ class DocumentService:
         self._announce(accepted)
         return accepted
 
+    async def retry_failed(self, collection: str | None = None, codes: Sequence[str] | None = None) -> int:
+        """Ingest all failed documents again, those with one of the codes if some are given; how many.
+
+        Raises QueueFull when none could be begun. The sweeper rings for them.
+        """
+        count = 0
+        while True:
+            new_ids = [uuid7() for _ in range(RETRIES_AT_ONCE)]
+            try:
+                async with self._database.transaction() as connection:
+                    begun = await documents.retry_failed(
+                        connection, collection, codes, new_ids, self._max_queued
+                    )
+            except QueueFull:
+                if count == 0:
+                    raise
+                begun = 0
+            count += begun
+            if begun < RETRIES_AT_ONCE:
+                log.info("retried", count=count, collection=collection, codes=codes)
+                return count
+
     async def cancel(self, task_id: UUID) -> None:
         """End a task that is not finished, and remove its chunks; a finished one stays as it is.
 
@@ -261,42 +282,6 @@ class DocumentService:
         except FileNotFound as error:  # its version was replaced just now, or the folder was emptied by hand
             raise FileGone from error
 
-    async def register_path_file(
-        self,
-        ingestion_id: UUID,
-        path: str,
-        filename: str,
-        sha256: bytes,
-        byte_size: int,
-        storage_key: str,
-        *,
-        collection: str = "default",
-    ) -> Registration:
-        """Make the run of a task that names a file by its path; the file is in the file store already.
-
-        Any number of deliveries of one task may do this at the same time.
-        """
-        new = NewIngestion(ingestion_id, clean_filename(filename), sha256, byte_size, storage_key)
-        async with self._database.transaction() as connection:
-            registration = await path_files.register(connection, self._space_id, collection, new)
-        log.info("path_registered", task_id=str(ingestion_id), path=path, outcome=registration.outcome)
-        if registration.outcome == "success":
-            await self._delete_files([storage_key])
-        return registration
-
-    async def settle(self, ingestion_id: UUID) -> Registration:
-        """Look again at a run that `register_path_file` left waiting; any other is `known`."""
-        async with self._database.transaction() as connection:
-            waiting = await find_waiting(connection, ingestion_id)
-            if waiting is None:
-                return Registration("known")
-            registration = await path_files.settle(
-                connection, self._space_id, ingestion_id, waiting.collection, waiting.sha256
-            )
-        if registration.outcome == "success":
-            await self._delete_files([waiting.storage_key])
-        return registration
-
     async def _add_all(
         self,
         connection: Connection,
@@ -306,7 +291,7 @@ class DocumentService:
     ) -> Sequence[AcceptedFile | RefusedFile]:
         if options.on_duplicate != "keep":
             hashes = {file.sha256 for file in arrived if isinstance(file, ReceivedFile)}
-            await documents.lock_contents(connection, options.collection, sorted(hashes))
+            await documents.lock_contents(connection, options.collection, hashes)
         outcomes: list[AcceptedFile | RefusedFile] = []
         for file in arrived:
             try:

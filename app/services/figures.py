@@ -3,18 +3,22 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from app.errors import DatabaseUnavailable
 from app.metrics import Figure
 from app.storage.database import Database
 from app.storage.figures import STAGES, read_figures
+from app.storage.outages import Outage, list_outages
+from app.storage.sweep import count_undeletable
 
 FRESH_SECONDS = 1.0
 """Who asks more often gets the figures again that were read last."""
 MAX_LOAD = 0.05
 """Of the database's time, since the query sees every ingestion ever: what takes 0.3 s stays fresh for 6."""
 WAITING = ("queued", "retrying")
+SERVICES = ("embedder", "file_store")
 UNFINISHED = ("queued", "retrying", "processing")
 
 
@@ -43,13 +47,32 @@ class Figures:
         try:
             async with self._database.transaction() as connection:
                 rows = await read_figures(connection)
+                outages = await list_outages(connection)
+                undeletable = await count_undeletable(connection)
         except DatabaseUnavailable:
             return [_database_is_up(0)]
-        return [_database_is_up(1), *_of_finished(rows), *_of_unfinished(rows)]
+        return [
+            _database_is_up(1),
+            *_of_finished(rows),
+            *_of_unfinished(rows),
+            _of_outages(outages),
+            Figure("undeletable_files", "Files that could not be deleted yet.", undeletable),
+        ]
 
 
 def _database_is_up(is_up: int) -> Figure:
     return Figure("database_up", "Whether the database answered this scrape.", is_up)
+
+
+def _of_outages(outages: Sequence[Outage]) -> Figure:
+    now = datetime.now(UTC)
+    seconds = {outage.service: (now - outage.since).total_seconds() for outage in outages}
+    return Figure(
+        "outage_seconds",
+        "How long a service that all work waits for has been out; 0: it is not.",
+        dict.fromkeys(SERVICES, 0.0) | seconds,
+        "service",
+    )
 
 
 def _of_finished(rows: Sequence[Any]) -> list[Figure]:

@@ -1,85 +1,217 @@
-"""Files that a task names by their path: checked, copied into the file store, registered."""
+"""Files that a task names by their path: taken in like an upload, and the same bytes only once."""
 
 import asyncio
-import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 from uuid import UUID
 
-from app.errors import FileNotFound, PathNotAllowed, PathRefused, UploadRefused, UploadTooLarge
-from app.pdf.text import clean
-from app.services.documents import DocumentService
-from app.storage import ingestions
-from app.storage.database import Database
+import structlog
+from uuid_utils.compat import uuid7
+
+from app.errors import (
+    FileNotFound,
+    PathNotAllowed,
+    PathRefused,
+    StorageFailed,
+    Temporary,
+    UploadRefused,
+)
+from app.services.outages import Outages
+from app.services.retries import MAX_RETRIES, pause_seconds
+from app.services.uploads import ReceivedFile, Upload, clean_filename
+from app.storage import documents, ingestions, path_files
+from app.storage.database import Connection, Database
+from app.storage.documents import KnownContent
 from app.storage.files import FileStore
 
+COLLECTION = "default"
+_READ_BYTES = 256 * 1024
 
+Outcome = Literal["queued", "success", "waiting", "known"]
+"""What became of a path's file. `queued`: its run is the newest of its document; `success`: the same bytes
+are served already; `waiting`: another run has them in work, look again in a second; `known`: nothing, another
+delivery was faster, or the run has ended meanwhile."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IncomingFiles:
-    """Takes in a file from one of the folders a task may read."""
+    """Takes in a file from one of the folders a task may read, or from the file store itself."""
 
-    def __init__(
-        self,
-        *,
-        folders: tuple[Path, ...],
-        storage_url: str,
-        max_bytes: int,
-        database: Database,
-        files: FileStore,
-        documents: DocumentService,
-    ) -> None:
-        self._database = database
-        self._max_bytes = max_bytes
-        self._folders = [folder.resolve() for folder in folders]
-        self._storage_prefix = storage_url.rstrip("/") + "/"
-        self._files = files
-        self._documents = documents
+    folders: tuple[Path, ...]
+    storage_url: str
+    uploading: Callable[[], AbstractAsyncContextManager[Upload]]
+    database: Database
+    files: FileStore
+    outages: Outages
+    space_id: int
+    collection: str = COLLECTION
 
-    async def take(self, ingestion_id: UUID, file_path: str) -> None:
-        """Make the ingestion of a task that nobody uploaded.
+    async def begin(self, ingestion_id: UUID, file_path: str) -> None:
+        """Make the row of a task that nobody uploaded, and take its file in.
 
-        Raises PathNotAllowed, FileNotFound or UploadTooLarge; the refusal is recorded as the verdict.
+        Raises PathRefused or UploadRefused, which are the verdict then, or a Temporary: then it is tried
+        again later.
         """
         file_path = str(file_path)  # a script may hand over a Path, and a message anything that JSON can hold
-        storage_key = f"{ingestion_id}.pdf"
+        async with self.database.autocommit() as connection:
+            await path_files.insert_if_unknown(
+                connection, ingestion_id, uuid7(), _name_of(file_path), file_path
+            )
+        await self.take(ingestion_id, file_path)
+
+    async def go_on(self, row: Any) -> None:
+        """With the row of a run that is due and cannot be claimed: its file was not taken in, or it waits."""
+        if row.path is not None:
+            await self.take(row.id, row.path)
+        else:
+            await self.settle(row.id)
+
+    async def take(self, ingestion_id: UUID, file_path: str) -> Outcome:
         try:
-            filename = await self._copy(file_path, storage_key)
+            async with self.uploading() as upload, self._opened(file_path) as parts:
+                file = await upload.receive(_name_of(file_path), parts)
+                outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
-            async with self._database.autocommit() as connection:
-                filename = clean(Path(file_path).name)
-                await ingestions.record_refusal(connection, ingestion_id, filename, error)
+            async with self.database.autocommit() as connection:
+                await ingestions.end(connection, ingestion_id, self.space_id, error)
             raise
-        digest = hashlib.sha256()
-        byte_size = 0
-        async for piece in self._files.read(storage_key):
-            digest.update(piece)
-            byte_size += len(piece)
-        await self._documents.register_path_file(
-            ingestion_id, file_path, filename, digest.digest(), byte_size, storage_key
-        )
+        except StorageFailed as error:
+            await self._put_off(ingestion_id, error)
+            raise
+        log.info("path_registered", task_id=str(ingestion_id), path=file_path, outcome=outcome)
+        return outcome
 
-    async def _copy(self, file_path: str, storage_key: str) -> str:
-        if file_path.startswith(self._storage_prefix):
-            given_key = file_path.removeprefix(self._storage_prefix)
-            # the file store has no folders, and `..` leads out of it
-            if given_key in {"", ".."} or Path(given_key).name != given_key:
-                raise PathNotAllowed
-            if await self._files.size(given_key) > self._max_bytes:
-                raise UploadTooLarge
-            await self._files.write(storage_key, self._files.read(given_key))
-            return given_key
-        path = await asyncio.to_thread(self._allowed, file_path)
-        await self._files.copy_in(path, storage_key)
-        return path.name
+    async def settle(self, ingestion_id: UUID) -> Outcome:
+        """Look again at a run that waits for another one with the same bytes."""
+        async with self.database.transaction() as connection:
+            waiting = await path_files.find_waiting(connection, ingestion_id)
+            if waiting is None:
+                return "known"
+            outcome = await self._decide(connection, ingestion_id, waiting.collection, waiting.sha256)
+        if outcome == "success":
+            await self._delete(waiting.storage_key)
+        return outcome
 
-    def _allowed(self, file_path: str) -> Path:
-        """The real path, links followed, of a file in one of the folders."""
+    async def _register(self, ingestion_id: UUID, file: ReceivedFile, upload: Upload) -> Outcome:
+        """Give the run its file. Any number of deliveries of one task may do this at the same time."""
+        async with self.database.transaction() as connection:
+            await documents.lock_contents(connection, self.collection, [file.sha256])
+            if not await path_files.give_file(
+                connection, ingestion_id, file.sha256, file.byte_size, file.storage_key
+            ):
+                return "known"
+            outcome = await self._decide(connection, ingestion_id, self.collection, file.sha256)
+            if outcome != "success":
+                upload.hand_over(file.storage_key)
+        return outcome
+
+    async def _decide(
+        self, connection: Connection, ingestion_id: UUID, collection: str, sha256: bytes
+    ) -> Outcome:
+        """The rule of same content."""
+        await documents.lock_contents(connection, collection, [sha256])
+        known = await documents.find_content(connection, collection, sha256)
+        if known and known.is_live:
+            await path_files.share(connection, ingestion_id, known.ingestion_id)
+            return "success"
+        if known and known.is_in_work:
+            await path_files.wait_for(connection, ingestion_id, known.document_id, known.ingestion_id)
+            return "waiting"
+        await self._move(connection, ingestion_id, collection, known)
+        return "queued"
+
+    async def _move(
+        self, connection: Connection, ingestion_id: UUID, collection: str, known: KnownContent | None
+    ) -> None:
+        """To the document whose run with these bytes has failed, or to one of its own."""
+        if known and await documents.lock_document(connection, known.document_id):
+            await path_files.move(connection, ingestion_id, known.document_id)
+            await documents.make_latest(connection, self.space_id, known.document_id, ingestion_id)
+            return
+        document_id = uuid7()
+        await path_files.move(connection, ingestion_id, document_id)
+        await path_files.insert_document(connection, document_id, collection, ingestion_id)
+
+    async def _put_off(self, ingestion_id: UUID, error: Temporary) -> None:
+        is_out = await self.outages.report(error.owner, error)
+        async with self.database.autocommit() as connection:
+            row = await ingestions.find(connection, ingestion_id)
+            if row is None:
+                return
+            if row.retries >= MAX_RETRIES:
+                await ingestions.end(connection, ingestion_id, self.space_id, error)
+                return
+            seconds = pause_seconds(row.retries)
+            await path_files.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)
+        log.warning("retrying later", task_id=str(ingestion_id), code=error.code, seconds=round(seconds, 1))
+
+    async def _delete(self, storage_key: str) -> None:
         try:
-            path = Path(file_path).resolve()
-            if not any(path.is_relative_to(folder) for folder in self._folders):
+            await self.files.delete(storage_key)
+        except StorageFailed:  # the sweeper removes what no row names
+            log.warning("file_not_deleted", storage_key=storage_key)
+
+    @asynccontextmanager
+    async def _opened(self, file_path: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        prefix = self.storage_url.rstrip("/") + "/"
+        if file_path.startswith(prefix):
+            key = file_path.removeprefix(prefix)
+            # the file store has no folders, and `..` leads out of it
+            if key in {"", ".."} or Path(key).name != key:
                 raise PathNotAllowed
-            if not path.is_file():
-                raise FileNotFound
-            if path.stat().st_size > self._max_bytes:
-                raise UploadTooLarge
-        except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, a loop of links
-            raise FileNotFound from error
-        return path
+            yield self.files.read(key)
+            return
+        descriptor = await asyncio.to_thread(_open_below, self.folders, file_path)
+        try:
+            yield _parts_of(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _name_of(file_path: str) -> str:
+    return clean_filename(Path(file_path).name)
+
+
+def _open_below(folders: tuple[Path, ...], file_path: str) -> int:
+    """A descriptor of a file in one of the folders. Raises PathRefused.
+
+    Links are followed while the path is resolved, and none of them out of the folders. It is opened step by
+    step from there: a link that takes the place of a folder in between is not followed.
+    """
+    try:
+        path = Path(file_path).resolve()
+        folder = next(
+            (one for one in (folder.resolve() for folder in folders) if path.is_relative_to(one)), None
+        )
+        if folder is None:
+            raise PathNotAllowed
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in path.relative_to(folder).parts:
+            # without O_NONBLOCK a named pipe would wait for its other end
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            try:
+                below = os.open(part, flags, dir_fd=at)
+            finally:
+                os.close(at)
+            at = below
+        if not stat.S_ISREG(os.fstat(at).st_mode):
+            os.close(at)
+            raise FileNotFound
+    except (OSError, ValueError, RuntimeError) as error:  # a name too long, a NUL in it, a loop of links
+        raise FileNotFound from error
+    return at
+
+
+async def _parts_of(descriptor: int) -> AsyncIterator[bytes]:
+    try:
+        while part := await asyncio.to_thread(os.read, descriptor, _READ_BYTES):
+            yield part
+    except OSError as error:  # its disk, or it is gone from the network
+        raise StorageFailed("The file at this path could not be read.") from error

@@ -1,6 +1,6 @@
 """How fast a document is read: what is slow may not hold every worker."""
 
-import time
+from app.pdf.processes import cpu_seconds_of
 
 SLOW_SECONDS = 10.0
 SILENT_SECONDS = 0.5
@@ -8,21 +8,28 @@ SILENT_SECONDS = 0.5
 
 
 class ReadingPace:
-    """Counts from the first note, which comes when the reading process has begun."""
+    """Counts the CPU time of the reading processes: by the clock everything is slow on a busy machine."""
 
     def __init__(self) -> None:
-        self._began: float | None = None
-        self._noted = 0.0
+        self._pid = 0
+        self._before = 0.0  # what processes that have ended had used
+        self._used = 0.0
+        self._used_by_last_note = 0.0
+        self._is_noted = False
 
-    def note(self) -> None:
-        """The reading goes on."""
-        self._noted = time.monotonic()
-        if self._began is None:
-            self._began = self._noted
+    def note(self, pid: int) -> None:
+        """The reading goes on, in this process."""
+        if pid and pid != self._pid:
+            self._pid, self._before = pid, self._before + self._used
+            self._used = self._used_by_last_note = 0.0
+        self._is_noted = True
 
-    @property
     def is_slow(self) -> bool:
-        now = time.monotonic()
-        return self._began is not None and (
-            now - self._began > SLOW_SECONDS or now - self._noted > SILENT_SECONDS
-        )
+        """Ask often: what was used since the last note is known as exactly as that."""
+        if not self._pid:
+            return False
+        self._used = max(self._used, cpu_seconds_of(self._pid))
+        if self._is_noted:
+            self._is_noted, self._used_by_last_note = False, self._used
+        is_silent = self._used - self._used_by_last_note > SILENT_SECONDS
+        return is_silent or self._before + self._used > SLOW_SECONDS

@@ -1,19 +1,22 @@
 """Following tasks: one query for everybody who waits, however many they are."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+import time
+from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import Context
+from dataclasses import replace
 from uuid import UUID, uuid5
 
 import structlog
 
 from app.errors import TaskNotFound
-from app.storage.database import Database
-from app.storage.tasks import TaskStatus, list_task_statuses
+from app.storage.database import Connection, Database
+from app.storage.tasks import TaskStatus, list_queue, list_task_statuses
 
 _FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
 _QUERY_TIMEOUT_SECONDS = 5.0
+_NUMBERING_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +39,14 @@ class ProgressWatcher:
         self._database = database
         self._poll_seconds = poll_seconds
         self._followed: dict[UUID, _Followed] = {}
+        self._places = _Places()
         self._poller: asyncio.Task[None] | None = None
         self._is_stopped = False
         self._is_failing = False
 
     async def status(self, task_id: UUID) -> TaskStatus:
         """Raises TaskNotFound."""
-        async with self._database.transaction() as connection:
-            statuses = await list_task_statuses(connection, [task_id])
+        statuses = await self._read([task_id])
         if not statuses:
             raise TaskNotFound
         return statuses[0]
@@ -118,13 +121,42 @@ class ProgressWatcher:
 
     async def _read_followed(self) -> None:
         asked = dict(self._followed)
-        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.transaction() as connection:
-            statuses = {status.task_id: status for status in await list_task_statuses(connection, asked)}
+        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS):
+            statuses = {status.task_id: status for status in await self._read(asked)}
         for task_id, followed in asked.items():
             if status := statuses.get(task_id):
                 followed.show(status)
             else:
                 followed.end()
+
+    async def _read(self, task_ids: Collection[UUID]) -> list[TaskStatus]:
+        async with self._database.transaction() as connection:
+            statuses = await list_task_statuses(connection, task_ids)
+            if any(status.status == "queued" for status in statuses):
+                await self._places.number(connection)
+        return [self._places.show(status) for status in statuses]
+
+
+class _Places:
+    """In the queue. Numbered once a second for all who ask: that reads the whole queue."""
+
+    def __init__(self) -> None:
+        self._places: dict[UUID, int] = {}
+        self._numbered = -_NUMBERING_SECONDS
+        self._numbering = asyncio.Lock()
+
+    async def number(self, connection: Connection) -> None:
+        async with self._numbering:
+            if time.monotonic() - self._numbered < _NUMBERING_SECONDS:
+                return
+            self._places = {task_id: place for place, task_id in enumerate(await list_queue(connection), 1)}
+            self._numbered = time.monotonic()
+
+    def show(self, status: TaskStatus) -> TaskStatus:
+        """What came after the last numbering stands at the end."""
+        if status.status != "queued":
+            return status
+        return replace(status, queue_position=self._places.get(status.task_id, len(self._places) + 1))
 
 
 class _Followed:

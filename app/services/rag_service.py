@@ -1,25 +1,34 @@
 """The product in one class: a PDF goes in, its chunks can be searched."""
 
 import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import structlog
+from numpy.typing import NDArray
 from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import Embedder
 from app.errors import (
+    ChunksDiffer,
+    DatabaseUnavailable,
+    EmbeddingFailed,
+    EmbeddingRefused,
+    FileNotFound,
     InternalError,
+    Interrupted,
     LeaseLost,
     NoText,
     PDFIngestError,
+    StorageFailed,
     TaskNotFound,
     TaskTimedOut,
     Temporary,
@@ -31,25 +40,31 @@ from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
 from app.services.ahead import ahead
 from app.services.detection import LanguageDetector
-from app.services.documents import DocumentService
-from app.services.holder import is_dead
+from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
+from app.services.outages import Outages
 from app.services.pace import ReadingPace
+from app.services.resuming import ChunkChain, behind
+from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
-from app.storage import canonical, ingestions, languages
+from app.services.sweeper import lost_leases
+from app.storage import canonical, ingestions, languages, sweep
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.ingestions import Lease, Progress
+from app.storage.ingestions import Lease, Progress, StoredChunks
 from app.storage.languages import TextLanguage, TextSearch
 from app.storage.passwords import PasswordCipher
 from app.storage.tasks import FINAL_STATUSES, result_of
 
 HEARTBEAT_SECONDS = 1.0
+FIRST_HEARTBEAT_SECONDS = 0.25
+"""What is read by then is known to be progress, however soon the process may be killed."""
+DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
-MAX_RETRIES = 12  # with the delays below: given up after about 25 minutes
-MAX_RETRY_SECONDS = 300.0
+MAX_OUTAGE_PAUSE_SECONDS = 30.0
+MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +75,6 @@ class RAGService:
 
     database: Database
     files: FileStore
-    documents: DocumentService
     incoming: IncomingFiles
     reader: PDFReader
     splitter: Splitter
@@ -69,6 +83,8 @@ class RAGService:
     text_search: TextSearch
     space_id: int
     cipher: PasswordCipher | None
+    outages: Outages
+    processes: Processes
     holder: str
     batch_chunks: int
     searcher: Searcher
@@ -115,7 +131,10 @@ class RAGService:
         return result_of(row) if row.status in FINAL_STATUSES else None
 
     async def give_up(self, ingestion_id: UUID) -> None:
-        """End an ingestion that ran into its time limit, whoever holds it."""
+        """End an ingestion that ran into its time limit, whoever holds it; but not in an outage."""
+        if await self.outages.has_any():
+            log.info("time limit reached in an outage", task_id=str(ingestion_id))
+            return
         async with self.database.autocommit() as connection:
             await ingestions.end(connection, ingestion_id, self.space_id, TaskTimedOut())
         log.warning("time limit reached", task_id=str(ingestion_id))
@@ -124,8 +143,18 @@ class RAGService:
         progress = Progress()
         try:
             async with beside(self._renew_for_ever(lease, progress)):
-                return await self._ingest(lease, progress)
+                try:
+                    return await self._ingest(lease, progress)
+                except ChunksDiffer:
+                    await self._begin_anew(lease)
+                    return await self._ingest(lease, progress)
         except (LeaseLost, WorkHeld):
+            raise
+        except DatabaseUnavailable:
+            await self._hand_over_when_possible(lease)
+            raise
+        except Interrupted as error:
+            await self._try_again_or_fail(lease, error)
             raise
         except Temporary as error:
             await self._retry_or_fail(lease, error)
@@ -145,23 +174,25 @@ class RAGService:
         clock = StageClock()
         notes = PageNotes()
         async with (
-            self.files.local_file(lease.storage_key) as path,
+            self._local_file(lease) as path,
             self._opened(path, lease, progress) as reading,
         ):
-            stored = await self._begin(lease, reading)
+            earlier = await self._begin(lease, reading)
+            stored, chain = earlier.count, ChunkChain(earlier.digest)
             language = await self._language_of_stored(lease) if stored else None
-            chunks = self._split(lease.filename, reading, progress, notes)
-            async with ahead(in_batches(chunks, self.batch_chunks, skip=stored)) as batches:
+            chunks = behind(self._split(lease.filename, reading, progress, notes), earlier)
+            async with ahead(in_batches(chunks, self.batch_chunks)) as batches:
                 async for batch in batches:
                     language = language or await self._detect(batch)
                     progress.stage = "embedding"
                     with clock.stage("embedding"):
-                        vectors = await self.embedder.embed([chunk.embedded_text for chunk in batch])
+                        vectors = await self._embed([chunk.embedded_text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
                             await ingestions.store(
                                 *(connection, lease, self.space_id, batch, vectors, progress),
                                 language=language,
+                                digest=chain.add(batch),
                             )
                     stored = batch[-1].ordinal + 1
         if stored == 0:
@@ -184,12 +215,47 @@ class RAGService:
         return published
 
     @asynccontextmanager
+    async def _local_file(self, lease: Lease) -> AsyncIterator[Path]:
+        """It was stored before its row was made: that it is gone is the file store's fault, of a disk that is
+        not mounted, say. Raises StorageFailed.
+        """
+        async with AsyncExitStack() as opened:
+            try:
+                path = await opened.enter_async_context(self.files.local_file(lease.storage_key))
+            except FileNotFound as error:
+                raise StorageFailed(error.message) from error
+            yield path
+
+    async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        """Waits, with what is read already, as long as the embedder is out.
+
+        It may be out for this process only, which has another key than the one whose probe succeeds: the
+        pauses keep it from stopping all the others again and again.
+        """
+        for outages in count():
+            try:
+                return await self.embedder.embed(texts)
+            except EmbeddingFailed as error:
+                if error.owner != "embedder" or not await self.outages.report(error.owner, error):
+                    raise
+            await self._wait_for_services()
+            await asyncio.sleep(min(2.0**outages - 1, MAX_OUTAGE_PAUSE_SECONDS))
+        raise AssertionError("count has no end")
+
+    async def _wait_for_services(self) -> None:
+        while True:
+            try:
+                return await self.outages.wait()
+            except Temporary:  # the database is away as well
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    @asynccontextmanager
     async def _opened(self, path: Path, lease: Lease, progress: Progress) -> AsyncIterator[Reading]:
         """The document, read but for its OCR. Raises WorkHeld when it is slow and must wait for its turn."""
         pace = ReadingPace()
 
         def note(read: ReadingProgress) -> None:
-            pace.note()
+            pace.note(read.pid)
             progress.stage = read.stage
             progress.pages_total = read.pages_total
             progress.advance(read.pages_done)
@@ -205,12 +271,12 @@ class RAGService:
         """Leaves the work when it is slow, something else waits, and the slow lane is taken."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if not pace.is_slow:
+            if not pace.is_slow():
                 continue
             try:
                 async with self.database.autocommit() as connection:
                     if not await ingestions.enter_slow_lane(connection, lease):
-                        await ingestions.hand_over(connection, lease, is_slow=True)
+                        await ingestions.hand_over(connection, lease, is_slow=True, is_counted=False)
                         log.info("made way", reason="slow to read")
                         raise WorkHeld
             except Temporary:
@@ -227,8 +293,13 @@ class RAGService:
         log.info("read", pages=progress.pages_done, engine=reading.facts.engine)
         yield await asyncio.to_thread(splitting.finish)
 
-    async def _begin(self, lease: Lease, reading: Reading) -> int:
-        """How many chunks an earlier attempt has stored, cut by the same recipe."""
+    async def _begin_anew(self, lease: Lease) -> None:
+        log.warning("beginning anew", reason="an earlier attempt has read something else")
+        async with self.database.autocommit() as connection:
+            await ingestions.begin_anew(connection, lease, self.space_id)
+
+    async def _begin(self, lease: Lease, reading: Reading) -> StoredChunks:
+        """The chunks that an earlier attempt has stored, cut by the same recipe."""
         recipe = (
             f"{self.reader.fingerprint} {self.splitter.fingerprint} {reading.facts.engine} {self.space_id}"
             f" words {canonical.VERSION}"
@@ -250,16 +321,15 @@ class RAGService:
         lease = await self._try_to_claim(ingestion_id)
         if lease is None:
             row = await self._find(ingestion_id)
-            dead_epoch = -1
             if row is None:
-                await self.incoming.take(ingestion_id, file_path)
-            elif row.status == "queued":
-                await self.documents.settle(ingestion_id)
-            elif row.status == "processing" and is_dead(row.worker):
-                dead_epoch = row.lease_epoch
+                await self.incoming.begin(ingestion_id, file_path)
+            elif row.status in ("queued", "retrying"):
+                await self._go_on_if_due(row)
+            elif row.status == "processing":
+                await self._free_if_dead(ingestion_id)
             elif row.status in FINAL_STATUSES:
                 return None
-            lease = await self._try_to_claim(ingestion_id, dead_epoch)
+            lease = await self._try_to_claim(ingestion_id)
         if lease is None:
             row = await self._find(ingestion_id)
             if row is None or row.status not in FINAL_STATUSES:
@@ -267,9 +337,23 @@ class RAGService:
                 raise WorkHeld
         return lease
 
-    async def _try_to_claim(self, ingestion_id: UUID, dead_epoch: int = -1) -> Lease | None:
+    async def _try_to_claim(self, ingestion_id: UUID) -> Lease | None:
         async with self.database.autocommit() as connection:
-            return await ingestions.claim(connection, ingestion_id, self.holder, dead_epoch=dead_epoch)
+            return await ingestions.claim(connection, ingestion_id, self.holder)
+
+    async def _go_on_if_due(self, row: Any) -> None:
+        async with self.database.autocommit() as connection:
+            is_due = await ingestions.is_due(connection, row.id)
+        if is_due:
+            await self.incoming.go_on(row)
+
+    async def _free_if_dead(self, ingestion_id: UUID) -> None:
+        """The sweeper would do it within a second. What else its holder had says whose fault it was."""
+        async with self.database.autocommit() as connection:
+            lost = lost_leases(self.processes, await sweep.holders(connection))
+            mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
+            if mine:
+                await sweep.requeue_lost(connection, self.space_id, mine, with_expired=False)
 
     async def _find(self, ingestion_id: UUID) -> Any:
         async with self.database.autocommit() as connection:
@@ -286,8 +370,10 @@ class RAGService:
 
     async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
         """The heartbeat. Raises LeaseLost."""
+        pause_seconds = FIRST_HEARTBEAT_SECONDS
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = HEARTBEAT_SECONDS
             try:
                 async with self.database.autocommit() as connection:
                     await ingestions.renew(connection, lease, progress)
@@ -295,14 +381,27 @@ class RAGService:
                 continue
 
     async def _retry_or_fail(self, lease: Lease, error: Temporary) -> None:
-        if lease.retries >= MAX_RETRIES or not error.retryable:
+        if error.owner != "document" and await self.outages.report(error.owner, error):
+            await self._hand_over(lease, is_counted=False)
+            return
+        most = MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
+        if lease.retries >= most or error.owner == "document":
             await self._fail(lease, error)
             return
-        delay_seconds = min(MAX_RETRY_SECONDS, 2.0**lease.retries) * random.uniform(0.5, 1.0)  # noqa: S311
+        delay_seconds = pause_seconds(lease.retries)
         async with self.database.autocommit() as connection:
             await ingestions.retry_later(connection, lease, error, delay_seconds)
         counters().retries.labels(error.code).inc()
         log.warning("retrying later", code=error.code, seconds=round(delay_seconds, 1))
+
+    async def _try_again_or_fail(self, lease: Lease, error: Interrupted) -> None:
+        async with self.database.autocommit() as connection:
+            seconds = await ingestions.give_up_attempt(connection, lease, self.space_id, error)
+        if seconds is None:
+            counters().verdicts.labels(error.code).inc()
+            log.info("failed", code=error.code)
+        else:
+            log.warning("interrupted", reason=error.message, seconds=seconds)
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
         async with self.database.autocommit() as connection:
@@ -310,13 +409,28 @@ class RAGService:
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)
 
-    async def _hand_over(self, lease: Lease) -> None:
+    async def _hand_over(self, lease: Lease, *, is_counted: bool = True) -> None:
         try:
             async with self.database.autocommit() as connection:
-                await ingestions.hand_over(connection, lease)
+                await ingestions.hand_over(connection, lease, is_counted=is_counted)
             log.info("handed over")
         except (LeaseLost, Temporary):
             log.info("the lease was not given back; it runs out")
+
+    async def _hand_over_when_possible(self, lease: Lease) -> None:
+        """The database was away: nothing is charged for that, unless it stays away and the lease runs out."""
+        deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                async with self.database.autocommit() as connection:
+                    await ingestions.hand_over(connection, lease, is_counted=False)
+            except LeaseLost:
+                return
+            except Temporary:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+            else:
+                log.info("handed over", reason="the database was not available")
+                return
 
     def _password(self, lease: Lease) -> str | None:
         return self.cipher.decrypt(lease.password) if self.cipher and lease.password else None
@@ -378,13 +492,11 @@ def _count_published(pages: int, chunks: int, stage_seconds: dict[str, float]) -
         counted.stage_seconds.labels(stage).inc(seconds)
 
 
-async def in_batches(
-    source: AsyncGenerator[list[Chunk]], size: int, *, skip: int = 0
-) -> AsyncGenerator[list[Chunk]]:
-    """Batches of `size` chunks, the last one smaller; chunks with an ordinal below `skip` are left out."""
+async def in_batches(source: AsyncGenerator[list[Chunk]], size: int) -> AsyncGenerator[list[Chunk]]:
+    """Batches of `size` chunks, the last one smaller."""
     batch: list[Chunk] = []
     async for chunks in source:
-        batch += [chunk for chunk in chunks if chunk.ordinal >= skip]
+        batch += chunks
         while len(batch) >= size:
             yield batch[:size]
             batch = batch[size:]

@@ -1,7 +1,7 @@
 """Whether the service can do its work right now, found out in a bounded time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from app.errors import SandboxIncomplete, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
 from app.storage.database import Database
+from app.storage.outages import Outage, list_outages
 from app.storage.readiness import is_behind, read_live_space, read_revision
 
 CHECK_SECONDS = 2.0
@@ -22,10 +23,14 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """`faults`: what is not in order, with a sentence each; `degraded`: what can be missing for a while."""
+    """`faults`: what is not in order, with a sentence each; `degraded`: what can be missing for a while.
+
+    `outages` says of what is degraded why and since when, as far as the database knows it.
+    """
 
     faults: dict[str, str]
     degraded: list[str]
+    outages: Sequence[Outage] = ()
 
 
 async def check_sandbox(reader: PDFReader, *, is_required: bool) -> str:
@@ -55,22 +60,25 @@ async def check_readiness(
     async def ping() -> bool:
         return await is_broker_up()
 
-    faults, is_up = await asyncio.gather(
-        _within(CHECK_SECONDS, _database_faults(database, space_id)), _within(CHECK_SECONDS, ping())
+    found, is_up = await asyncio.gather(
+        _within(CHECK_SECONDS, _ask_database(database, space_id)), _within(CHECK_SECONDS, ping())
     )
-    if faults is None:
-        faults = {"database": "The database cannot be reached, or does not answer in time."}
-    return Readiness(faults, [] if is_up else ["broker"])
+    if found is None:
+        found = {"database": "The database cannot be reached, or does not answer in time."}, []
+    faults, outages = found
+    degraded = [] if is_up else ["broker"]
+    return Readiness(faults, [*degraded, *(outage.service for outage in outages)], outages)
 
 
-async def _database_faults(database: Database, space_id: int) -> dict[str, str]:
+async def _ask_database(database: Database, space_id: int) -> tuple[dict[str, str], list[Outage]]:
+    """(faults, outages of other services)."""
     async with database.transaction() as connection:
         revision = await read_revision(connection)
         if await asyncio.to_thread(is_behind, revision):
-            return {"migrations": "The database is not migrated: run `pdf-ingest migrate`."}
+            return {"migrations": "The database is not migrated: run `pdf-ingest migrate`."}, []
         if await read_live_space(connection) != space_id:
-            return {"embedding_space": "The database belongs to another embedding model now: restart."}
-    return {}
+            return {"embedding_space": "The database belongs to another embedding model now: restart."}, []
+        return {}, await list_outages(connection)
 
 
 async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:

@@ -1,19 +1,24 @@
 """Searching: a question becomes a vector, storage ranks chunks, a reranker may reorder the best of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from app.embeddings.base import Embedder
+from app.errors import EmbeddingFailed
 from app.services.grouping import GROUPED_HITS, best_of_documents
+from app.services.outages import Outages
 from app.services.reranking import RERANKED_HITS, Reranking
 from app.storage import search
 from app.storage.database import Database
 from app.storage.filters import SearchFilter
 from app.storage.neighbours import with_neighbours
 from app.storage.search import Hit
+
+log = structlog.get_logger(__name__)
 
 Mode = Literal["hybrid", "vector", "text"]
 LeftOut = Literal["embedder", "reranker"]
@@ -56,11 +61,18 @@ class Searcher:
     database: Database
     embedder: Embedder
     space_id: int
+    outages: Outages
     reranking: Reranking | None = None
 
     async def search(self, wanted: Search) -> Found:
-        """The best chunks of the documents that pass the filter; no match is an empty list."""
-        vector = None if wanted.mode == "text" else await self.embedder.embed_query(wanted.query)
+        """The best chunks of the documents that pass the filter; no match is an empty list.
+
+        While the embedder is out, words have to do, whose scores `min_score` is not about.
+        """
+        vector = None if wanted.mode == "text" else await self._vector_in_time(wanted.query)
+        if wanted.mode != "text" and vector is None:
+            by_words = replace(wanted, mode="text", min_score=None)
+            return Found((await self.search(by_words)).hits, ("embedder",))
         reranking = self.reranking if wanted.mode == "hybrid" else None
         depth = wanted.limit if wanted.group_size is None else GROUPED_HITS
         hits = await self._ranked(wanted, vector, max(depth, RERANKED_HITS if reranking else 0))
@@ -71,6 +83,15 @@ class Searcher:
             return Found(wanted.best_of(hits), ("reranker",))
         return Found(wanted.best_of(reranked))
 
+    async def _vector_in_time(self, query: str) -> NDArray[np.float32] | None:
+        if await self.outages.has_any("embedder"):
+            return None
+        try:
+            return await self.embedder.embed_query(query)
+        except EmbeddingFailed as error:
+            log.warning("searching words only", reason=error.message)
+            return None
+
     async def _ranked(self, wanted: Search, vector: NDArray[np.float32] | None, depth: int) -> list[Hit]:
         """The best `depth` hits; they and their neighbours are of one moment."""
         what = (wanted.filter, depth, wanted.min_score)
@@ -80,5 +101,8 @@ class Searcher:
             elif wanted.mode == "vector":
                 hits = await search.search_vector(connection, self.space_id, vector, *what)
             else:
-                hits = await search.search_hybrid(connection, self.space_id, vector, wanted.query, *what)
+                is_contextual = self.embedder.is_contextual
+                hits = await search.search_hybrid(
+                    connection, self.space_id, vector, wanted.query, *what, is_contextual=is_contextual
+                )
             return await with_neighbours(connection, hits, wanted.neighbours) if wanted.neighbours else hits

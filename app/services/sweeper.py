@@ -1,26 +1,35 @@
-"""The sweeper: finds what got lost between Postgres and the broker, and rings for it again.
+"""Finds what nobody works on and rings for it again; removes files that no row needs.
 
-One runs on every open loop, in the API and in each worker process; one at a time acts.
+One coroutine on every open event loop, in the API and in the workers. Each frees what dead processes of its
+own host held; the rest is done by one of them at a time, the leader.
 """
 
 import asyncio
 import time
-from typing import Protocol
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NoReturn, Protocol
 from uuid import UUID
 
 import structlog
 
-from app.errors import PDFIngestError, WorkerLost
-from app.services.holder import HOST, is_dead
+from app.errors import PDFIngestError, StorageFailed, WorkerLost
+from app.services.holder import Processes
+from app.services.outages import Outages
 from app.storage import sweep
 from app.storage.database import Database
 from app.storage.files import FileStore
+from app.storage.ingestions import LEASE_SECONDS
+from app.storage.outages import list_outages
+from app.storage.sweep import LostLease
 
 SWEEP_SECONDS = 1.0
 TIDY_SECONDS = 600.0
 ORPHAN_SECONDS = 3600.0
 RINGS_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
+KEYS_PER_LOOK = 1000
+RUNS_AT_ONCE = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -34,71 +43,155 @@ class Queue(Protocol):
 
 
 class Sweeper:
-    def __init__(self, *, database: Database, files: FileStore, queue: Queue, space_id: int) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        files: FileStore,
+        queue: Queue,
+        outages: Outages,
+        processes: Processes,
+        space_id: int,
+        retention_days: float,
+    ) -> None:
         self._database = database
         self._files = files
         self._queue = queue
+        self._outages = outages
+        self._processes = processes
+        self._holder = processes.name_of_this()
         self._space_id = space_id
+        self._retention_days = retention_days
+        self._is_leader = False
         self._tidied = time.monotonic()
 
     async def run(self) -> None:
-        """Sweep every second until cancelled; a failing sweep is logged and the next one tries again."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            try:
-                await self.sweep()
-            except PDFIngestError as error:
-                log.info("sweep skipped", reason=error.message)
-            except Exception:
-                log.exception("sweep failed")
+        """Sweep every second until cancelled. What takes long is done beside it."""
+        await asyncio.gather(
+            _every(SWEEP_SECONDS, self.sweep),
+            _every(SWEEP_SECONDS, self._outages.probe),
+            _every(SWEEP_SECONDS, self.delete_files),
+            _every(SWEEP_SECONDS, self._tidy_sometimes),
+        )
 
     async def sweep(self) -> None:
-        for ingestion_id, is_begun in await self._find_unannounced():
-            await self._queue.enqueue(ingestion_id, is_begun=is_begun)
-        await self._delete_files()
-        if time.monotonic() - self._tidied > TIDY_SECONDS:
-            self._tidied = time.monotonic()
-            await self._tidy()
+        """Short statements, each a transaction of its own: a sweeper that is stopped holds up nobody."""
+        led_seconds = await self._lead()
+        # When nobody swept for a while, the database or all of us stood still: leases may yet be renewed.
+        await self._free_lost(with_expired=led_seconds is not None and led_seconds > LEASE_SECONDS)
+        if self._is_leader:
+            await self._ring_for_unannounced()
 
-    async def _find_unannounced(self) -> list[tuple[UUID, bool]]:
-        """(id, whether it was begun) of lost leases, and of what waits for a worker without a message."""
-        waiting_messages = await self._queue.length()
-        async with self._database.transaction() as connection:
-            if not await sweep.try_lock(connection):
-                return []
-            held_here = await sweep.holders(connection, HOST)
-            dead = [(row.id, row.lease_epoch) for row in held_here if is_dead(row.worker)]
-            found = await sweep.requeue_lost(connection, self._space_id, dead)
-            for row in found:
-                ids = {"task_id": str(row.id), "document_id": str(row.document_id)}
-                if row.is_requeued:
-                    log.warning("requeued", **ids, reason="its worker is lost")
-                else:
-                    log.warning("failed", **ids, code=WorkerLost.code)
-            lost = [(row.id, True) for row in found if row.is_requeued]
-            if waiting_messages is None:
-                return lost
-            # A killed worker takes messages with it, and redeliveries make the queue look full enough.
-            begun = await sweep.mark_rung(connection, RINGS_PER_SWEEP, is_begun=True)
-            missing = await sweep.count_due(connection) - waiting_messages - len(lost) - len(begun)
-            new = await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP)) if missing > 0 else []
-            return [*lost, *((one, True) for one in begun), *((one, False) for one in new)]
-
-    async def _delete_files(self) -> None:
+    async def delete_files(self) -> None:
         """Rows went first; the files follow, and are forgotten once they are gone."""
+        if not self._is_leader:
+            return
         async with self._database.autocommit() as connection:
             storage_keys = await sweep.files_to_delete(connection, FILES_PER_SWEEP)
-        for storage_key in storage_keys:
-            await self._files.delete(storage_key)
-        if storage_keys:
-            async with self._database.autocommit() as connection:
-                await sweep.forget_files(connection, storage_keys)
-
-    async def _tidy(self) -> None:
-        """Remove uploads that never got a row, and old idempotency keys."""
-        old_keys = [key async for key in self._files.keys_older_than(ORPHAN_SECONDS)]
+        failed = [key for key in storage_keys if not await self._delete(key)]
         async with self._database.autocommit() as connection:
-            orphans = await sweep.keys_without_row(connection, old_keys)
+            if failed:
+                await sweep.put_back_files(connection, failed)
+            if len(failed) < len(storage_keys):
+                await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
+
+    async def tidy(self) -> None:
+        """Remove old runs and idempotency keys, names of workers that are gone, and uploads without a row."""
+        async with self._database.autocommit() as connection:
             await sweep.forget_idempotency_keys(connection)
+            await sweep.forget_workers(connection)
+            while await sweep.forget_runs(connection, self._retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
+                log.info("runs forgotten", count=RUNS_AT_ONCE)
+        keys: list[str] = []
+        async for key in self._files.keys_older_than(ORPHAN_SECONDS):
+            keys.append(key)
+            if len(keys) == KEYS_PER_LOOK:
+                await self._delete_orphans(keys)
+                keys = []
+        await self._delete_orphans(keys)
+
+    async def _lead(self) -> float | None:
+        async with self._database.autocommit() as connection:
+            seconds, leader = None, await sweep.find_leader(connection)
+            if leader in (None, self._holder) or self._processes.is_dead(leader):
+                seconds = await sweep.lead(connection, self._holder, dead_leader=leader)
+        self._is_leader = seconds is not None
+        return seconds
+
+    async def _free_lost(self, *, with_expired: bool) -> None:
+        async with self._database.autocommit() as connection:
+            lost = lost_leases(self._processes, await sweep.holders(connection))
+            if not lost and not with_expired:
+                return
+            found = await sweep.requeue_lost(connection, self._space_id, lost, with_expired=with_expired)
+        for row in found:
+            ids = {"task_id": str(row.id), "document_id": str(row.document_id)}
+            if row.pause_seconds is None:
+                log.warning("failed", **ids, code=WorkerLost.code)
+                continue
+            log.warning("requeued", **ids, reason="its worker is lost", pause_seconds=row.pause_seconds)
+        await self._ring([(row.id, True) for row in found if row.pause_seconds == 0])
+
+    async def _ring_for_unannounced(self) -> None:
+        """For what waits for a worker without a message; not while it could not be worked on."""
+        waiting_messages = await self._queue.length()
+        if waiting_messages is None:
+            return
+        async with self._database.autocommit() as connection:
+            if await list_outages(connection):
+                return
+            # A killed worker takes messages with it, and redeliveries make the queue look full enough.
+            begun = await sweep.mark_rung(connection, RINGS_PER_SWEEP, is_begun=True)
+            missing = await sweep.count_due(connection) - waiting_messages - len(begun)
+            new = await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP)) if missing > 0 else []
+        await self._ring([*((one, True) for one in begun), *((one, False) for one in new)])
+
+    async def _ring(self, bells: Sequence[tuple[UUID, bool]]) -> None:
+        """Until the broker takes no more: each bell it does not take costs a second."""
+        for ingestion_id, is_begun in bells:
+            if not await self._queue.enqueue(ingestion_id, is_begun=is_begun):
+                return
+
+    async def _tidy_sometimes(self) -> None:
+        if self._is_leader and time.monotonic() - self._tidied > TIDY_SECONDS:
+            self._tidied = time.monotonic()
+            await self.tidy()
+
+    async def _delete_orphans(self, keys: Sequence[str]) -> None:
+        async with self._database.autocommit() as connection:
+            orphans = await sweep.keys_without_row(connection, keys)
         for orphan in orphans:
-            await self._files.delete(orphan)
+            await self._delete(orphan)
+
+    async def _delete(self, storage_key: str) -> bool:
+        try:
+            await self._files.delete(storage_key)
+        except (StorageFailed, ValueError) as error:  # the disk, or a key that is none
+            log.warning("file_not_deleted", storage_key=storage_key, reason=str(error))
+            return False
+        return True
+
+
+def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
+    """The leases of dead holders among (id, worker, lease_epoch).
+
+    Of several that one holder lost at once, or that went with their whole worker, none is to blame.
+    """
+    dead = [row for row in held if processes.is_dead(row.worker)]
+    leases = Counter(row.worker for row in dead)
+    return [
+        LostLease(row.id, row.lease_epoch, leases[row.worker] == 1 and processes.is_alone_dead(row.worker))
+        for row in dead
+    ]
+
+
+async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Do it again and again; a failure is logged, ends no other duty, and the next turn tries again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await duty()
+        except PDFIngestError as error:
+            log.info("sweep skipped", duty=duty.__name__.strip("_"), reason=error.message)
+        except Exception:
+            log.exception("sweep failed", duty=duty.__name__.strip("_"))

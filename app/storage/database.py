@@ -1,15 +1,22 @@
-"""The connection pool. Every statement of the service runs in a short transaction opened here."""
+"""The connection pool. Every statement of the service runs in a short transaction opened here.
 
+Nothing waits for ever: a statement, a lock and an idle transaction are ended by the server, and a server that
+does not answer (cut off, failed over without a word) is given up by us, with every connection to it.
+"""
+
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
+from weakref import WeakSet
 
 import asyncpg
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from sqlalchemy import event
+from sqlalchemy import ExceptionContext, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -21,21 +28,67 @@ log = structlog.get_logger(__name__)
 Connection = AsyncConnection
 """The type of what `transaction()` yields, for services, which know no SQL library."""
 
+# A dead peer is noticed after 10 + 3 * 3 s of silence, and after 15 s when something was sent to it.
+_KEEPALIVES = {"IDLE": 10, "INTERVAL": 3, "COUNT": 3}
+_UNACKNOWLEDGED_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long things may take, in seconds; the server ends a statement before we give up on the server."""
+
+    statement_seconds: float
+    lock_seconds: float
+    idle_seconds: float = 10
+    """Of an open transaction between two statements: its process is stopped or cut off."""
+    answer_seconds: float
+    connect_seconds: float
+    """Also for a free connection of the pool."""
+
+    @property
+    def of_server(self) -> dict[str, str]:
+        """As Postgres names them."""
+        return {
+            "statement_timeout": _milliseconds(self.statement_seconds),
+            "lock_timeout": _milliseconds(self.lock_seconds),
+            "idle_in_transaction_session_timeout": _milliseconds(self.idle_seconds),
+        }
+
+
+_SET_LOCAL = text(
+    "SELECT set_config('statement_timeout', :statement_timeout, true),"
+    " set_config('lock_timeout', :lock_timeout, true), set_config("
+    "'idle_in_transaction_session_timeout', :idle_in_transaction_session_timeout, true)"
+)
+A_PERSON_WAITS = Limits(statement_seconds=8, lock_seconds=5, answer_seconds=10, connect_seconds=5)
+WORK = Limits(statement_seconds=60, lock_seconds=30, answer_seconds=65, connect_seconds=10)
+
 
 class Database:
     """An engine with pooled connections. It belongs to the event loop that first uses it."""
 
-    def __init__(self, url: str, *, pool_size: int = 10, is_pgbouncer: bool = False) -> None:
+    def __init__(
+        self, url: str, *, limits: Limits = WORK, pool_size: int = 10, is_pgbouncer: bool = False
+    ) -> None:
         self._is_pgbouncer = is_pgbouncer
+        self._limits = limits
         self._engine = create_async_engine(
             url,
             hide_parameters=True,  # they are the documents' text, and errors go to the log
             pool_size=pool_size,
             max_overflow=0,
             pool_recycle=1800,
-            connect_args=_pgbouncer_arguments() if is_pgbouncer else {"timeout": 10},
+            pool_timeout=limits.connect_seconds,
+            connect_args={
+                "timeout": limits.connect_seconds,
+                "command_timeout": limits.answer_seconds,
+                **(_pgbouncer_arguments() if is_pgbouncer else {"server_settings": _session(limits)}),
+            },
         )
-        event.listen(self._engine.sync_engine, "connect", _register_halfvec)
+        self._connections: WeakSet[asyncpg.Connection] = WeakSet()
+        event.listen(self._engine.sync_engine, "handle_error", self._give_up_silent)
+        event.listen(self._engine.sync_engine, "connect", keep_alive)
+        event.listen(self._engine.sync_engine, "connect", self._prepare)
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
 
     @asynccontextmanager
@@ -46,6 +99,8 @@ class Database:
         """
         with _unavailability():
             async with self._engine.begin() as connection:
+                if self._is_pgbouncer:  # the next transaction of this session may be somebody else's
+                    await connection.execute(_SET_LOCAL, self._limits.of_server)
                 yield connection
 
     @asynccontextmanager
@@ -78,6 +133,26 @@ class Database:
     async def close(self) -> None:
         await self._engine.dispose()
 
+    def _prepare(self, dbapi_connection: Any, _record: Any) -> None:
+        """Send vectors as binary: the text form makes inserts 6 to 17 times slower."""
+        connection = dbapi_connection.driver_connection
+        self._connections.add(connection)
+        try:
+            dbapi_connection.run_async(_set_halfvec_codec)
+        except BaseException:
+            connection.terminate()
+            raise
+
+    def _give_up_silent(self, context: ExceptionContext) -> None:
+        """A server that has not even ended its statement in time will not be heard on other connections.
+
+        Only terminating them is at once; each polite goodbye would take as long again.
+        """
+        if isinstance(context.original_exception, TimeoutError) and context.connection is not None:
+            context.is_disconnect = True
+            for connection in self._connections:
+                connection.terminate()
+
 
 def halfvecs(vectors: NDArray[np.float32]) -> list[bytes]:
     """The rows of an `(n, dimensions)` array in pgvector's binary format, for a halfvec[] parameter.
@@ -98,7 +173,7 @@ def _unavailability() -> Iterator[None]:
         yield
     except (DBAPIError, PoolTimeout, asyncpg.PostgresError, OSError) as error:
         if is_unavailable(error):
-            log.warning("the database is not available", error=str(getattr(error, "orig", error)))
+            log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
             raise DatabaseUnavailable from error
         raise
 
@@ -118,16 +193,43 @@ def is_unavailable(error: Exception) -> bool:
 def _pgbouncer_arguments() -> dict[str, Any]:
     """A pooled server connection changes between transactions: nothing prepared may outlive one."""
     return {
-        "timeout": 10,
         "statement_cache_size": 0,
         "prepared_statement_cache_size": 0,
         "prepared_statement_name_func": lambda: f"__{uuid4()}__",
     }
 
 
-def _register_halfvec(dbapi_connection: Any, _record: Any) -> None:
-    """Send vectors as binary: the text form makes inserts 6 to 17 times slower."""
-    dbapi_connection.run_async(_set_halfvec_codec)
+def _session(limits: Limits) -> dict[str, str]:
+    """Settings of a session of our own. The server's end of it notices a dead peer as ours does."""
+    return {
+        **limits.of_server,
+        **{f"tcp_keepalives_{name.lower()}": str(value) for name, value in _KEEPALIVES.items()},
+        "tcp_user_timeout": _milliseconds(_UNACKNOWLEDGED_SECONDS),
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
+
+
+def keep_alive(dbapi_connection: Any, _record: Any) -> None:
+    """Let the kernel notice a dead server; asyncpg has no option for it.
+
+    A listener of an engine's `connect`. What a system does not know (TCP_USER_TIMEOUT: only Linux) is left.
+    """
+    end = dbapi_connection.driver_connection._transport.get_extra_info("socket")
+    if end.family == socket.AF_UNIX:
+        return
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    wanted = {
+        "TCP_KEEPIDLE": _KEEPALIVES["IDLE"],
+        "TCP_KEEPINTVL": _KEEPALIVES["INTERVAL"],
+        "TCP_KEEPCNT": _KEEPALIVES["COUNT"],
+        "TCP_USER_TIMEOUT": _UNACKNOWLEDGED_SECONDS * 1000,
+    }
+    for name, value in wanted.items():
+        if (option := getattr(socket, name, None)) is not None:
+            end.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _refuse_closed(dbapi_connection: Any, _record: Any, _proxy: Any) -> None:

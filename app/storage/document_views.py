@@ -65,6 +65,7 @@ class DocumentFilter:
     collection: str | None = None
     status: str | None = None
     filename: str | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ async def list_documents(
         statement = statement.where(_status == condition.status)
     if condition.filename is not None:
         statement = statement.where(_shown.filename == condition.filename)
+    if condition.code is not None:
+        statement = statement.where(_status == "failed", _latest.error_code == condition.code)
     return [_view(row) for row in await connection.execute(statement)]
 
 

@@ -5,7 +5,7 @@ requests, cancelling and publishing cannot wait for each other in a circle.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from app.storage.chunks import delete_chunks
 
 log = structlog.get_logger(__name__)
 
+MOST_CONTENT_LOCKS = 32
 IS_OPEN = "status IN ('queued', 'processing', 'retrying')"
 # Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
 _HAS_ROOM = """(
@@ -26,6 +27,8 @@ _HAS_ROOM = """(
         SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT :max_queued
     ) AS waiting
 ) < :max_queued"""
+# A task that waits for the run of equal bytes has bytes of its own, which a newer version does not replace.
+_WAITS_FOR_NONE = "(waits_for IS NULL OR finished_at IS NOT NULL)"
 _FINISHED = (
     "finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, chunks = 0, "
     "error_code = :code, error_message = :message, revision = revision + 1"
@@ -59,15 +62,17 @@ class KnownContent:
         return self.status in ("queued", "processing", "retrying")
 
 
-async def lock_contents(connection: AsyncConnection, collection: str, hashes: Sequence[bytes]) -> None:
+async def lock_contents(connection: AsyncConnection, collection: str, hashes: Collection[bytes]) -> None:
     """Until the transaction ends nobody else decides about these bytes in this collection.
 
-    In the order given: when all sort them and lock documents later, nobody waits in a circle.
+    Of many the whole collection is locked instead: each lock takes one of `max_locks_per_transaction` (64)
+    from all. The collection comes first, contents in order, documents later: nobody waits in a circle.
     """
-    await connection.execute(
-        _LOCK_CONTENTS,
-        {"collection": collection, "hashes": [sha256.hex() for sha256 in hashes]},
-    )
+    if len(hashes) > MOST_CONTENT_LOCKS:
+        await connection.execute(_LOCK_COLLECTION, {"collection": collection})
+        return
+    ordered = [sha256.hex() for sha256 in sorted(hashes)]
+    await connection.execute(_LOCK_CONTENTS, {"collection": collection, "hashes": ordered})
 
 
 async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
@@ -167,13 +172,13 @@ async def make_latest(
         connection,
         space_id,
         Superseded(),
-        "document_id = :document_id AND id <> :ingestion_id",
+        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE}",
         document_id=document_id,
         ingestion_id=ingestion_id,
     )
     await _give_up_files(
         connection,
-        "document_id = :document_id AND id <> :ingestion_id AND NOT EXISTS"
+        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE} AND NOT EXISTS"
         " (SELECT FROM documents WHERE live_ingestion_id = ingestions.id)",
         document_id=document_id,
         ingestion_id=ingestion_id,
@@ -199,6 +204,58 @@ async def hand_over_file(connection: AsyncConnection, ingestion_id: UUID) -> Non
     )
 
 
+async def retry_failed(
+    connection: AsyncConnection,
+    collection: str | None,
+    codes: Sequence[str] | None,
+    ingestion_ids: Sequence[UUID],
+    max_queued: int,
+) -> int:
+    """Ingest failed documents again, as many as there are new ids; how many were begun. Raises QueueFull.
+
+    Each new run takes over the file of the one that failed.
+    """
+    found = await connection.execute(
+        text(f"""
+        WITH new AS (
+            SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
+        ), failed AS (
+            SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
+                storage_key
+            FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
+            WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
+                AND (CAST(:collection AS text) IS NULL OR collection = :collection)
+                AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes)) AND {_HAS_ROOM}
+            ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
+        ), paired AS (
+            SELECT new.id AS new_id, failed.*
+            FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
+        ), begun AS (
+            INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
+            SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
+        ), keyless AS (
+            UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
+        ), pointers AS (
+            UPDATE documents SET latest_ingestion_id = new_id, updated_at = clock_timestamp()
+            FROM paired WHERE documents.id = document_id
+        )
+        SELECT (SELECT count(*) FROM paired) AS begun, {_HAS_ROOM} AS has_room
+        """),
+        {
+            "collection": collection,
+            "codes": None if codes is None else list(codes),
+            "ids": list(ingestion_ids),
+            "limit": len(ingestion_ids),
+            "max_queued": max_queued,
+        },
+    )
+    row = found.one()
+    if not row.has_room:
+        raise QueueFull
+    begun: int = row.begun
+    return begun
+
+
 async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID) -> bool:
     """End a run that is not finished; its partial chunks go, its file stays for a retry.
 
@@ -211,13 +268,23 @@ async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID)
 
 
 async def delete_document(connection: AsyncConnection, space_id: int, document_id: UUID) -> Sequence[str]:
-    """Delete a document whose row is locked; its ingestions stay, for pollers. Returns its files' keys."""
+    """Delete a document whose row is locked. Returns its files' keys.
+
+    Its ingestions stay for a while, for pollers, without what they say of the file.
+    """
     await _end_open(connection, space_id, Cancelled(), "document_id = :document_id", document_id=document_id)
     served = await connection.scalar(
         text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
     )
     if served is not None:
         await delete_chunks(connection, space_id, [served])
+    await connection.execute(
+        text(
+            "UPDATE ingestions SET filename = '', title = NULL, sha256 = '', path = NULL"
+            " WHERE document_id = :document_id"
+        ),
+        {"document_id": document_id},
+    )
     return await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
 
 
@@ -275,11 +342,13 @@ _INSERT_INGESTION = """
 """
 
 
-# Both are made once: to make one of its text each time takes 0.1 ms of an upload.
-_LOCK_CONTENTS = text(
-    "SELECT pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0))"
-    " FROM unnest(CAST(:hashes AS text[])) AS sha256"
-)
+# All are made once: to make one of its text each time takes 0.1 ms of an upload.
+_LOCK_CONTENTS = text("""
+    SELECT CAST(pg_advisory_xact_lock_shared(hashtextextended(:collection, 1)) AS text)
+    UNION ALL SELECT CAST(pg_advisory_xact_lock(hashtextextended(:collection || '/' || sha256, 0)) AS text)
+    FROM unnest(CAST(:hashes AS text[])) AS sha256
+""")
+_LOCK_COLLECTION = text("SELECT pg_advisory_xact_lock(hashtextextended(:collection, 1))")
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (

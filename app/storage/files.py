@@ -3,9 +3,8 @@
 import asyncio
 import errno
 import os
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 from app.errors import FileNotFound, PDFIngestError, StorageFailed
+from app.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from obstore import AsyncWritableFile, GetOptions  # names of its type stubs only
@@ -81,6 +81,11 @@ class FileStore:
         with _storage_errors(missing=FileNotFound):
             return (await obstore.head_async(self._open(), key))["size"]
 
+    async def probe(self) -> None:
+        """Whether the store answers at all."""
+        with suppress(FileNotFound):
+            await self.size("probe.pdf")
+
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` up to, not including, `end` (both within the size), in pieces."""
         _check(key)
@@ -121,8 +126,8 @@ class FileStore:
             await self.size(key)
             yield self._folder / key
             return
-        with tempfile.TemporaryDirectory(prefix="pdf-ingest-") as folder:
-            path = Path(folder) / key
+        with temporary_folder("copy") as folder:
+            path = folder / key
             await self._copy_out(key, path)
             yield path
 

@@ -27,8 +27,16 @@ from app.storage.languages import TextLanguage, chunk_vector
 from app.storage.models import Ingestion
 
 LEASE_SECONDS = 3.0
-MAX_FRUITLESS_ATTEMPTS = 3
-"""A PDF whose worker was lost this often, with nothing new stored, is given up as worker_lost."""
+PAUSES_SECONDS = (0, 1, 5, 20, 60)
+"""Before the attempt after the first, second … death. A whole fleet that is killed again and again for a
+minute ends no innocent run: the pauses alone take longer."""
+MAX_DEATHS = len(PAUSES_SECONDS) + 1
+"""A run whose own process died this often, without progress in between, is given up as worker_lost."""
+LOSSES_IN_COMPANY = 2
+"""So often a lost lease may be somebody else's fault. Then the run goes on alone in its process, and what
+happens to that is its own."""
+COMPANY_SECONDS = 120
+"""Nothing waits longer for a process of its own."""
 
 IS_OURS = "id = :id AND lease_epoch = :epoch AND status = 'processing'"
 NEW_LEASE = f"clock_timestamp() + interval '{LEASE_SECONDS} seconds'"
@@ -39,17 +47,36 @@ IS_EXPIRED = (
 )
 # A queued ingestion, or one whose time for another attempt has come.
 IS_DUE = "status IN ('queued', 'retrying') AND coalesce(next_attempt_at <= clock_timestamp(), true)"
-# The slow lane has one slot for all workers, so that files that take long cannot hold every one of them.
-# Where there is only one worker process, what is slow waits until nothing else does.
-IS_LANE_FREE = f"""(
-    NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing' AND is_slow) AND (
-        EXISTS (SELECT FROM ingestions WHERE status = 'processing')
-        OR NOT EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT is_slow)
+# What was lost too often without progress waits for a process that has nothing else in work, and has it for
+# itself: in a pool of threads a crash takes all of them.
+IS_IN_GOOD_COMPANY = f"""NOT EXISTS (
+    SELECT FROM ingestions AS other WHERE other.status = 'processing' AND other.worker = :worker AND (
+        other.losses >= {LOSSES_IN_COMPANY} OR ingestions.losses >= {LOSSES_IN_COMPANY}
+        AND ingestions.next_attempt_at > clock_timestamp() - interval '{COMPANY_SECONDS} seconds'
     )
+)"""
+SLOW_TURN_SECONDS = 120
+"""What has been slow for so long has waited for its turn, and counts as any other."""
+IS_SLOW = f"""(
+    is_slow AND coalesce(slow_since, created_at) > clock_timestamp() - interval '{SLOW_TURN_SECONDS} seconds'
+)"""
+# Processes that have work, or asked for some a moment ago.
+RUNNING = """(
+    SELECT count(*) FROM (
+        SELECT holder FROM workers WHERE seen_at > clock_timestamp() - interval '10 seconds'
+        UNION SELECT worker FROM ingestions WHERE status = 'processing'
+    ) AS running
+)"""
+# Half of the processes may read slow files at a time, so that these cannot hold every one of them; the only
+# process looks at them last.
+LANE_SIZE = f"CASE WHEN {RUNNING} > 1 THEN {RUNNING} / 2 ELSE 0 END"
+IS_LANE_FREE = f"""(
+    NOT EXISTS (SELECT FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW})
+    OR (SELECT count(*) FROM ingestions WHERE status = 'processing' AND {IS_SLOW}) < {LANE_SIZE}
 )"""
 # What is due for so long found no free worker.
 IS_WAITING = f"""
-    {IS_DUE} AND NOT is_slow
+    {IS_DUE} AND NOT {IS_SLOW}
     AND coalesce(next_attempt_at, created_at) < clock_timestamp() - interval '0.5 seconds'
 """
 FAILED = """
@@ -83,6 +110,14 @@ class Lease:
     filename: str
 
 
+@dataclass(frozen=True, slots=True)
+class StoredChunks:
+    """How many chunks a run has stored, and a hash of them all."""
+
+    count: int
+    digest: bytes
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a run has come; written with each heartbeat."""
@@ -96,31 +131,28 @@ class Progress:
         self.pages_done = max(self.pages_done, pages_done)
 
 
-async def claim(
-    connection: AsyncConnection, ingestion_id: UUID, worker: str, *, dead_epoch: int = -1
-) -> Lease | None:
-    """Take the lease of work that is queued, due, or lost; None when there is nothing to take.
+async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) -> Lease | None:
+    """Take the lease of work that is due; None when there is nothing to take.
 
     Only a document's newest ingestion is worked on; one that waits for another with the same content is
-    not its newest. What is slow waits until the slow lane is free. `dead_epoch` names a lease whose holder
-    is known to be dead: it need not run out first.
+    not its newest. What is slow waits until the slow lane is free, and everything for the end of an outage.
     """
     statement = text(f"""
+        WITH seen AS (
+            INSERT INTO workers (holder, seen_at) VALUES (:worker, clock_timestamp())
+            ON CONFLICT (holder) DO UPDATE SET seen_at = excluded.seen_at
+        )
         UPDATE ingestions SET
             status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
-            fruitless_attempts = fruitless_attempts + 1, next_attempt_at = NULL,
+            next_attempt_at = NULL,
             lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
             started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
-        WHERE id = :id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS} AND (
-            {IS_DUE} AND (NOT is_slow OR {IS_LANE_FREE})
-            OR status = 'processing' AND (lease_epoch = :dead_epoch OR {IS_EXPIRED})
-        ) AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
+        WHERE id = :id AND {IS_DUE} AND (NOT {IS_SLOW} OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
+            AND NOT EXISTS (SELECT FROM outages)
+            AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
         RETURNING lease_epoch, storage_key, password, retries, document_id, attempt, filename
     """)
-    found = await connection.execute(
-        statement,
-        {"id": ingestion_id, "worker": worker, "dead_epoch": dead_epoch},
-    )
+    found = await connection.execute(statement, {"id": ingestion_id, "worker": worker})
     row = found.one_or_none()
     if row is None:
         return None
@@ -136,14 +168,27 @@ async def claim(
     )
 
 
+async def is_due(connection: AsyncConnection, ingestion_id: UUID) -> bool:
+    """Whether an ingestion waits for somebody to go on with it."""
+    found = await connection.scalar(
+        text(f"SELECT true FROM ingestions WHERE id = :id AND {IS_DUE}"), {"id": ingestion_id}
+    )
+    return found is not None
+
+
 async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -> None:
-    """The heartbeat: prove and extend the lease, and show how far the work is."""
+    """The heartbeat: prove and extend the lease, and show how far the work is. More pages are progress."""
     await _write(
         connection,
         lease,
-        f"UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,"
-        " pages_total = coalesce(CAST(:pages_total AS int), pages_total), revision = revision + 1"
-        f" WHERE {IS_OURS} RETURNING id",
+        f"""
+        UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
+            losses = CASE WHEN :pages_done > pages_done THEN 0 ELSE losses END,
+            deaths = CASE WHEN :pages_done > pages_done THEN 0 ELSE deaths END,
+            pages_done = greatest(pages_done, :pages_done),
+            pages_total = coalesce(CAST(:pages_total AS int), pages_total), revision = revision + 1
+        WHERE {IS_OURS} RETURNING id
+        """,
         stage=progress.stage,
         pages_done=progress.pages_done,
         pages_total=progress.pages_total,
@@ -153,18 +198,20 @@ async def renew(connection: AsyncConnection, lease: Lease, progress: Progress) -
 async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
     """Mark a run as slow if anything else waits; False when it must make way.
 
-    It must when another run has the slow lane, or when no other runs at all: this may be the only worker.
-    Two that enter at the same moment both have the lane, until both see that and leave.
+    It must when as many others as the lane has room for were slow before it; not when it has made way before,
+    and waited for its turn.
     """
     found = await connection.execute(
         text(f"""
-        WITH others AS (
-            SELECT count(*) > 0 AS are_running, coalesce(bool_or(is_slow), false) AS are_in_lane
-            FROM ingestions WHERE status = 'processing' AND id <> :id
+        WITH mine AS (
+            UPDATE ingestions SET is_slow = true, slow_since = coalesce(slow_since, clock_timestamp())
+            WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_WAITING})
+            RETURNING id, slow_since
         )
-        UPDATE ingestions SET is_slow = is_slow OR are_running AND NOT are_in_lane
-        FROM others WHERE {IS_OURS} AND EXISTS (SELECT FROM ingestions WHERE {IS_WAITING})
-        RETURNING is_slow AND NOT are_in_lane
+        SELECT mine.slow_since < clock_timestamp() - interval '{SLOW_TURN_SECONDS} seconds' OR (
+            SELECT count(*) FROM ingestions AS other WHERE status = 'processing' AND is_slow
+            AND (other.slow_since, other.id) < (mine.slow_since, mine.id)
+        ) < {LANE_SIZE} FROM mine
         """),
         {"id": lease.ingestion_id, "epoch": lease.epoch},
     )
@@ -174,33 +221,49 @@ async def enter_slow_lane(connection: AsyncConnection, lease: Lease) -> bool:
 
 async def begin(
     connection: AsyncConnection, lease: Lease, space_id: int, facts: DocumentFacts, recipe: str
-) -> int:
-    """Note what the reader found; the number of chunks stored by an earlier attempt.
+) -> StoredChunks:
+    """Note what the reader found; the chunks stored by an earlier attempt.
 
     Chunks cut by another recipe (reader, splitter or embedding space) cannot be continued: they go.
     """
-    chunks: int = await _write(
+    row = await _write_row(
         connection,
         lease,
         f"""
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
-                chunks = CASE WHEN recipe = :recipe THEN chunks ELSE 0 END
-            WHERE {IS_OURS} RETURNING id, chunks
+                chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
+                pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
+            WHERE {IS_OURS} RETURNING id, chunks, chunks_hash
         ), unusable AS (SELECT id FROM lease WHERE chunks = 0),
         {without_chunks("unusable", space_id)}
-        SELECT chunks FROM lease
+        SELECT chunks, chunks_hash FROM lease
         """,
         engine=facts.engine,
         title=facts.title,
         pages_total=facts.pages_total,
         recipe=recipe,
     )
-    return chunks
+    return StoredChunks(row.chunks, row.chunks_hash if row.chunks else b"")
 
 
-async def store(
+async def begin_anew(connection: AsyncConnection, lease: Lease, space_id: int) -> None:
+    """What earlier attempts have stored goes: it is not what is read now."""
+    await _write(
+        connection,
+        lease,
+        f"""
+        WITH lease AS (
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, chunks = 0, revision = revision + 1
+            WHERE {IS_OURS} RETURNING id
+        ), {without_chunks("lease", space_id)}
+        SELECT id FROM lease
+        """,
+    )
+
+
+async def store(  # noqa: PLR0913 - a batch, and what proves and describes it
     connection: AsyncConnection,
     lease: Lease,
     space_id: int,
@@ -209,8 +272,9 @@ async def store(
     progress: Progress,
     *,
     language: TextLanguage,
+    digest: bytes,
 ) -> None:
-    """Insert chunks with their `(len(chunks), dimensions)` vectors, if the lease is still ours.
+    """Insert chunks with their `(len(chunks), dimensions)` vectors; `digest`: the hash of all up to these.
 
     The language is the document's, the same for all of its chunks.
     """
@@ -219,8 +283,9 @@ async def store(
         lease,
         f"""
         WITH lease AS (
-            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage, pages_done = :pages_done,
-                chunks = :stored, fruitless_attempts = 0, retries = 0, revision = revision + 1,
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
+                pages_done = greatest(pages_done, :pages_done), chunks = :stored,
+                chunks_hash = :digest, losses = 0, deaths = 0, retries = 0, revision = revision + 1,
                 language = :language, text_search_config = CAST(:config AS text)
             WHERE {IS_OURS} RETURNING id
         ), batch AS (
@@ -252,6 +317,7 @@ async def store(
         stored=chunks[-1].ordinal + 1,
         language=language.code,
         config=language.config,
+        digest=digest,
         vectors=halfvecs(vectors),
         **_columns(chunks),
     )
@@ -374,7 +440,7 @@ async def retry_later(
         lease,
         f"""
         UPDATE ingestions SET status = 'retrying', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-            error_code = :code, error_message = :message, retries = retries + 1, fruitless_attempts = 0,
+            error_code = :code, error_message = :message, retries = retries + 1,
             next_attempt_at = clock_timestamp() + make_interval(secs => :delay_seconds), rung_at = NULL,
             rings = 0, revision = revision + 1
         WHERE {IS_OURS} RETURNING id
@@ -385,33 +451,91 @@ async def retry_later(
     )
 
 
-async def hand_over(connection: AsyncConnection, lease: Lease, *, is_slow: bool = False) -> None:
+async def give_up_attempt(
+    connection: AsyncConnection, lease: Lease, space_id: int, error: PDFIngestError
+) -> float | None:
+    """Try again later what died of a cause that may be its own; the pause in seconds.
+
+    None when this was once too often: then the error is the verdict.
+    """
+    found = await connection.execute(
+        text(f"""
+        WITH lost AS (
+            SELECT id, true AS is_counted, deaths AS deaths_before FROM ingestions WHERE {IS_OURS} FOR UPDATE
+        ), {after_loss(space_id)}
+        SELECT pause_seconds FROM requeued UNION ALL SELECT NULL FROM ended
+        """),
+        {"id": lease.ingestion_id, "epoch": lease.epoch, "code": error.code, "message": error.message},
+    )
+    row = found.one_or_none()
+    if row is None:
+        raise LeaseLost
+    pause_seconds: float | None = row.pause_seconds
+    return pause_seconds
+
+
+def after_loss(space_id: int) -> str:
+    """CTEs that end the runs of the CTE `lost` (id, is_counted, deaths_before) or queue them again."""
+    is_over = f"is_counted AND deaths_before + 1 >= {MAX_DEATHS}"
+    pauses = ", ".join(map(str, PAUSES_SECONDS))
+    return f"""
+        ended AS (
+            UPDATE ingestions SET {FAILED} FROM lost WHERE ingestions.id = lost.id AND {is_over}
+            RETURNING ingestions.id, document_id
+        ), paused AS (
+            SELECT id, CAST(is_counted AS int) AS death,
+                CASE WHEN is_counted THEN (ARRAY[{pauses}])[deaths_before + 1] ELSE 0 END AS seconds
+            FROM lost WHERE NOT ({is_over})
+        ), requeued AS (
+            UPDATE ingestions SET
+                status = CASE WHEN seconds > 0 THEN 'retrying' ELSE 'queued' END, stage = 'queued',
+                lease_expires_at = NULL, worker = NULL, losses = losses + 1, deaths = deaths + death,
+                next_attempt_at = clock_timestamp() + make_interval(secs => seconds),
+                rung_at = CASE WHEN seconds = 0 THEN clock_timestamp() END,
+                rings = CASE WHEN seconds = 0 THEN 1 ELSE 0 END, revision = revision + 1
+            FROM paused WHERE ingestions.id = paused.id
+            RETURNING ingestions.id, document_id, seconds AS pause_seconds
+        ), {without_chunks("ended", space_id)}
+    """
+
+
+async def hand_over(
+    connection: AsyncConnection, lease: Lease, *, is_slow: bool = False, is_counted: bool = True
+) -> None:
     """Give the lease back unharmed, for example on shutdown; anybody may go on at once.
 
-    What is slow can go on as soon as the slow lane is free.
+    What is slow can go on as soon as the slow lane is free. `is_counted`: the attempt was one.
     """
     await _write(
         connection,
         lease,
         f"""
         UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-            fruitless_attempts = 0, rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
-            revision = revision + 1
+            rung_at = NULL, rings = 0, is_slow = is_slow OR :is_slow,
+            slow_since = CASE WHEN :is_slow THEN coalesce(slow_since, clock_timestamp()) ELSE slow_since END,
+            attempt = attempt - CAST(NOT :is_counted AS int), revision = revision + 1
         WHERE {IS_OURS} RETURNING id
         """,
         is_slow=is_slow,
+        is_counted=is_counted,
     )
 
 
 async def _write(connection: AsyncConnection, lease: Lease, statement: str, **parameters: Any) -> Any:
     """Run a fenced statement; the first column of its row. Raises LeaseLost when no row came back."""
+    return (await _write_row(connection, lease, statement, **parameters))[0]
+
+
+async def _write_row(
+    connection: AsyncConnection, lease: Lease, statement: str, **parameters: Any
+) -> Row[Any]:
     found = await connection.execute(
         text(statement), {"id": lease.ingestion_id, "epoch": lease.epoch, **parameters}
     )
     row = found.one_or_none()
     if row is None:
         raise LeaseLost
-    return row[0]
+    return row
 
 
 async def find(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
@@ -430,25 +554,4 @@ async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, er
         SELECT id FROM ended
         """),
         {"id": ingestion_id, "code": error.code, "message": error.message},
-    )
-
-
-async def record_refusal(
-    connection: AsyncConnection, ingestion_id: UUID, filename: str, error: PDFIngestError
-) -> None:
-    """A verdict for a task whose file could not be taken in: there is no document, but pollers get an end."""
-    await connection.execute(
-        text("""
-        INSERT INTO ingestions
-            (id, document_id, filename, sha256, byte_size, status, error_code, error_message, finished_at)
-        VALUES (:id, :document_id, :filename, '', 0, 'error', :code, :message, clock_timestamp())
-        ON CONFLICT DO NOTHING
-        """),
-        {
-            "id": ingestion_id,
-            "document_id": uuid7(),
-            "filename": filename,
-            "code": error.code,
-            "message": error.message,
-        },
     )

@@ -59,6 +59,8 @@ class Ingestion(Base):
     sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)
     byte_size: Mapped[int] = mapped_column(BigInteger)
     storage_key: Mapped[str | None] = mapped_column(index=True)
+    path: Mapped[str | None]
+    waits_for: Mapped[UUID | None]
     password: Mapped[bytes | None] = mapped_column(LargeBinary)
     status: Mapped[str] = mapped_column(server_default="queued")
     stage: Mapped[str] = mapped_column(server_default="queued")
@@ -71,11 +73,15 @@ class Ingestion(Base):
     text_search_config: Mapped[str | None]
     chunks: Mapped[int] = mapped_column(server_default="0")
     has_counted_words: Mapped[bool] = mapped_column(server_default=sql("false"))
+    chunks_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
-    fruitless_attempts: Mapped[int] = mapped_column(server_default="0")
+    fruitless_attempts: Mapped[int] = mapped_column(server_default="0")  # of earlier versions
+    losses: Mapped[int] = mapped_column(server_default="0")
+    deaths: Mapped[int] = mapped_column(server_default="0")
     retries: Mapped[int] = mapped_column(server_default="0")
     is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
+    slow_since: Mapped[datetime | None]
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]
@@ -177,3 +183,37 @@ class FileToDelete(Base):
 
     storage_key: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    failures: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Outage(Base):
+    """A service that all work needs and that does not do its work; the row goes when a probe succeeds."""
+
+    __tablename__ = "outages"
+
+    service: Mapped[str] = mapped_column(primary_key=True)
+    reason: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    probes: Mapped[int] = mapped_column(server_default="0")
+    next_probe_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A process that has asked for work."""
+
+    __tablename__ = "workers"
+
+    holder: Mapped[str] = mapped_column(primary_key=True)
+    seen_at: Mapped[datetime]
+
+
+class Leader(Base):
+    """The one process that has a duty for all of them, until it stops to say so."""
+
+    __tablename__ = "leaders"
+
+    duty: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]

@@ -5,28 +5,63 @@ from uuid import UUID
 
 from sqlalchemy import Row, text
 
+from app.errors import PDFIngestError
 from app.storage.database import Connection
-from app.storage.documents import NewIngestion
 
 
-async def insert_if_unknown(connection: Connection, document_id: UUID, ingestion: NewIngestion) -> bool:
-    """A queued run that no document points at yet. False when the id has a row already."""
-    made = await connection.execute(
+async def insert_if_unknown(
+    connection: Connection, ingestion_id: UUID, document_id: UUID, filename: str, path: str
+) -> None:
+    """A queued run whose file is not taken in yet, of a document that is not there yet."""
+    await connection.execute(
         text("""
-        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
-        VALUES (:ingestion_id, :document_id, :filename, :sha256, :byte_size, :storage_key)
-        ON CONFLICT (id) DO NOTHING RETURNING id
+        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, path)
+        VALUES (:ingestion_id, :document_id, :filename, '', 0, :path) ON CONFLICT (id) DO NOTHING
         """),
         {
-            "ingestion_id": ingestion.ingestion_id,
+            "ingestion_id": ingestion_id,
             "document_id": document_id,
-            "filename": ingestion.filename,
-            "sha256": ingestion.sha256,
-            "byte_size": ingestion.byte_size,
-            "storage_key": ingestion.storage_key,
+            "filename": filename,
+            "path": path.encode(errors="replace").decode().replace("\0", ""),
         },
     )
-    return made.one_or_none() is not None
+
+
+async def give_file(
+    connection: Connection, ingestion_id: UUID, sha256: bytes, byte_size: int, storage_key: str
+) -> bool:
+    """The file of a run has been taken in. False when it has one already, or has ended."""
+    given = await connection.execute(
+        text("""
+        UPDATE ingestions SET
+            sha256 = :sha256, byte_size = :byte_size, storage_key = :storage_key, path = NULL,
+            status = 'queued', retries = 0, error_code = NULL, error_message = NULL, next_attempt_at = NULL
+        WHERE id = :id AND path IS NOT NULL AND status IN ('queued', 'retrying') RETURNING id
+        """),
+        {"id": ingestion_id, "sha256": sha256, "byte_size": byte_size, "storage_key": storage_key},
+    )
+    return given.one_or_none() is not None
+
+
+async def put_off(
+    connection: Connection, ingestion_id: UUID, error: PDFIngestError, seconds: float, *, is_counted: bool
+) -> None:
+    """The file could not be taken in now."""
+    await connection.execute(
+        text("""
+        UPDATE ingestions SET status = 'retrying', error_code = :code, error_message = :message,
+            retries = retries + CAST(:is_counted AS int), rung_at = NULL, rings = 0,
+            next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), revision = revision + 1
+        WHERE id = :id AND path IS NOT NULL AND status IN ('queued', 'retrying')
+        """),
+        {
+            "id": ingestion_id,
+            "code": error.code,
+            "message": error.message,
+            "seconds": seconds,
+            "is_counted": is_counted,
+        },
+    )
 
 
 async def find_waiting(connection: Connection, ingestion_id: UUID) -> Row[Any] | None:
@@ -42,15 +77,15 @@ async def find_waiting(connection: Connection, ingestion_id: UUID) -> Row[Any] |
     return found.one_or_none()
 
 
-async def wait_for(connection: Connection, ingestion_id: UUID, document_id: UUID) -> None:
-    """Look again in a second: the document's newest run, with the same bytes, is in work."""
+async def wait_for(connection: Connection, ingestion_id: UUID, document_id: UUID, other_id: UUID) -> None:
+    """Look again in a second: the other run, the document's newest, has the same bytes in work."""
     await connection.execute(
         text("""
-        UPDATE ingestions SET document_id = :document_id, rung_at = NULL, rings = 0,
+        UPDATE ingestions SET document_id = :document_id, waits_for = :other_id, rung_at = NULL, rings = 0,
             next_attempt_at = clock_timestamp() + interval '1 second', revision = revision + 1
         WHERE id = :id AND status = 'queued'
         """),
-        {"id": ingestion_id, "document_id": document_id},
+        {"id": ingestion_id, "document_id": document_id, "other_id": other_id},
     )
 
 
@@ -62,8 +97,8 @@ async def share(connection: Connection, ingestion_id: UUID, served_id: UUID) -> 
             status = 'success', stage = 'publishing', document_id = served.document_id, title = served.title,
             pages_done = served.pages_done, pages_total = served.pages_total, chunks = served.chunks,
             pages_failed = served.pages_failed, pages_without_text = served.pages_without_text,
-            engine = served.engine, language = served.language,
-            storage_key = NULL, next_attempt_at = NULL, revision = mine.revision + 1,
+            engine = served.engine, language = served.language, storage_key = NULL, waits_for = NULL,
+            next_attempt_at = NULL, revision = mine.revision + 1,
             started_at = coalesce(mine.started_at, clock_timestamp()), finished_at = clock_timestamp()
         FROM ingestions AS served
         WHERE mine.id = :id AND mine.status = 'queued' AND served.id = :served_id
@@ -75,7 +110,10 @@ async def share(connection: Connection, ingestion_id: UUID, served_id: UUID) -> 
 async def move(connection: Connection, ingestion_id: UUID, document_id: UUID) -> None:
     """Give the run to a document, which is to point at it in the same transaction."""
     await connection.execute(
-        text("UPDATE ingestions SET document_id = :document_id, next_attempt_at = NULL WHERE id = :id"),
+        text(
+            "UPDATE ingestions SET document_id = :document_id, waits_for = NULL, next_attempt_at = NULL"
+            " WHERE id = :id"
+        ),
         {"id": ingestion_id, "document_id": document_id},
     )
 

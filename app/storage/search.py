@@ -98,7 +98,7 @@ async def search_text(
     return _at_least(min_score, [_ranked_hit(row, question) for row in rows])
 
 
-async def search_hybrid(  # noqa: PLR0917 - a space and its vector, a query and its filter
+async def search_hybrid(  # noqa: PLR0913, PLR0917 - a space and its vector, a query and its filter
     connection: AsyncConnection,
     space_id: int,
     vector: NDArray[np.float32],
@@ -106,10 +106,16 @@ async def search_hybrid(  # noqa: PLR0917 - a space and its vector, a query and 
     wanted: SearchFilter,
     limit: int,
     min_score: float | None = None,
+    *,
+    is_contextual: bool = False,
 ) -> list[Hit]:
-    """The chunks that answer a query best, by their words, their documents' and their meaning: 0 to 1."""
+    """The chunks that answer a query best, by their words, their documents' and their meaning: 0 to 1.
+
+    Vectors of a contextual embedder weigh more.
+    """
     question = await find_words(connection, query)
-    ranking = Ranking(question, await begin_search(connection, wanted), space_id)
+    visible = await begin_search(connection, wanted)
+    ranking = Ranking(question, visible, space_id, is_contextual=is_contextual)
     parameters = ranking.parameters | {
         "vector": _halfvec(vector),
         "depth": max(limit, NEAREST_CHUNKS),

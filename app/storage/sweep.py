@@ -1,6 +1,7 @@
 """What the sweeper asks and changes: lost leases, work that no message announces, files without a row."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -9,18 +10,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import WorkerLost
 from app.storage.ingestions import (
-    FAILED,
     IS_DUE,
     IS_EXPIRED,
     IS_LANE_FREE,
-    MAX_FRUITLESS_ATTEMPTS,
-    without_chunks,
+    IS_SLOW,
+    LOSSES_IN_COMPANY,
+    RUNNING,
+    after_loss,
 )
 
-# Of what is slow, the oldest is next as soon as the slow lane is free.
+# Of what is slow, the first ones are next as soon as the slow lane is free.
 IS_NEXT = f"""(
-    NOT is_slow OR {IS_LANE_FREE}
-    AND id = (SELECT id FROM ingestions WHERE {IS_DUE} AND is_slow ORDER BY created_at LIMIT 1)
+    NOT {IS_SLOW} OR {IS_LANE_FREE} AND id IN (
+        SELECT id FROM ingestions WHERE {IS_DUE} AND {IS_SLOW}
+        ORDER BY slow_since, id LIMIT greatest(2, {RUNNING})
+    )
 )"""
 RING_BACK_OFF_SECONDS = 2
 MAX_RING_BACK_OFF_SECONDS = 60
@@ -28,63 +32,98 @@ NEXT_RING = f"""coalesce(rung_at, created_at) + make_interval(secs => least(
     {MAX_RING_BACK_OFF_SECONDS},
     {RING_BACK_OFF_SECONDS} * 2 ^ CASE WHEN is_slow THEN 0 ELSE least(rings, 10) END
 ))"""
+LEADER_SECONDS = 2.5
+"""Less than a lease: when nobody could sweep for so long, leases may have run out for the same reason."""
+NEW_LEADERSHIP = f"clock_timestamp() + interval '{LEADER_SECONDS} seconds'"
 IDEMPOTENCY_HOURS = 24
+MAX_DELETE_PAUSE_SECONDS = 3600
 # An ingestion's key, with what a killed process left of it in a folder: `<id>.pdf#1`.
 OUR_KEY = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.pdf(#[0-9]+)?$"
 
 
-async def try_lock(connection: AsyncConnection) -> bool:
-    """One sweeper acts at a time; the lock ends with the transaction."""
-    return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(7041776)")))
+async def find_leader(connection: AsyncConnection) -> str | None:
+    """The holder that leads; None when nobody does."""
+    holder: str | None = await connection.scalar(
+        text("SELECT holder FROM leaders WHERE duty = 'sweep' AND expires_at >= clock_timestamp()")
+    )
+    return holder
 
 
-async def holders(connection: AsyncConnection, host: str) -> Sequence[Row[Any]]:
-    """(id, worker, lease_epoch) of every run in work on a host."""
+async def lead(connection: AsyncConnection, holder: str, dead_leader: str | None = None) -> float | None:
+    """Become or stay the leader; for how many seconds there has been one without a gap.
+
+    None when another process leads. A leader that is stopped or cut off loses its place in LEADER_SECONDS,
+    one that is known to be dead at once.
+    """
+    found = await connection.execute(
+        text(f"""
+        INSERT INTO leaders (duty, holder, since, expires_at)
+        VALUES ('sweep', :holder, clock_timestamp(), {NEW_LEADERSHIP})
+        ON CONFLICT (duty) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at,
+            since = CASE WHEN leaders.expires_at < excluded.since THEN excluded.since ELSE leaders.since END
+        WHERE leaders.holder IN (:holder, :dead_leader) OR leaders.expires_at < clock_timestamp()
+        RETURNING CAST(extract(epoch FROM clock_timestamp() - since) AS float8)
+        """),
+        {"holder": holder, "dead_leader": dead_leader},
+    )
+    seconds: float | None = found.scalar_one_or_none()
+    return seconds
+
+
+async def holders(connection: AsyncConnection) -> Sequence[Row[Any]]:
+    """(id, worker, lease_epoch) of every run in work."""
     found = await connection.execute(
         text(
             "SELECT id, worker, lease_epoch FROM ingestions"
-            " WHERE status = 'processing' AND starts_with(worker, :host)"
-        ),
-        {"host": host},
+            " WHERE status = 'processing' AND worker IS NOT NULL"
+        )
     )
     return found.all()
 
 
-async def requeue_lost(
-    connection: AsyncConnection, space_id: int, dead: Sequence[tuple[UUID, int]] = ()
-) -> Sequence[Row[Any]]:
-    """Queue again what lost its lease, or end it as worker_lost when it was lost too often.
+@dataclass(frozen=True, slots=True)
+class LostLease:
+    """The lease of a dead holder. `is_own_death`: nothing else died with it."""
 
-    `dead` are (ingestion, epoch) pairs whose holder is known to be dead. Returns (id, document_id,
-    is_requeued) of each; what is queued again counts as rung for.
+    ingestion_id: UUID
+    epoch: int
+    is_own_death: bool
+
+
+async def requeue_lost(
+    connection: AsyncConnection,
+    space_id: int,
+    lost: Sequence[LostLease] = (),
+    *,
+    with_expired: bool = True,
+) -> Sequence[Row[Any]]:
+    """Queue again what lost its lease, or end it as worker_lost when its own process died too often.
+
+    Returns (id, document_id, pause_seconds) of each, None for what has ended; what is queued without a pause
+    counts as rung for.
     """
-    lost = WorkerLost()
+    error = WorkerLost()
     found = await connection.execute(
         text(f"""
         WITH lost AS (
-            SELECT id FROM ingestions LEFT JOIN
-                unnest(CAST(:dead_ids AS uuid[]), CAST(:dead_epochs AS bigint[])) AS dead(dead_id, dead_epoch)
-                ON id = dead_id AND lease_epoch = dead_epoch
-            WHERE status = 'processing' AND (dead_id IS NOT NULL OR {IS_EXPIRED})
+            SELECT id, deaths AS deaths_before,
+                coalesce(is_own_death, false) OR losses >= {LOSSES_IN_COMPANY} AS is_counted
+            FROM ingestions LEFT JOIN unnest(
+                CAST(:ids AS uuid[]), CAST(:epochs AS bigint[]), CAST(:are_own AS bool[])
+            ) AS dead(dead_id, dead_epoch, is_own_death) ON id = dead_id AND lease_epoch = dead_epoch
+            WHERE status = 'processing' AND (dead_id IS NOT NULL OR :with_expired AND {IS_EXPIRED})
             ORDER BY id LIMIT 1000 FOR UPDATE OF ingestions SKIP LOCKED
-        ), ended AS (
-            UPDATE ingestions SET {FAILED}
-            FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts >= {MAX_FRUITLESS_ATTEMPTS}
-            RETURNING ingestions.id, document_id
-        ), requeued AS (
-            UPDATE ingestions SET status = 'queued', stage = 'queued', lease_expires_at = NULL, worker = NULL,
-                rung_at = clock_timestamp(), rings = 1, revision = revision + 1
-            FROM lost WHERE ingestions.id = lost.id AND fruitless_attempts < {MAX_FRUITLESS_ATTEMPTS}
-            RETURNING ingestions.id, document_id
-        ), {without_chunks("ended", space_id)}
-        SELECT id, document_id, true AS is_requeued FROM requeued
-        UNION ALL SELECT id, document_id, false FROM ended
+        ), {after_loss(space_id)}
+        SELECT id, document_id, pause_seconds FROM requeued
+        UNION ALL SELECT id, document_id, NULL FROM ended
         """),
         {
-            "dead_ids": [ingestion_id for ingestion_id, _ in dead],
-            "dead_epochs": [epoch for _, epoch in dead],
-            "code": lost.code,
-            "message": lost.message,
+            "ids": [lease.ingestion_id for lease in lost],
+            "epochs": [lease.epoch for lease in lost],
+            "are_own": [lease.is_own_death for lease in lost],
+            "with_expired": with_expired,
+            "code": error.code,
+            "message": error.message,
         },
     )
     return found.all()
@@ -92,7 +131,7 @@ async def requeue_lost(
 
 async def count_due(connection: AsyncConnection) -> int:
     """How many ingestions wait for a worker: as many messages should be in the queue."""
-    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT is_slow")
+    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW}")
     return await connection.scalar(due) or 0
 
 
@@ -107,8 +146,8 @@ async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool =
         UPDATE ingestions SET rung_at = clock_timestamp(), rings = rings + 1
         WHERE id IN (
             SELECT id FROM ingestions
-            WHERE {IS_DUE} AND {IS_NEXT} AND (attempt > 0) = :is_begun AND (
-                rung_at IS NULL AND attempt > 0 OR {NEXT_RING} < clock_timestamp()
+            WHERE {IS_DUE} AND {IS_NEXT} AND (started_at IS NOT NULL) = :is_begun AND (
+                rung_at IS NULL AND started_at IS NOT NULL OR {NEXT_RING} < clock_timestamp()
             )
             ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )
@@ -120,8 +159,13 @@ async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool =
 
 
 async def files_to_delete(connection: AsyncConnection, limit: int) -> Sequence[str]:
+    """The next ones; those that could not be deleted come again later and later."""
     found = await connection.execute(
-        text("SELECT storage_key FROM files_to_delete ORDER BY created_at LIMIT :limit"), {"limit": limit}
+        text(
+            "SELECT storage_key FROM files_to_delete WHERE next_attempt_at <= clock_timestamp()"
+            " ORDER BY next_attempt_at, created_at LIMIT :limit"
+        ),
+        {"limit": limit},
     )
     return found.scalars().all()
 
@@ -130,6 +174,23 @@ async def forget_files(connection: AsyncConnection, storage_keys: Sequence[str])
     await connection.execute(
         text("DELETE FROM files_to_delete WHERE storage_key = ANY(:keys)"), {"keys": list(storage_keys)}
     )
+
+
+async def put_back_files(connection: AsyncConnection, storage_keys: Sequence[str]) -> None:
+    """They could not be deleted: again after 2, 4, 8 … seconds, at most an hour."""
+    await connection.execute(
+        text(f"""
+        UPDATE files_to_delete SET failures = failures + 1, next_attempt_at = clock_timestamp()
+            + make_interval(secs => least({MAX_DELETE_PAUSE_SECONDS}, 2 ^ least(failures + 1, 12)))
+        WHERE storage_key = ANY(:keys)
+        """),
+        {"keys": list(storage_keys)},
+    )
+
+
+async def count_undeletable(connection: AsyncConnection) -> int:
+    """Files that could not be deleted yet."""
+    return await connection.scalar(text("SELECT count(*) FROM files_to_delete WHERE failures > 0")) or 0
 
 
 async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[str]) -> Sequence[str]:
@@ -142,6 +203,37 @@ async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[s
         {"keys": list(storage_keys), "ours": OUR_KEY},
     )
     return found.scalars().all()
+
+
+async def forget_runs(connection: AsyncConnection, retention_days: float, limit: int) -> int:
+    """Delete what ended so long ago and is neither served nor the newest of its document; how many.
+
+    Should one still have a file, the file is for the sweeper to delete.
+    """
+    found = await connection.execute(
+        text("""
+        WITH old AS (
+            SELECT id, storage_key FROM ingestions
+            WHERE finished_at < clock_timestamp() - make_interval(secs => :retention_days * 86400)
+                AND NOT EXISTS (
+                    SELECT FROM documents WHERE ingestions.id IN (latest_ingestion_id, live_ingestion_id)
+                ) AND NOT EXISTS (SELECT FROM chunks WHERE ingestion_id = ingestions.id)
+            LIMIT :limit FOR UPDATE SKIP LOCKED
+        ), files AS (
+            INSERT INTO files_to_delete (storage_key) SELECT storage_key FROM old
+            WHERE storage_key IS NOT NULL ON CONFLICT DO NOTHING
+        ), forgotten AS (DELETE FROM ingestions USING old WHERE ingestions.id = old.id)
+        SELECT count(*) FROM old
+        """),
+        {"retention_days": retention_days, "limit": limit},
+    )
+    count: int = found.scalar_one()
+    return count
+
+
+async def forget_workers(connection: AsyncConnection) -> None:
+    """Those that have asked for nothing for a day."""
+    await connection.execute(text("DELETE FROM workers WHERE seen_at < clock_timestamp() - interval '1 day'"))
 
 
 async def forget_idempotency_keys(connection: AsyncConnection) -> None:

@@ -1,6 +1,6 @@
 """Where a task stands, read from its ingestion's row."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,10 @@ FINAL_STATUSES = frozenset({"success", "error", "cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """`queue_position` counts from 1 and is None once started; `result` is None until the status is final."""
+    """`queue_position` counts from 1, of what is queued only, and is not in the row: see `list_queue`.
+
+    `result` is None until the status is final.
+    """
 
     task_id: UUID
     document_id: UUID
@@ -25,7 +28,6 @@ class TaskStatus:
     pages_done: int
     pages_total: int | None
     chunks: int
-    queue_position: int | None
     attempt: int
     next_attempt_at: datetime | None
     result: dict[str, Any] | None
@@ -33,6 +35,7 @@ class TaskStatus:
     started_at: datetime | None
     finished_at: datetime | None
     revision: int
+    queue_position: int | None = None
 
     @property
     def is_final(self) -> bool:
@@ -62,28 +65,26 @@ def result_of(row: Any) -> dict[str, Any]:
 async def list_task_statuses(
     connection: AsyncConnection, ingestion_ids: Collection[UUID]
 ) -> list[TaskStatus]:
-    """The tasks of these ids that exist, in no order."""
+    """The tasks of these ids that exist, in no order, without their places in the queue."""
     rows = await connection.execute(_TASK_STATUSES, {"ids": list(ingestion_ids)})
     return [_task_status(row) for row in rows]
 
 
-# Positions come from one pass over the queue, and none when nobody asks about a queued task: counting
-# for each waiter would read the whole queue (MAX_QUEUED rows) as often as there are waiters.
+async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
+    """All that is queued, the next one first: at most MAX_QUEUED ids, in one array."""
+    queue: Sequence[UUID] = await connection.scalar(_QUEUE)
+    return queue
+
+
 _TASK_STATUSES = text("""
-    WITH asked AS (
-        SELECT id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
-               engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
-               created_at, started_at, finished_at
-        FROM ingestions WHERE id = ANY(:ids)
-    ),
-    queue AS (
-        SELECT id, row_number() OVER (ORDER BY is_slow, created_at, id) AS position
-        FROM ingestions
-        WHERE status = 'queued'
-          AND created_at <= (SELECT max(created_at) FROM asked WHERE status = 'queued')
-    )
-    SELECT asked.*, queue.position AS queue_position
-    FROM asked LEFT JOIN queue USING (id)
+    SELECT id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
+           engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
+           created_at, started_at, finished_at
+    FROM ingestions WHERE id = ANY(:ids)
+""")
+_QUEUE = text("""
+    SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')
+    FROM ingestions WHERE status = 'queued'
 """)
 
 
@@ -96,7 +97,6 @@ def _task_status(row: Any) -> TaskStatus:
         pages_done=row.pages_done,
         pages_total=row.pages_total,
         chunks=row.chunks,
-        queue_position=row.queue_position,
         attempt=row.attempt,
         next_attempt_at=row.next_attempt_at,
         result=result_of(row) if row.status in FINAL_STATUSES else None,

@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 
 from app.api.originals import content_disposition
 from app.config import Settings
+from app.errors import Corrupted, EmbeddingFailed
 from app.main import create_app
 from tests.api.conftest import Served
 from tests.services.workshop import Workshop, eventually, pdf
@@ -295,6 +296,29 @@ async def test_a_document_shows_its_served_version(shelf: Shelf):
     }
     problem_of(await shelf.client.get(f"/documents/{uuid7()}"), 404, "document_not_found")
     problem_of(await shelf.client.get("/documents/abc"), 422, "invalid_request")
+
+
+async def test_all_that_failed_is_retried_at_once(shelf: Shelf):
+    failed = [await shelf.added() for _ in range(3)]
+    for added, error in zip(failed, (EmbeddingFailed(), EmbeddingFailed(), Corrupted()), strict=True):
+        await shelf.worker.fail(UUID(added["task_id"]), error)
+    await shelf.ready(pdf())
+    mine = {"collection": shelf.worker.collection}
+    listed = await shelf.get("/documents", params={**mine, "code": "embedding_failed"})
+    assert {one["document_id"] for one in listed["data"]} == {one["document_id"] for one in failed[:2]}
+    assert (await shelf.get("/documents", params={**mine, "code": "no_text"}))["data"] == []
+
+    answer = await shelf.client.post("/documents/retry", json={**mine, "codes": ["embedding_failed"]})
+    assert (answer.status_code, answer.json()) == (202, {"count": 2})
+    for added in failed[:2]:
+        document = await shelf.get(f"/documents/{added['document_id']}")
+        assert (document["status"], document["error"]) == ("queued", None)
+        assert document["task_id"] != added["task_id"]
+        await shelf.worker.ingest(UUID(document["task_id"]))
+    assert (await shelf.client.post("/documents/retry", json=mine)).json() == {"count": 1}
+    assert (await shelf.client.post("/documents/retry", json=mine)).json() == {"count": 0}
+    problem_of(await shelf.client.post("/documents/retry", json={"codes": []}), 422, "invalid_request")
+    problem_of(await shelf.client.post("/documents/retry", json={"code": "x"}), 422, "invalid_request")
 
 
 async def test_a_document_that_failed_says_why_and_can_be_retried(shelf: Shelf):

@@ -15,7 +15,7 @@ from tests.api.test_tasks import api_process, until_it_answers
 
 async def until_ready(client: httpx.AsyncClient, *, degraded: list[str]) -> None:
     """Each check has two seconds; on a busy machine one may need another try."""
-    expected = {"status": "ready", "degraded": degraded, "sandbox": "full"}
+    expected = {"status": "ready", "degraded": degraded, "outages": [], "sandbox": "full"}
     async with asyncio.timeout(30):
         while (answer := await client.get("/readyz")).json() != expected:  # noqa: ASYNC110 - it is a poll
             await asyncio.sleep(0.2)

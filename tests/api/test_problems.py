@@ -81,7 +81,7 @@ async def test_an_error_of_ours_says_its_code_its_sentence_and_whether_to_retry(
 async def test_only_where_waiting_helps_the_answer_says_how_long(client: httpx.AsyncClient) -> None:
     assert int((await client.get("/known/QueueFull")).headers["retry-after"]) > 0
     assert int((await client.get("/known/DatabaseUnavailable")).headers["retry-after"]) > 0
-    assert "retry-after" not in (await client.get("/known/EmbeddingRefused")).headers
+    assert "retry-after" not in (await client.get("/known/EmbeddingSpaceMismatch")).headers
 
 
 async def test_an_invalid_request_learns_what_is_wrong_where(client: httpx.AsyncClient) -> None:

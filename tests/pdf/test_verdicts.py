@@ -110,7 +110,7 @@ async def test_progress_says_ocr(reader: PDFReader, write: Write) -> None:
     told: list[ReadingProgress] = []
     async with reader.open(write(scan(LARGE_PROSE)), on_progress=told.append) as reading:
         assert [page.number async for page in reading] == [1]
-    assert told[-1] == ReadingProgress("ocr", 0, 1)
+    assert told[-1][:3] == ("ocr", 0, 1)
 
 
 @needs_tesseract

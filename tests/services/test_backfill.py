@@ -13,7 +13,7 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.embedded import EmbeddedPostgres
-from app.services.backfill import CHUNKS_AT_ONCE, Languages, backfill
+from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, backfill
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
 from app.storage.database import Database
@@ -135,6 +135,36 @@ async def test_it_goes_on_where_it_was_stopped(url: str, database: Database) -> 
     assert await found(database, "societ") == dict.fromkeys(ids, 1)
     async with database.autocommit() as connection:
         assert await storage.find_lacking(connection, languages.lacks, UUID(int=0), 9) == []
+
+
+async def test_words_of_old_documents_are_counted_in_their_language(url: str, database: Database) -> None:
+    french = await add_old(database, [FRENCH] * 4, "Société")
+    plain = await add_old(database, [ENGLISH] * 2)
+    await run_alembic(url, command.upgrade, "head")
+    shares = "SELECT ingestion_id || ' ' || lexeme, share, is_on_first_page FROM document_words"
+    assert await rows(database, shares) == {}
+    for _ in range(2):
+        await backfill(database, await duty(database), DocumentWords(database))
+        counted = await rows(database, shares)
+        assert counted[f"{french} societ"] == (1, True)
+        assert counted[f"{french} budget"] == (1, True)
+        assert counted[f"{plain} cost"] == (1, True)
+        assert f"{french} rise" not in counted
+
+
+async def test_counting_the_words_of_a_version_that_is_replaced_meanwhile_leaves_nothing(
+    url: str, database: Database
+) -> None:
+    old = await add_old(database, [FRENCH])
+    await run_alembic(url, command.upgrade, "head")
+    async with database.transaction() as replacing:
+        await replacing.execute(text("SELECT FROM documents WHERE id = :id FOR UPDATE"), {"id": old})
+        counting = asyncio.create_task(DocumentWords(database).fill(old))
+        await asyncio.sleep(0.5)
+        assert not counting.done(), "the document's row was not waited for"
+        await replacing.execute(text("DELETE FROM documents WHERE id = :id"), {"id": old})
+    await asyncio.wait_for(counting, 10)
+    assert await rows(database, "SELECT lexeme, share FROM document_words") == {}
 
 
 async def test_a_version_that_is_replaced_meanwhile_is_left_alone(url: str, database: Database) -> None:

@@ -532,3 +532,36 @@ async def test_requests_and_workers_together_never_wait_in_a_circle_and_leave_no
 )
 def test_a_filename_is_one_clean_line_without_folders(given: str, kept: str):
     assert clean_filename(given) == kept
+
+
+async def test_many_failed_documents_are_retried_in_one_go(workshop: Workshop):
+    added = [await workshop.add(pdf()) for _ in range(3)]
+    for one in added:
+        await workshop.fail(one.task_id)
+    files = workshop.stored()
+    counts = await asyncio.gather(*(workshop.service.retry_failed(workshop.collection) for _ in range(3)))
+    assert sum(counts) == 3
+    assert workshop.stored() == files
+    for one in added:
+        view = await workshop.service.find(one.document_id)
+        assert (view.status, (await workshop.row(one.task_id)).storage_key) == ("queued", None)
+        assert (await workshop.row(view.task_id)).storage_key in files
+
+
+async def test_a_full_queue_takes_no_failed_documents(
+    workshop: Workshop, database: Database, space_id: int, tmp_path: Path
+):
+    await workshop.fail((await workshop.add(pdf())).task_id)
+    full = Workshop(database, space_id, tmp_path, max_queued=0)
+    with pytest.raises(QueueFull):
+        await full.service.retry_failed(workshop.collection)
+
+
+async def test_a_deleted_document_leaves_nothing_of_its_file(workshop: Workshop):
+    added = await workshop.add(pdf())
+    await workshop.ingest(added.task_id)
+    newer = await workshop.replace(added.document_id, pdf())
+    await workshop.service.delete(added.document_id)
+    for task_id, status in ((added.task_id, "success"), (newer.task_id, "cancelled")):
+        row = await workshop.row(task_id)
+        assert (row.status, row.filename, row.title, row.sha256) == (status, "", None, b"")

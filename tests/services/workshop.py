@@ -165,6 +165,7 @@ class Workshop:
             await ingestions.store(
                 *(connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1)),
                 language=ENGLISH,
+                digest=b"digest",
             )
 
     async def publish(self, lease: Lease) -> None:

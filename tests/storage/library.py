@@ -4,7 +4,7 @@ clusters, one a subject. Not through the pipeline, which embeds and fences what 
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 from uuid import UUID
@@ -12,14 +12,19 @@ from uuid import UUID
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from sqlalchemy import text
+from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.types import NullType
 from uuid_utils.compat import uuid7
 
 from app.storage.chunks import delete_chunks, embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.document_words import INSERT_WORDS, VERSION
+from app.storage.filters import SearchFilter
 from app.storage.languages import chunk_vector
+from app.storage.ranking import NEAREST_CHUNKS, Ranking
+from app.storage.visible import begin_search
+from app.storage.words import find_words
 
 SUBJECTS = 40
 WORDS_A_SUBJECT = 300
@@ -154,6 +159,23 @@ class Library:
                 {"id": ingestion_id, "name": shelf.collection},
             )
         return ingestion_id
+
+    async def compared_entirely(
+        self, query: str, wanted: SearchFilter, vector: NDArray[np.float32] | None = None
+    ) -> list[UUID]:
+        """The first ten for a question, when every visible chunk is compared and every document weighed."""
+        async with self.database.transaction() as connection:
+            question = await find_words(connection, query)
+            everything = replace(
+                await begin_search(connection, wanted), is_short=True, has_few_documents=True
+            )
+            ranking = Ranking(question, everything, None if vector is None else self.space_id)
+            statement = text(f"WITH {ranking.statement()} SELECT chunk_id FROM found")
+            parameters = ranking.parameters | {"limit": 10}
+            if vector is not None:
+                statement = statement.bindparams(bindparam("vector", type_=NullType()))
+                parameters |= {"vector": halfvecs(vector[np.newaxis])[0], "depth": NEAREST_CHUNKS}
+            return [row.chunk_id for row in await connection.execute(statement, parameters)]
 
     async def _add_chunks(
         self,

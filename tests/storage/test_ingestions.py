@@ -1,6 +1,7 @@
 """The fenced lease, on a real database: who may write, and what happens to everybody else."""
 
 import asyncio
+import dataclasses
 from uuid import UUID
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.errors import Corrupted, EmbeddingFailed, LeaseLost
+from app.errors import Corrupted, EmbeddingFailed, LeaseLost, ReaderKilled, error_for_code
 from app.pdf.pages import DocumentFacts
 from app.storage import ingestions, sweep
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.ingestions import Lease, Progress
 from app.storage.languages import TextLanguage
+from app.storage.sweep import LostLease
 
 FACTS = DocumentFacts(engine="pdfium", pages_total=9, title="A title")
 DIMENSIONS = 256
@@ -48,9 +50,28 @@ async def add_document(database: Database, document_id: UUID | None = None) -> U
     return ingestion_id
 
 
-async def claim(database: Database, ingestion_id: UUID, holder: str = "here", **options: int) -> Lease | None:
+async def claim(database: Database, ingestion_id: UUID, holder: str | None = None) -> Lease | None:
+    """By a process of its own, unless one is named."""
     async with database.autocommit() as connection:
-        return await ingestions.claim(connection, ingestion_id, holder, **options)
+        return await ingestions.claim(connection, ingestion_id, holder or str(uuid7()))
+
+
+async def lose(
+    database: Database, space_id: int, *leases: Lease, is_own_death: bool = False, with_expired: bool = False
+) -> dict[UUID, float | None]:
+    """Seconds of pause by ingestion, None for what has ended."""
+    lost = [LostLease(lease.ingestion_id, lease.epoch, is_own_death) for lease in leases]
+    async with database.autocommit() as connection:
+        rows = await sweep.requeue_lost(connection, space_id, lost, with_expired=with_expired)
+    return {row.id: row.pause_seconds for row in rows}
+
+
+async def make_due(database: Database, ingestion_id: UUID) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET next_attempt_at = clock_timestamp() WHERE id = :id"),
+            {"id": ingestion_id},
+        )
 
 
 async def claimed(database: Database, ingestion_id: UUID) -> Lease:
@@ -75,7 +96,9 @@ async def store(database: Database, lease: Lease, space_id: int, first: int = 0,
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     async with database.autocommit() as connection:
         await ingestions.store(
-            *(connection, lease, space_id, chunks, vectors, Progress("embedding", 2)), language=ENGLISH
+            *(connection, lease, space_id, chunks, vectors, Progress("embedding", 2)),
+            language=ENGLISH,
+            digest=b"hash",
         )
 
 
@@ -144,7 +167,9 @@ async def test_a_lease_that_ran_out_is_taken_and_its_old_holder_changes_nothing(
 ) -> None:
     zombie = await claimed(database, ingestion_id)
     await store(database, zombie, space_id)
+    assert await claim(database, ingestion_id) is None
     await run_out(database, ingestion_id)
+    assert (await lose(database, space_id, with_expired=True))[ingestion_id] == 0
     taker = await claimed(database, ingestion_id)
 
     for attempt in (
@@ -171,11 +196,14 @@ async def test_a_holder_whose_epoch_is_unchanged_goes_on_even_when_late(
     assert await publish(database, lease, space_id) == 3
 
 
-async def test_the_lease_of_a_dead_process_is_taken_at_once(database: Database, ingestion_id: UUID) -> None:
+async def test_the_lease_of_a_dead_process_is_taken_at_once(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
     lease = await claimed(database, ingestion_id)
     assert await claim(database, ingestion_id) is None
-    assert await claim(database, ingestion_id, dead_epoch=lease.epoch) is not None
-    assert await claim(database, ingestion_id, dead_epoch=lease.epoch) is None
+    assert await lose(database, space_id, lease, is_own_death=True) == {ingestion_id: 0}
+    assert await claim(database, ingestion_id) is not None
+    assert await lose(database, space_id, lease, is_own_death=True) == {}
 
 
 async def test_publishing_shows_the_new_version_and_removes_the_old_one(
@@ -239,7 +267,9 @@ async def test_an_attempt_continues_behind_the_stored_chunks_only_with_the_same_
 ) -> None:
     async def begin(lease: Lease, recipe: str) -> int:
         async with database.autocommit() as connection:
-            return await ingestions.begin(connection, lease, space_id, FACTS, recipe)
+            stored = await ingestions.begin(connection, lease, space_id, FACTS, recipe)
+            assert stored.digest == (b"hash" if stored.count else b"")
+            return stored.count
 
     lease = await claimed(database, ingestion_id)
     assert await begin(lease, "first recipe") == 0
@@ -276,37 +306,153 @@ async def test_work_handed_over_can_be_claimed_at_once(database: Database, inges
     assert await claim(database, ingestion_id) is not None
 
 
-async def test_a_worker_lost_three_times_without_storing_anything_is_the_verdict(
+async def test_after_six_deaths_of_its_own_process_a_run_is_given_up(
     database: Database, space_id: int, ingestion_id: UUID
 ) -> None:
-    for attempt in range(3):
+    pauses = []
+    for _ in range(6):
+        await make_due(database, ingestion_id)
         lease = await claimed(database, ingestion_id)
-        async with database.autocommit() as connection:
-            found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch)])
-        assert [row.is_requeued for row in found if row.id == ingestion_id] == [attempt < 2]
-    row = await row_of(database, ingestion_id)
-    assert (row.status, row.error_code, row.attempt) == ("error", "worker_lost", 3)
+        pauses.append((await lose(database, space_id, lease, is_own_death=True))[ingestion_id])
+        row = await row_of(database, ingestion_id)
+        assert row.status == {0: "queued", None: "error"}.get(pauses[-1], "retrying")
+    assert pauses == [0, 1, 5, 20, 60, None]
+    assert (row.error_code, row.attempt) == ("worker_lost", 6)
+    assert error_for_code(row.error_code).retryable
 
 
-async def test_lost_attempts_that_stored_something_do_not_count(
+async def test_before_the_pause_is_over_nobody_takes_what_died(
     database: Database, space_id: int, ingestion_id: UUID
 ) -> None:
-    for attempt in range(5):
+    for _ in range(2):
+        await lose(database, space_id, await claimed(database, ingestion_id), is_own_death=True)
+    assert await claim(database, ingestion_id) is None
+    async with database.transaction() as connection:
+        assert ingestion_id not in await sweep.mark_rung(connection, 10_000, is_begun=True)
+    await make_due(database, ingestion_id)
+    async with database.transaction() as connection:
+        assert ingestion_id in await sweep.mark_rung(connection, 10_000, is_begun=True)
+
+
+async def test_a_whole_worker_that_dies_again_and_again_ends_no_run_that_makes_progress(
+    database: Database, space_id: int
+) -> None:
+    ids = [await add_document(database) for _ in range(3)]
+    for attempt in range(9):
+        leases = [await claimed(database, ingestion_id) for ingestion_id in ids]
+        for lease in leases:
+            async with database.autocommit() as connection:
+                await ingestions.renew(connection, lease, Progress("reading", attempt + 1, 20))
+        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, 0)
+    assert [(await row_of(database, one)).deaths for one in ids] == [0, 0, 0]
+
+
+async def test_the_first_two_deaths_of_a_whole_worker_count_for_nothing_even_without_progress(
+    database: Database, space_id: int
+) -> None:
+    ids = [await add_document(database) for _ in range(2)]
+    for _ in range(2):
+        leases = [await claimed(database, one) for one in ids]
+        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, 0)
+    assert [((await row_of(database, one)).losses, (await row_of(database, one)).deaths) for one in ids] == [
+        (2, 0)
+    ] * 2
+
+
+async def test_what_takes_its_whole_worker_along_each_time_has_an_end_too(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    pauses: list[float | None] = []
+    while None not in pauses:
+        await make_due(database, ingestion_id)
+        lease = await claimed(database, ingestion_id)
+        pauses.append((await lose(database, space_id, lease))[ingestion_id])
+    assert pauses == [0, 0, 0, 1, 5, 20, 60, None]
+
+
+async def test_what_was_lost_twice_goes_on_alone_in_its_process(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    for _ in range(2):
+        await lose(database, space_id, await claimed(database, ingestion_id))
+    first, second = await add_document(database), await add_document(database)
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET created_at = now() - interval '1 hour' WHERE id = :id"),
+            {"id": second},
+        )
+    beside = await claim(database, first, "threads")
+    assert beside is not None
+    assert await claim(database, ingestion_id, "threads") is None, "it would not be alone"
+    async with database.autocommit() as connection:
+        await ingestions.hand_over(connection, beside)
+    assert await claim(database, ingestion_id, "threads") is not None
+    assert await claim(database, second, "threads") is None, "it is to be left alone"
+    assert await claim(database, second, "another process") is not None
+
+
+async def test_nothing_waits_longer_than_two_minutes_for_a_process_of_its_own(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    for _ in range(2):
+        await lose(database, space_id, await claimed(database, ingestion_id))
+    assert await claim(database, await add_document(database), "more threads") is not None
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET next_attempt_at = now() - interval '121 s' WHERE id = :id"),
+            {"id": ingestion_id},
+        )
+    assert await claim(database, ingestion_id, "more threads") is not None
+
+
+async def test_deaths_between_which_something_was_stored_do_not_count(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    for attempt in range(8):
         lease = await claimed(database, ingestion_id)
         await store(database, lease, space_id, first=attempt, count=1)
-        async with database.autocommit() as connection:
-            found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch)])
-        assert [row.is_requeued for row in found if row.id == ingestion_id] == [True]
+        assert await lose(database, space_id, lease, is_own_death=True) == {ingestion_id: 0}
     assert await claim(database, ingestion_id) is not None
+
+
+async def test_pages_that_were_read_before_are_no_progress(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    for _ in range(3):
+        await make_due(database, ingestion_id)
+        lease = await claimed(database, ingestion_id)
+        async with database.autocommit() as connection:
+            await ingestions.renew(connection, lease, Progress("reading", 7, 9))
+        await lose(database, space_id, lease, is_own_death=True)
+    row = await row_of(database, ingestion_id)
+    assert (row.deaths, row.pages_done) == (3, 7)
+
+
+async def test_an_attempt_that_its_own_worker_gives_up_counts_as_a_death(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    pauses = []
+    for _ in range(6):
+        await make_due(database, ingestion_id)
+        lease = await claimed(database, ingestion_id)
+        async with database.autocommit() as connection:
+            pauses.append(
+                await ingestions.give_up_attempt(connection, lease, space_id, ReaderKilled("killed"))
+            )
+    assert pauses == [0, 1, 5, 20, 60, None]
+    row = await row_of(database, ingestion_id)
+    assert (row.error_code, row.error_message) == ("worker_lost", "killed")
+    async with database.autocommit() as connection:
+        with pytest.raises(LeaseLost):
+            await ingestions.give_up_attempt(connection, lease, space_id, ReaderKilled())
 
 
 async def test_requeueing_spares_leases_that_are_alive(
     database: Database, space_id: int, ingestion_id: UUID
 ) -> None:
     lease = await claimed(database, ingestion_id)
-    async with database.autocommit() as connection:
-        found = await sweep.requeue_lost(connection, space_id, [(ingestion_id, lease.epoch - 1)])
-    assert ingestion_id not in [row.id for row in found]
+    earlier = dataclasses.replace(lease, epoch=lease.epoch - 1)
+    assert ingestion_id not in await lose(database, space_id, earlier, with_expired=True)
     assert (await row_of(database, ingestion_id)).status == "processing"
 
 
@@ -332,7 +478,8 @@ async def test_a_writer_stopped_in_its_middle_holds_no_lock(
     async with database.autocommit() as connection:
         await ingestions.renew(connection, lease, Progress())  # the connection stays open, as if stopped here
         async with asyncio.timeout(1):
-            assert await claim(database, ingestion_id, dead_epoch=lease.epoch) is not None
+            assert await lose(database, space_id, lease) == {ingestion_id: 0}
+            await claimed(database, ingestion_id)
         with pytest.raises(LeaseLost):
             await ingestions.renew(connection, lease, Progress())
 

@@ -35,13 +35,14 @@ async def queued(database: Database) -> UUID:
     return ingestion_id
 
 
-async def claim(database: Database, ingestion_id: UUID) -> Lease | None:
+async def claim(database: Database, ingestion_id: UUID, worker: str | None = None) -> Lease | None:
+    """By a process of its own, unless one is named."""
     async with database.autocommit() as connection:
-        return await ingestions.claim(connection, ingestion_id, "a worker")
+        return await ingestions.claim(connection, ingestion_id, worker or str(uuid4()))
 
 
-async def claimed(database: Database) -> Lease:
-    lease = await claim(database, await queued(database))
+async def claimed(database: Database, worker: str | None = None) -> Lease:
+    lease = await claim(database, await queued(database), worker)
     assert lease is not None
     return lease
 
@@ -77,55 +78,91 @@ async def test_nobody_makes_way_for_what_only_just_came(empty: Database) -> None
     assert await may_go_on(empty, second)
 
 
-async def test_one_slow_run_goes_on_and_the_others_make_way_for_what_waits(empty: Database) -> None:
-    first, second, third = [await claimed(empty) for _ in range(3)]
+async def made_way(database: Database, lease: Lease) -> UUID:
+    await hand_over(database, lease, is_slow=True)
+    return lease.ingestion_id
+
+
+async def wait_two_minutes(database: Database, ingestion_id: UUID) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET slow_since = slow_since - interval '2 minutes' WHERE id = :id"),
+            {"id": ingestion_id},
+        )
+
+
+async def test_half_of_the_processes_may_be_slow_and_the_others_make_way(empty: Database) -> None:
+    first, second, third, _fourth = [await claimed(empty) for _ in range(4)]
+    await queued(empty)
+    assert await may_go_on(empty, first)
+    assert await may_go_on(empty, second)
+    assert not await may_go_on(empty, third)
+    assert await may_go_on(empty, first), "it was slow before the others"
+    await hand_over(empty, third, is_slow=True)
+    assert await claim(empty, third.ingestion_id) is None
+
+
+async def test_of_two_processes_one_may_be_slow(empty: Database) -> None:
+    first, second = await claimed(empty), await claimed(empty)
     waiting = await queued(empty)
     assert await may_go_on(empty, first)
     assert not await may_go_on(empty, second)
-    assert await may_go_on(empty, first), "it has the lane"
-    await hand_over(empty, second, is_slow=True)
+    slow = await made_way(empty, second)
+    assert await claim(empty, slow) is None
+    assert slow not in await rung(empty)
     assert await claim(empty, waiting)
-    assert await may_go_on(empty, third), "nothing waits any more"
+    assert await claim(empty, slow), "nothing else is due any more"
 
 
-async def test_what_is_slow_waits_for_the_lane(empty: Database) -> None:
-    first, second, third, other = [await claimed(empty) for _ in range(4)]
+async def test_a_slow_file_has_its_turn_although_others_never_stop_coming(empty: Database) -> None:
+    """The other process is between two files when the slow one asks."""
+    slow = await made_way(empty, await claimed(empty, "first process"))
+    other = await claimed(empty, "second process")
     await queued(empty)
-    assert await may_go_on(empty, first)
-    for lease in (second, third):
-        assert not await may_go_on(empty, lease)
-        await hand_over(empty, lease, is_slow=True)
-        assert await claim(empty, lease.ingestion_id) is None
-    assert await rung(empty) == []
-    await hand_over(empty, first)
-    assert await rung(empty) == [first.ingestion_id], "the oldest is next"
-    assert await claim(empty, second.ingestion_id), "whoever comes first has it"
-    assert await claim(empty, third.ingestion_id) is None
-    assert await may_go_on(empty, other) is False
+    async with empty.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET status = 'success' WHERE id = :id"), {"id": other.ingestion_id}
+        )
+    assert slow in await rung(empty)
+    assert await claim(empty, slow, "first process")
 
 
-async def test_the_only_worker_takes_what_is_slow_when_nothing_else_waits(empty: Database) -> None:
-    slow = await claimed(empty)
+async def test_slow_files_go_at_once_when_nothing_else_is_to_do(empty: Database) -> None:
+    leases = [await claimed(empty) for _ in range(3)]
+    ids = [await made_way(empty, lease) for lease in leases]
+    assert set(await rung(empty)) == set(ids)
+    assert all([await claim(empty, slow) for slow in ids])
+
+
+async def test_the_only_process_looks_at_slow_files_last(empty: Database) -> None:
+    slow = await claimed(empty, "only")
     waiting = await queued(empty)
-    assert not await may_go_on(empty, slow), "it may be the only worker"
-    await hand_over(empty, slow, is_slow=True)
-    assert await claim(empty, slow.ingestion_id) is None
+    assert not await may_go_on(empty, slow)
+    await made_way(empty, slow)
+    assert await claim(empty, slow.ingestion_id, "only") is None
     assert await rung(empty) == []
-    lease = await claim(empty, waiting)
+    lease = await claim(empty, waiting, "only")
     assert lease is not None
     async with empty.autocommit() as connection:
         await ingestions.retry_later(connection, lease, EmbeddingFailed(), 60)
     assert await rung(empty) == [slow.ingestion_id]
+    assert await claim(empty, slow.ingestion_id, "only")
+
+
+async def test_after_two_minutes_of_waiting_a_slow_file_counts_as_any_other(empty: Database) -> None:
+    slow = await claimed(empty, "only")
+    await queued(empty)
+    await made_way(empty, slow)
+    await wait_two_minutes(empty, slow.ingestion_id)
+    again = await claim(empty, slow.ingestion_id, "only")
+    assert again is not None
+    assert await may_go_on(empty, again), "it need not make way a second time"
+
+
+async def test_making_way_is_no_attempt(empty: Database) -> None:
+    slow = await claimed(empty)
+    async with empty.autocommit() as connection:
+        await ingestions.hand_over(connection, slow, is_slow=True, is_counted=False)
     again = await claim(empty, slow.ingestion_id)
     assert again is not None
-    await queued(empty)
-    assert await may_go_on(empty, again), "what waits is behind one slow file, not behind two"
-
-
-async def test_two_in_the_lane_at_once_both_leave_it(empty: Database) -> None:
-    first, second = await claimed(empty), await claimed(empty)
-    await queued(empty)
-    async with empty.autocommit() as connection:
-        await connection.execute(text("UPDATE ingestions SET is_slow = true WHERE status = 'processing'"))
-    assert not await may_go_on(empty, first)
-    assert not await may_go_on(empty, second)
+    assert again.attempt == 1

@@ -5,15 +5,15 @@ from itertools import combinations
 from sqlalchemy import text
 
 from app.storage.database import Database
-from app.storage.words import CANDIDATE_CHUNKS, MAX_TERMS, MAX_WORDS, find_words, rare_terms
+from app.storage.words import CANDIDATE_CHUNKS, MAX_TERMS, MAX_WORDS, Question, find_words, rare_terms
 
 TABLE = 100_000
 
 
 def test_rare_words_are_taken_and_common_ones_only_in_rare_pairs() -> None:
     shares = {"'zyzzyva'": 0.001, "'tax'": 0.1, "'year'": 0.2, "'net'": 0.4}
-    assert rare_terms(shares, TABLE) == ["'zyzzyva'", "'tax' & 'year'"]
-    assert rare_terms(shares, 10 * TABLE) == ["'zyzzyva'"]
+    assert rare_terms(shares, TABLE / 3) == ["'zyzzyva'", "'tax' & 'year'"]
+    assert rare_terms(shares, TABLE / 2) == ["'zyzzyva'"]
 
 
 def test_words_that_are_all_rare_are_all_taken_and_nothing_else() -> None:
@@ -50,24 +50,41 @@ def test_a_long_query_makes_a_bounded_number_of_terms() -> None:
     assert len(rare_terms(shares, 1_000)) <= MAX_TERMS
 
 
+def lexemes(question: Question) -> list[str]:
+    return sorted(lexeme.text for word in question.words for lexeme in word.lexemes)
+
+
 async def test_words_are_stemmed_and_stop_words_are_left_out(database: Database) -> None:
     async with database.transaction() as connection:
-        words = await find_words(connection, "What are the risks, and risky assets?")
-    assert sorted(words.any_word.split(" | ")) == ["'asset'", "'risk'", "'riski'"]
+        question = await find_words(connection, "What are the risks, and risky assets?")
+    assert lexemes(question) == ["asset", "risk", "riski"]
+    assert {word.text for word in question.words} == {"assets", "risks", "risky"}
+    assert question.phrase == "('risk' <2> 'riski' <-> 'asset')"
 
 
 async def test_operators_of_a_query_are_no_operators(database: Database) -> None:
     async with database.transaction() as connection:
-        for query in ("cats & !dogs", "cats <-> dogs", "'cats' | (dogs:*", "cats\\ dogs'", '-cats "dogs"'):
-            words = await find_words(connection, query)
-            assert sorted(words.any_word.split(" | ")) == ["'cat'", "'dog'"], query
+        for query in ("cats & !dogs", "cats <-> dogs", "'cats' | (dogs:*", "cats\\ dogs'", "-cats dogs"):
+            question = await find_words(connection, query)
+            assert lexemes(question) == ["cat", "dog"], query
+            assert question.quoted == ""
+
+
+async def test_what_is_in_quotes_must_follow_one_another(database: Database) -> None:
+    async with database.transaction() as connection:
+        for query in ('the "net asset value" of “the fund”', "«net asset value» „the fund“"):
+            question = await find_words(connection, query)
+            assert question.quoted.replace(" ", "") == "(('net'<->'asset'<->'valu'))&(('fund'))"
+        assert (await find_words(connection, 'he said "the"')).quoted == ""
+        assert (await find_words(connection, '5" nails and "')).quoted != "('nail')"
 
 
 async def test_quotes_and_backslashes_in_a_word_survive(database: Database) -> None:
     async with database.transaction() as connection:
-        words = await find_words(connection, "/usr/o'brien\\'x http://a.b/c'd?e=f\\g")
-        assert words.any_word
-        for query in (words.any_word, words.candidates):
+        question = await find_words(connection, "/usr/o'brien\\'x http://a.b/c'd?e=f\\g")
+        assert question.words
+        tsqueries = [lexeme.tsquery for word in question.words for lexeme in word.lexemes]
+        for query in (question.candidates, question.phrase, *tsqueries):
             assert await connection.scalar(
                 text("SELECT numnode(CAST(:query AS tsquery)) > 0"), {"query": query}
             )
@@ -75,13 +92,18 @@ async def test_quotes_and_backslashes_in_a_word_survive(database: Database) -> N
 
 async def test_a_query_of_stop_words_has_no_words(database: Database) -> None:
     async with database.transaction() as connection:
-        words = await find_words(connection, "is this the one that was?")
-        assert words.any_word == words.candidates == "'one'"
-        words = await find_words(connection, "to be or not to be")
-        assert words.any_word == words.candidates == ""
+        assert lexemes(await find_words(connection, "is this the one that was?")) == ["one"]
+        assert await find_words(connection, "to be or not to be") == Question()
+
+
+async def test_a_word_asked_for_twice_is_one_word(database: Database) -> None:
+    async with database.transaction() as connection:
+        question = await find_words(connection, "risk of risks, risking the FY18 and FY 2018")
+    assert lexemes(question) == ["2018", "fy", "risk"]
+    assert len(question.words) == 3
 
 
 async def test_a_query_of_many_words_is_cut_to_a_bounded_number(database: Database) -> None:
     async with database.transaction() as connection:
-        words = await find_words(connection, " ".join(f"word{n}" for n in range(5_000)))
-    assert len(words.any_word.split(" | ")) == MAX_WORDS
+        question = await find_words(connection, " ".join(f"word{n}" for n in range(5_000)))
+    assert len(question.words) == MAX_WORDS

@@ -1,0 +1,165 @@
+"""Scenarios in which a fault goes on for a while, or comes again and again."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+import psutil
+
+from app.chaos.pdfs import Specimen
+from app.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
+
+CRASH_SECONDS = 120.0
+CRASH_PAUSE_SECONDS = (1.5, 5.0)
+FLEET_SECONDS = 60.0
+FLEET_PAUSE_SECONDS = (1.0, 3.0)
+OUTAGE_SECONDS = 30.0
+SEARCH_SECONDS = 3.5  # 3 s for the embedder, and the words
+PAUSED_SECONDS = 10.0
+SLOW_SECONDS = 100.0  # before two minutes of waiting make them like any other
+SETTLE_SECONDS = 240.0
+
+
+async def crash_loop(world: World) -> None:
+    """A child or a whole worker, again and again, whatever it has in work and however often that was hit."""
+    world.upload_all(world.large)
+    deadline = time.monotonic() + _shorter(world, CRASH_SECONDS)
+    while time.monotonic() < deadline and world.is_in_work:
+        await asyncio.sleep(world.chance.uniform(*CRASH_PAUSE_SECONDS))
+        name = world.chance.choice(WORKERS)
+        if world.chance.random() < 0.5:
+            await world.kill_worker(name)
+            await world.start(name)
+        else:
+            _kill_one(world, world.children_of(name))
+    await world.settle(SETTLE_SECONDS)
+
+
+def _kill_one(world: World, children: Sequence[psutil.Process]) -> None:
+    if children:
+        world.chance.choice(children).kill()
+        world.faults += 1
+
+
+async def fleet_crash_loop(world: World) -> None:
+    """All workers at once, for a minute: nothing can be done in between but begin."""
+    world.upload_all(world.specimens)
+    deadline = time.monotonic() + _shorter(world, FLEET_SECONDS)
+    while time.monotonic() < deadline and world.is_in_work:
+        await asyncio.sleep(world.chance.uniform(*FLEET_PAUSE_SECONDS))
+        for name in WORKERS:
+            await world.kill_worker(name)
+        await world.start(*WORKERS)
+    await world.settle(SETTLE_SECONDS)
+
+
+async def revoked_key(world: World) -> None:
+    """The embedder refuses the key, of work that has begun and of work that comes meanwhile."""
+    first, later = _halves(world)
+    world.upload_all(first)
+    await world.wait_for_work()
+    world.stub.behaviour.key = "another key"
+    world.faults += 1
+    await asyncio.gather(*map(world.upload, later))
+    await asyncio.sleep(_shorter(world, OUTAGE_SECONDS))
+    await _note_degraded(world)
+    world.stub.behaviour.key = None
+    await world.settle(SETTLE_SECONDS)
+    await expect_uncharged(world)
+
+
+async def hanging_embedder(world: World) -> None:
+    """It takes connections and does not answer; searches have to do with words."""
+    first, later = _halves(world)
+    world.upload_all(first)
+    await world.settle(PATIENCE_SECONDS)
+    was_seconds, world.stub.behaviour.delay_seconds = world.stub.behaviour.delay_seconds, 600.0
+    world.faults += 1
+    world.upload_all(later)
+    deadline = time.monotonic() + _shorter(world, OUTAGE_SECONDS)
+    longest, searches = 0.0, 0
+    while time.monotonic() < deadline:
+        began = time.monotonic()
+        found = await world.client.search({"query": "harbour lantern", "collection": world.collection})
+        longest, searches = max(longest, time.monotonic() - began), searches + 1
+        if found["degraded"] != ["embedder"] or not found["data"]:
+            world.mistakes.append(f"a search found {len(found['data'])}, without {found['degraded']}")
+        await asyncio.sleep(0.5)
+    world.notes.append(f"{searches} searches took {longest:.2f} s at most")
+    if longest > SEARCH_SECONDS:
+        world.mistakes.append(f"a search took {longest:.1f} s")
+    world.stub.behaviour.delay_seconds = was_seconds
+    await world.settle(SETTLE_SECONDS)
+    await expect_uncharged(world)
+
+
+async def paused_sweeper(world: World) -> None:
+    """SIGSTOP for whoever leads the sweepers; a child of another worker is killed meanwhile."""
+    world.upload_all(world.specimens)
+    async for _ in world.beats(1.0, 2.0, at_most=3):
+        await world.wait_for_work()
+        rows = await world.watcher.query("SELECT holder FROM leaders")
+        leader = int(rows[0]["holder"].split("/")[-2])
+        os.kill(leader, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            others = [child for name in WORKERS for child in world.children_of(name) if child.pid != leader]
+            _kill_one(world, others)
+            await asyncio.sleep(PAUSED_SECONDS)
+            now = await world.watcher.query("SELECT holder FROM leaders")
+        finally:
+            os.kill(leader, signal.SIGCONT)
+        if int(now[0]["holder"].split("/")[-2]) == leader:
+            world.mistakes.append(f"{time.monotonic() - began:.0f} s later nobody else swept")
+    await world.settle(SETTLE_SECONDS)
+
+
+async def slow_files_in_a_stream(world: World) -> None:
+    """Files that take seconds to read, and others that never stop coming until all of those have ended."""
+    slow = [await world.upload(specimen) for specimen in world.slow]
+    world.faults += len(slow)
+    others = list(world.specimens)
+    deadline = time.monotonic() + SLOW_SECONDS
+    while not all(_has_ended(world, one) for one in slow) and time.monotonic() < deadline:
+        if others:
+            await world.upload(others.pop())
+        await asyncio.sleep(0.3)
+    waiting = sum(not _has_ended(world, one) for one in slow)
+    if waiting:
+        world.mistakes.append(f"{waiting} slow files had no verdict after {SLOW_SECONDS:.0f} s")
+    world.upload_all(others)
+    await world.settle(SETTLE_SECONDS)
+
+
+def _has_ended(world: World, accepted: Accepted) -> bool:
+    sight = world.watcher.sights.get(accepted.task_id)
+    return sight is not None and sight.is_final
+
+
+def _shorter(world: World, seconds: float) -> float:
+    return seconds / 3 if world.is_short else seconds
+
+
+def _halves(world: World) -> tuple[Sequence[Specimen], Sequence[Specimen]]:
+    middle = len(world.specimens) // 2
+    return world.specimens[:middle], world.specimens[middle:]
+
+
+async def _note_degraded(world: World) -> None:
+    ready = await world.client.ready()
+    if ready["degraded"] != ["embedder"]:
+        world.mistakes.append(f"/readyz said degraded: {ready['degraded']}")
+    world.notes.extend(f"{one['service']}: {one['reason']}" for one in ready["outages"])
+
+
+async def expect_uncharged(world: World) -> None:
+    rows = await world.watcher.query(
+        "SELECT count(*) FILTER (WHERE deaths > 0) AS died, max(attempt) AS attempts FROM ingestions"
+        " WHERE created_at >= $1",
+        world.watcher.since,
+    )
+    world.notes.append(f"{rows[0]['attempts']} attempts at most")
+    if rows[0]["died"]:
+        world.mistakes.append(f"{rows[0]['died']} documents were charged with a death")

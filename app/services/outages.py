@@ -1,0 +1,72 @@
+"""The breaker: whether a service that all work needs is out, found by a probe and known to the fleet."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from app.errors import PDFIngestError
+from app.storage import outages
+from app.storage.database import Database
+
+PROBE_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
+
+Probe = Callable[[], Awaitable[object]]
+
+
+class Outages:
+    """`probes` tries each service with something that no document has a part in, and raises if it fails."""
+
+    def __init__(self, database: Database, probes: Mapping[str, Probe]) -> None:
+        self._database = database
+        self._probes = probes
+
+    async def report(self, service: str, error: PDFIngestError) -> bool:
+        """Whether the service is out: what one document meets and a probe does not is no outage."""
+        if service not in self._probes:
+            return False
+        failure = await self._failure(service)
+        if failure is None:
+            return False
+        async with self._database.autocommit() as connection:
+            is_new = await outages.begin_outage(connection, service, failure)
+        if is_new:
+            log.error("outage", service=service, reason=failure, met=error.message)
+        return True
+
+    async def has_any(self, *services: str) -> bool:
+        """Whether one of these is out, or any at all."""
+        async with self._database.autocommit() as connection:
+            found = {outage.service for outage in await outages.list_outages(connection)}
+        return bool(found.intersection(services) if services else found)
+
+    async def wait(self) -> None:
+        """Until nothing is out."""
+        while await self.has_any():  # noqa: ASYNC110 - it ends in the database
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def probe(self) -> None:
+        """Try what is out and due for a try; what works again is an outage no more."""
+        async with self._database.autocommit() as connection:
+            services = await outages.take_probes(connection)
+        for service in services:
+            if service in self._probes and await self._failure(service) is not None:
+                continue
+            async with self._database.autocommit() as connection:
+                seconds = await outages.end_outage(connection, service)
+            if seconds is not None:
+                log.info("outage over", service=service, seconds=round(seconds, 1))
+
+    async def _failure(self, service: str) -> str | None:
+        """Why the service does not do its work; None when it does."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._probes[service]()
+        except TimeoutError:
+            return f"It did not answer within {PROBE_SECONDS:.0f} seconds."
+        except PDFIngestError as error:
+            return error.message
+        return None

@@ -1,0 +1,68 @@
+"""Services that all work needs and that are out, one row each, for the whole fleet.
+
+While there is one, nothing is claimed (`ingestions.claim`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+MAX_PROBE_PAUSE_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A service that does not do its work, and why."""
+
+    service: str
+    reason: str
+    since: datetime
+
+
+async def begin_outage(connection: AsyncConnection, service: str, reason: str) -> bool:
+    """Whether it is new. The first probe is due in a second."""
+    begun = await connection.scalar(
+        text(
+            "INSERT INTO outages (service, reason, next_probe_at)"
+            " VALUES (:service, :reason, clock_timestamp() + interval '1 second')"
+            " ON CONFLICT DO NOTHING RETURNING true"
+        ),
+        {"service": service, "reason": reason},
+    )
+    return begun is not None
+
+
+async def list_outages(connection: AsyncConnection) -> list[Outage]:
+    rows = await connection.execute(text("SELECT service, reason, since FROM outages ORDER BY service"))
+    return [Outage(**row._mapping) for row in rows]
+
+
+async def take_probes(connection: AsyncConnection) -> Sequence[str]:
+    """Services to try now; nobody else gets them until the next probe, after 2, 4, 8 … 30 seconds."""
+    found = await connection.execute(
+        text(f"""
+        UPDATE outages SET probes = probes + 1, next_probe_at = clock_timestamp()
+            + make_interval(secs => least({MAX_PROBE_PAUSE_SECONDS}, 2 ^ least(probes + 1, 10)))
+        WHERE next_probe_at <= clock_timestamp() RETURNING service
+        """)
+    )
+    return found.scalars().all()
+
+
+async def end_outage(connection: AsyncConnection, service: str) -> float | None:
+    """How many seconds it took; None when there was none. What waits is rung for at once."""
+    seconds: float | None = await connection.scalar(
+        text("""
+        WITH over AS (DELETE FROM outages WHERE service = :service RETURNING since),
+        waiting AS (
+            UPDATE ingestions SET rung_at = NULL, rings = 0 FROM over
+            WHERE status IN ('queued', 'retrying') AND rings > 0
+        )
+        SELECT CAST(extract(epoch FROM clock_timestamp() - since) AS float8) FROM over
+        """),
+        {"service": service},
+    )
+    return seconds

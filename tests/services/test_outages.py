@@ -1,0 +1,329 @@
+"""A service that is out is nobody's verdict: documents wait, and go on by themselves."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from structlog.testing import capture_logs
+
+from app.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.config import Settings
+from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.errors import EmbeddingFailed, EmbeddingRefused, StorageFailed, TextRefused, WorkHeld
+from app.metrics import Figure
+from app.resources import Services, open_services
+from app.services.documents import AcceptedFile, UploadOptions
+from app.services.readiness import check_readiness
+from app.storage import ingestions
+from app.storage.database import Database
+from app.storage.search import SearchFilter
+from tests.databases import migrated
+from tests.pdfs.hostile import prose
+from tests.services.workshop import eventually, in_parts, outcomes_as_answer
+
+KEY = "the right key"
+
+
+@pytest.fixture
+def stub() -> EmbeddingStub:
+    return EmbeddingStub(dimensions=64)
+
+
+@pytest.fixture
+def embedding_url(stub: EmbeddingStub) -> Iterator[str]:
+    with serving(stub.app) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def own_database_url(postgres: EmbeddedPostgres) -> str:
+    """An outage stops the work of all."""
+    return await migrated(postgres, f"outages_{uuid4().hex}")
+
+
+@pytest.fixture(autouse=True)
+async def _nothing_is_out(own_database_url: str) -> None:
+    database = Database(own_database_url)
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM outages"))
+    await database.close()
+
+
+@pytest.fixture
+def settings(own_database_url: str, valkey: EmbeddedValkey, embedding_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None,
+        database_url=own_database_url,
+        celery_broker_url=valkey.url.removesuffix("/0") + "/11",
+        storage_url=(tmp_path / "files").as_uri(),
+        embedding_provider="openai",
+        embedding_base_url=embedding_url,
+        embedding_api_key=SecretStr(KEY),
+        embedding_dimensions=64,
+    )
+
+
+@pytest.fixture
+async def services(settings: Settings) -> AsyncIterator[Services]:
+    async with open_services(settings) as services:
+        yield services
+
+
+async def upload(services: Services, pages: int = 2) -> UUID:
+    accepted: list[Any] = []
+
+    def answer(outcomes: Any) -> Any:
+        accepted.extend(outcomes)
+        return outcomes_as_answer(outcomes)
+
+    async with services.documents.uploading() as upload:
+        content = prose(pages) + f"\n%{uuid4()}".encode()
+        file = await upload.receive("a.pdf", in_parts(content, 65_536))
+        await services.documents.add(upload, [file], UploadOptions(), answer)
+    (one,) = accepted
+    assert isinstance(one, AcceptedFile)
+    return one.task_id
+
+
+async def row_of(services: Services, task_id: UUID) -> Any:
+    async with services.database.autocommit() as connection:
+        return await ingestions.find(connection, task_id)
+
+
+async def degraded(services: Services) -> list[str]:
+    async def is_up() -> bool:
+        return True
+
+    return (await check_readiness(services.database, services.space_id, is_up)).degraded
+
+
+async def search(services: Services, **options: Any) -> tuple[int, tuple[str, ...]]:
+    found = await services.rag.search(
+        **{"query": "the tide", "mode": "hybrid", "filter": SearchFilter(), "limit": 5} | options
+    )
+    return len(found.hits), found.degraded
+
+
+async def test_a_revoked_key_fails_nothing_and_work_goes_on_by_itself(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    stub.behaviour.key = "another key"
+    waiting, queued = await upload(services), await upload(services)
+    with capture_logs() as logs:
+        run = asyncio.create_task(services.rag.ingest_pdf("", waiting))
+        async with asyncio.timeout(20):
+            while not await degraded(services):  # noqa: ASYNC110 - it is in the database
+                await asyncio.sleep(0.05)
+        with pytest.raises(WorkHeld):
+            await services.rag.ingest_pdf("", queued)
+        assert (await row_of(services, waiting)).status == "processing", "what is read is kept"
+        assert (await row_of(services, queued)).attempt == 0, "it was never begun"
+        asked = len(stub.requests)
+        await asyncio.sleep(4)
+        assert len(stub.requests) - asked <= 3, "only probes, and fewer and fewer"
+        stub.behaviour.key = KEY
+        async with asyncio.timeout(40):
+            assert await run > 0
+    assert await services.rag.ingest_pdf("", queued) > 0
+    for task_id in (waiting, queued):
+        row = await row_of(services, task_id)
+        assert (row.status, row.attempt, row.retries, row.deaths) == ("success", 1, 0, 0)
+    assert await degraded(services) == []
+    events = [entry["event"] for entry in logs]
+    assert (events.count("outage"), events.count("outage over")) == (1, 1)
+
+
+async def test_readiness_and_metrics_say_why_and_since_when(services: Services, stub: EmbeddingStub) -> None:
+    async def is_up() -> bool:
+        return True
+
+    stub.behaviour.failures = [Failure(status=402)] * 10
+    assert await services.rag.outages.report("embedder", EmbeddingFailed())
+    readiness = await check_readiness(services.database, services.space_id, is_up)
+    assert (readiness.faults, readiness.degraded) == ({}, ["embedder"])
+    assert "credit" in readiness.outages[0].reason
+    assert await outage_seconds(services) > 0
+    stub.behaviour.failures = []
+
+    async def is_over() -> bool:
+        return await degraded(services) == []
+
+    await eventually(is_over)
+    await asyncio.sleep(1)
+    assert await outage_seconds(services) == 0
+
+
+async def outage_seconds(services: Services) -> float:
+    figures: dict[str, Figure] = {figure.name: figure for figure in await services.figures.read()}
+    values = figures["outage_seconds"].values
+    assert not isinstance(values, float | int)
+    return values["embedder"]
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        *(Failure(status=status) for status in (401, 405, 429, 500)),
+        Failure(garbage="not json"),
+    ],
+    ids=lambda failure: failure.garbage or str(failure.status),
+)
+async def test_what_the_embedder_says_to_everything_is_its_own_fault(
+    services: Services, stub: EmbeddingStub, failure: Failure
+) -> None:
+    stub.behaviour.failures = [failure] * 100
+    assert await services.rag.outages.report("embedder", EmbeddingFailed())
+    stub.behaviour.failures = []
+
+
+async def test_vectors_of_another_size_stop_all_work(settings: Settings, stub: EmbeddingStub) -> None:
+    stub.behaviour.refused_fields = ("dimensions",)
+    stub.behaviour.dimensions = 48
+    async with open_services(settings) as services:
+        task_id = await upload(services)
+        run = asyncio.create_task(services.rag.ingest_pdf("", task_id))
+
+        async def is_out() -> bool:
+            return await degraded(services) == ["embedder"]
+
+        await eventually(is_out)
+        stub.behaviour.dimensions = 64
+        async with asyncio.timeout(30):
+            assert await run > 0
+
+
+async def test_one_text_that_is_refused_is_the_documents_verdict(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    stub.behaviour.refused_texts = ("the",)
+    task_id = await upload(services)
+    with pytest.raises(TextRefused):
+        await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.error_code) == ("error", "embedding_failed")
+    assert await degraded(services) == []
+
+
+async def test_a_refusal_of_one_text_with_a_status_that_means_all_is_not_believed_at_once(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    """It may have been the last one before the key was mended."""
+    stub.behaviour.failures = [Failure(status=401)]
+    task_id = await upload(services)
+    with pytest.raises(EmbeddingRefused):
+        await services.rag.ingest_pdf("", task_id)
+    assert (await row_of(services, task_id)).status == "retrying"
+    for _ in range(3):
+        stub.behaviour.failures = [Failure(status=401)]
+        async with services.database.transaction() as connection:
+            await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+        with pytest.raises(EmbeddingRefused):
+            await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.error_code, row.attempt) == ("error", "embedding_failed", 4)
+
+
+async def test_an_embedder_that_fails_now_and_then_is_no_outage(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    stub.behaviour.failures = [Failure(garbage="nan")]
+    task_id = await upload(services)
+    with pytest.raises(EmbeddingFailed):
+        await services.rag.ingest_pdf("", task_id)
+    assert (await row_of(services, task_id)).status == "retrying"
+    assert await degraded(services) == []
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "vector"])
+async def test_a_search_waits_three_seconds_for_the_embedder_then_words_have_to_do(
+    services: Services, stub: EmbeddingStub, mode: str
+) -> None:
+    await services.rag.ingest_pdf("", await upload(services))
+    found, left_out = await search(services, mode=mode)
+    assert (found > 0, left_out) == (True, ())
+    stub.behaviour.delay_seconds = 60
+    began = time.monotonic()
+    found, left_out = await search(services, mode=mode)
+    assert time.monotonic() - began < 4
+    assert (found > 0, left_out) == (True, ("embedder",))
+    stub.behaviour.delay_seconds = 0
+
+
+async def test_a_search_asks_a_failing_embedder_twice(services: Services, stub: EmbeddingStub) -> None:
+    await services.rag.ingest_pdf("", await upload(services))
+    stub.requests.clear()
+    stub.behaviour.failures = [Failure(status=500)] * 9
+    assert (await search(services))[1] == ("embedder",)
+    assert len(stub.requests) == 2
+    stub.behaviour.failures = [Failure(status=500)]
+    assert (await search(services))[1] == ()
+
+
+async def test_while_the_embedder_is_known_to_be_out_a_search_does_not_wait(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    await services.rag.ingest_pdf("", await upload(services))
+    stub.behaviour.key = "another key"
+    assert await services.rag.outages.report("embedder", EmbeddingFailed())
+    asked = len(stub.requests)
+    assert (await search(services))[1] == ("embedder",)
+    assert len(stub.requests) - asked <= 1, "a probe of the sweeper's, at most"
+
+
+async def test_a_file_store_that_is_away_fails_nothing(
+    services: Services, settings: Settings, tmp_path: Path
+) -> None:
+    task_id = await upload(services)
+    shutil.move(tmp_path / "files", tmp_path / "unmounted")
+    with pytest.raises(StorageFailed):
+        await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.attempt) == ("queued", 0)
+    assert await degraded(services) == ["file_store"]
+    shutil.move(tmp_path / "unmounted", tmp_path / "files")
+
+    async def is_over() -> bool:
+        return await degraded(services) == []
+
+    await eventually(is_over, 30)
+    assert await services.rag.ingest_pdf("", task_id) > 0
+
+
+async def test_a_file_that_is_missing_for_a_while_is_no_verdict(services: Services, tmp_path: Path) -> None:
+    """As of a disk that is not mounted: its folder is there, and empty."""
+    task_id = await upload(services)
+    (file,) = (tmp_path / "files").iterdir()
+    file.rename(tmp_path / file.name)
+    with pytest.raises(StorageFailed):
+        await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.error_code) == ("retrying", "storage_failed")
+    (tmp_path / file.name).rename(file)
+    async with services.database.transaction() as connection:
+        await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+    assert await services.rag.ingest_pdf("", task_id) > 0
+
+
+async def test_a_time_limit_that_is_reached_in_an_outage_is_no_verdict(
+    services: Services, stub: EmbeddingStub
+) -> None:
+    stub.behaviour.key = "another key"
+    task_id = await upload(services)
+    run = asyncio.create_task(services.rag.ingest_pdf("", task_id))
+
+    async def is_out() -> bool:
+        return await degraded(services) == ["embedder"]
+
+    await eventually(is_out)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    await services.rag.give_up(task_id)
+    assert (await row_of(services, task_id)).status == "queued"

@@ -1,0 +1,157 @@
+"""Nothing asked of the database waits without a limit."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+from sqlalchemy import text
+
+from app.chaos.cable import Cable
+from app.embedded import EmbeddedPostgres
+from app.errors import DatabaseUnavailable
+from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
+
+SHORT = Limits(
+    statement_seconds=1, lock_seconds=0.3, idle_seconds=0.5, answer_seconds=1.5, connect_seconds=1.5
+)
+SOON = 8  # seconds in which what is limited to 1.5 has ended on a busy machine, too
+SECONDS = "SELECT CAST(extract(epoch FROM CAST(current_setting(:name) AS interval)) AS float8)"
+TIMES = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+
+
+@pytest.fixture
+async def short(database_url: str) -> AsyncIterator[Database]:
+    database = Database(database_url, limits=SHORT, pool_size=3)
+    yield database
+    await database.close()
+
+
+async def ask(database: Database, statement: str = "SELECT 1") -> object:
+    async with database.transaction() as connection:
+        return await connection.scalar(text(statement))
+
+
+@pytest.fixture
+async def cable(postgres: EmbeddedPostgres) -> AsyncIterator[Cable]:
+    async with Cable(postgres.port) as cable:
+        yield cable
+
+
+@pytest.fixture
+async def far(database_url: str, postgres: EmbeddedPostgres, cable: Cable) -> AsyncIterator[Database]:
+    """The same database at the other end of a cable."""
+    url = database_url.replace(f":{postgres.port}/", f":{cable.port}/")
+    database = Database(url, limits=SHORT, pool_size=3)
+    yield database
+    await database.close()
+
+
+async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_serves_on(short: Database) -> None:
+    session = await ask(short, "SELECT pg_backend_pid()")
+    async with asyncio.timeout(SOON):
+        with pytest.raises(DatabaseUnavailable):
+            await ask(short, "SELECT pg_sleep(60)")
+    assert await ask(short, "SELECT pg_backend_pid()") == session
+
+
+async def test_a_lock_is_not_waited_for_for_ever(short: Database, database: Database) -> None:
+    async with database.transaction() as holding, asyncio.timeout(SOON):
+        await holding.execute(text("SELECT pg_advisory_xact_lock(4711)"))
+        with pytest.raises(DatabaseUnavailable):
+            await ask(short, "SELECT pg_advisory_xact_lock(4711)")
+
+
+async def test_a_transaction_that_stands_still_loses_its_locks(short: Database, database: Database) -> None:
+    async def stop_half_way() -> None:
+        async with short.transaction() as stopped:
+            await stopped.execute(text("SELECT pg_advisory_xact_lock(4712)"))
+            async with asyncio.timeout(SOON):
+                await ask(database, "SELECT pg_advisory_xact_lock(4712)")
+            await stopped.execute(text("SELECT 1"))
+
+    with pytest.raises(DatabaseUnavailable):
+        await stop_half_way()
+
+
+async def test_a_database_cut_off_without_a_word_is_given_up(far: Database, cable: Cable) -> None:
+    await ask(far)
+    cable.cut()
+    for _ in range(2):  # on the old connection, and on a new one
+        async with asyncio.timeout(SOON):
+            with pytest.raises(DatabaseUnavailable):
+                await ask(far)
+
+
+async def test_statements_in_flight_are_given_up_too(far: Database, cable: Cable) -> None:
+    flights = [asyncio.create_task(ask(far, "SELECT pg_sleep(0.9)")) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    cable.cut()
+    async with asyncio.timeout(SOON):
+        ends = await asyncio.gather(*flights, return_exceptions=True)
+    assert [type(end) for end in ends] == [DatabaseUnavailable] * 3
+
+
+async def test_after_a_failover_dead_connections_are_not_tried_one_after_the_other(
+    far: Database, cable: Cable
+) -> None:
+    await asyncio.gather(*(ask(far, "SELECT pg_sleep(0.3)") for _ in range(3)))
+    cable.cut()
+    cable.mend()
+    with pytest.raises(DatabaseUnavailable):
+        await ask(far)
+    began = time.monotonic()
+    assert [await ask(far) for _ in range(3)] == [1, 1, 1]
+    assert time.monotonic() - began < SHORT.answer_seconds
+
+
+async def test_who_is_cancelled_while_the_database_is_silent_is_free_soon(
+    far: Database, cable: Cable
+) -> None:
+    await ask(far)
+    cable.cut()
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await ask(far)
+    assert time.monotonic() - began < SOON
+
+
+@pytest.mark.parametrize("limits", [A_PERSON_WAITS, WORK])
+@pytest.mark.parametrize("is_pgbouncer", [False, True])
+async def test_a_transaction_has_the_limits_of_its_profile(
+    database_url: str, limits: Limits, is_pgbouncer: bool
+) -> None:
+    database = Database(database_url, limits=limits, pool_size=1, is_pgbouncer=is_pgbouncer)
+    async with database.transaction() as connection:
+        found = [
+            float(
+                await connection.scalar(
+                    text(f"SELECT extract(epoch FROM current_setting('{name}')::interval)")
+                )
+            )
+            for name in TIMES
+        ]
+    assert found == [limits.statement_seconds, limits.lock_seconds, limits.idle_seconds]
+    await database.close()
+
+
+async def test_behind_pgbouncer_nothing_stays_with_the_session(database_url: str) -> None:
+    database = Database(database_url, limits=SHORT, pool_size=1, is_pgbouncer=True)
+    await ask(database)
+    async with database._engine.connect() as connection:
+        assert await connection.scalar(text("SHOW statement_timeout")) == "0"
+    await database.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+async def test_both_ends_of_a_connection_notice_a_dead_peer(short: Database) -> None:
+    assert await ask(short, "SHOW tcp_user_timeout") == "15000"
+    assert await ask(short, "SHOW tcp_keepalives_idle") == "10"
+    async with short.transaction() as connection:
+        pooled = await connection.get_raw_connection()
+        end = pooled.driver_connection._transport.get_extra_info("socket")
+    assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+    assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
