@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from app.errors import Unreadable
+from app.errors import ReadingStalled, Unreadable
 from app.pdf.pages import DocumentFacts, Page
 from app.pdf.reader import PDFReader
 from app.pdf.text import clean
@@ -175,8 +175,16 @@ ENDLESS = {
 
 @pytest.mark.parametrize("content", ENDLESS.values(), ids=ENDLESS.keys())
 async def test_what_never_ends_is_ended(owner: PDFReader, write: Write, content: bytes) -> None:
-    with bounded(), pytest.raises(Unreadable):
+    with bounded(), pytest.raises((Unreadable, ReadingStalled)):
         await read(owner, write(content))
+
+
+async def test_a_process_that_asks_its_parent_for_something_else_is_a_crash(
+    owner: PDFReader, write: Write
+) -> None:
+    with bounded(), pytest.raises(Unreadable) as verdict:
+        await read(owner, write(b"a"))
+    assert verdict.value.code == "parser_crashed"
 
 
 @pytest.mark.parametrize(
