@@ -183,11 +183,11 @@ class Ready(BaseModel):
         description="What is down without being missed yet: work starts later, and without `embedder` a "
         "search answers from words."
     )
-    outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "
         "`partial (what is missing)` or `none`."
     )
+    outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
 
     @classmethod
     def of(cls, readiness: Readiness, sandbox: str) -> Self:

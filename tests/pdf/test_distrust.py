@@ -269,7 +269,7 @@ async def _opened() -> PDFReader:
 
 
 async def _is_document_or_verdict(reader: PDFReader, path: Path) -> None:
-    with bounded(), suppress(Unreadable):
+    with bounded(), suppress(Unreadable, ReadingStalled):
         found, pages = await read(reader, path)
         assert [page.number for page in pages] == list(range(1, found.pages_total + 1))
         assert found.pages_total <= MAX_PAGES
