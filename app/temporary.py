@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
-Purpose = Literal["copy", "metrics"]
+Purpose = Literal["copy", "metrics", "probe"]
 YOUNG_SECONDS = 60.0
 """So young a folder may not be locked yet."""
 

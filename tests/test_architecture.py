@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "metrics": {"temporary"},
     "temporary": set(),
     "task_queue": set(),
-    "pdf": {"pdf", "errors"},
+    "pdf": {"pdf", "errors", "temporary"},
     "embeddings": {"embeddings", "errors", "metrics"},
     "reranking": {"reranking", "embeddings", "errors"},
     "storage": {"storage", "pdf", "embeddings", "errors", "temporary"},

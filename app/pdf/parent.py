@@ -43,12 +43,16 @@ class Recognition(NamedTuple):
 
 
 class _Reader:
-    """A reading process: who waits for it, where it asks for tesseract, and whether one is at work."""
+    """A reading process: who waits for it, where it asks for tesseract, and whether one is at work.
+
+    `is_refused`: it has asked for what it may not.
+    """
 
     def __init__(self, owner: socket.socket, asking: socket.socket) -> None:
         self.owner = owner
         self.asking = asking
         self.is_served = False
+        self.is_refused = False
         asking.setblocking(False)
 
 
@@ -144,6 +148,7 @@ class Parent:
             if not asked:
                 self._ignore(reader.asking)
             elif len(asked) != DPI.size or reader.is_served or not self._recognition.languages:
+                reader.is_refused = True
                 self._kill(pid)
             else:
                 self._serve(pid, reader, *DPI.unpack(asked))
@@ -178,6 +183,7 @@ class Parent:
                     os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             if reader is not None:
+                status = signal.SIGSYS if reader.is_refused else status  # SIGKILL is what others end it with
                 memory_bytes, cpu_seconds = usage.ru_maxrss * _RSS_UNIT, usage.ru_utime + usage.ru_stime
                 self._tell(reader, EXIT.pack(status, memory_bytes, cpu_seconds))
             elif served := self._readers.get(self._recognisers.pop(pid, 0)):

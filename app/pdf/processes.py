@@ -168,12 +168,12 @@ async def _parent_process(
 
 
 def cpu_seconds_of(pid: int) -> float:
-    """What a process and those it has waited for have used so far; 0 when it is gone."""
+    """What a process has used so far; 0 when it is gone."""
     try:
         used = psutil.Process(pid).cpu_times()
     except (psutil.Error, ValueError):
         return 0.0
-    return float(used.user + used.system + used.children_user + used.children_system)
+    return float(used.user + used.system)
 
 
 def _is_open(control: socket.socket) -> bool:

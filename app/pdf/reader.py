@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -48,6 +47,7 @@ from app.pdf.wire import (
     news_from_frame,
     unpacked,
 )
+from app.temporary import temporary_folder
 
 _VERSION = 3  # raised by every change of this package that reads the same file otherwise
 
@@ -222,15 +222,18 @@ class Reading:
 
         No step gets more than half of what is left: the next process must have time for the rest.
         """
+        is_answered = False
         started = time.monotonic()
         try:
             if is_ocr:
                 yield PATIENCE * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
             else:
                 yield min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
+            is_answered = True
         finally:
             took_seconds = time.monotonic() - started
-            self._waited_seconds += took_seconds
+            if not (is_ocr and is_answered):  # that was tesseract's CPU time, which is not counted here
+                self._waited_seconds += took_seconds
             if is_ocr:
                 self.ocr_seconds += took_seconds
             else:
@@ -379,8 +382,8 @@ class PDFReader:
 
     async def open_doors(self) -> list[str]:
         """Which escapes a reading process can make here. Raises ParserCrashed when it cannot tell."""
-        with TemporaryDirectory(prefix="pdf-ingest-probe-") as folder:
-            stored = await asyncio.to_thread(_touched, Path(folder, "stored.pdf"))
+        with temporary_folder("probe") as folder:
+            stored = await asyncio.to_thread(_touched, folder / "stored.pdf")
             request = ProbeRequest(self._request.limits, os.getpid(), str(stored))
             return await self._answer(stored, request, lambda answer: doors_from_frame(unpacked(answer)))
 

@@ -19,8 +19,8 @@ from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
 from app.resources import open_services
+from app.services.searching import Search
 from app.storage.chunks import embeddings_table
-from app.storage.search import SearchFilter
 from tests.databases import migrated
 from tests.embeddings.minilm import needs_models, write_minilm
 
@@ -236,7 +236,7 @@ async def test_a_document_is_found_by_what_only_its_name_and_its_headings_say(
         for name in names:
             assert await services.rag.ingest_pdf(str(tmp_path / name)) > 1
         for name, query in zip(names, ("fish in a river", "flour, water and an oven"), strict=True):
-            found = await services.rag.search(query, "vector", SearchFilter(), 1)
+            found = await services.rag.search(Search(query=query, mode="vector", limit=1))
             assert found.hits[0].filename == name
         async with services.database.transaction() as connection:
             stored = (

@@ -1,6 +1,7 @@
 """The parent of reading processes that a file has taken over: each says to its owner what the file holds.
 
-The first byte tells what it does then: `e` ends, `f` says it again for ever, `s` is silent for ever.
+The first byte tells what it does then: `e` ends, `f` says it again for ever, `s` is silent for ever,
+`a` asks its parent for what no reading process asks for.
 """
 
 import os
@@ -18,7 +19,9 @@ def live(file: int, channel: int, asking: int) -> None:
             told.write(said)
         if how != b"f":
             break
-    if how == b"s":
+    if how == b"a":
+        os.write(asking, b"a shell")
+    if how in (b"s", b"a"):
         signal.pause()
 
 

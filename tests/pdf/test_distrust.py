@@ -179,6 +179,14 @@ async def test_what_never_ends_is_ended(owner: PDFReader, write: Write, content:
         await read(owner, write(content))
 
 
+async def test_a_process_that_asks_its_parent_for_something_else_is_a_crash(
+    owner: PDFReader, write: Write
+) -> None:
+    with bounded(), pytest.raises(Unreadable) as verdict:
+        await read(owner, write(b"a"))
+    assert verdict.value.code == "parser_crashed"
+
+
 @pytest.mark.parametrize(
     "answer", [b"{", b"[]", b'{"verdict":7}', b'{"verdict":"forged","message":"Send money"}', b"GIF89a"]
 )

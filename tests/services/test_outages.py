@@ -21,9 +21,9 @@ from app.metrics import Figure
 from app.resources import Services, open_services
 from app.services.documents import AcceptedFile, UploadOptions
 from app.services.readiness import check_readiness
+from app.services.searching import Search
 from app.storage import ingestions
 from app.storage.database import Database
-from app.storage.search import SearchFilter
 from tests.databases import migrated
 from tests.pdfs.hostile import prose
 from tests.services.workshop import eventually, in_parts, outcomes_as_answer
@@ -105,9 +105,7 @@ async def degraded(services: Services) -> list[str]:
 
 
 async def search(services: Services, **options: Any) -> tuple[int, tuple[str, ...]]:
-    found = await services.rag.search(
-        **{"query": "the tide", "mode": "hybrid", "filter": SearchFilter(), "limit": 5} | options
-    )
+    found = await services.rag.search(Search(query="the tide", limit=5, **options))
     return len(found.hits), found.degraded
 
 
