@@ -16,7 +16,7 @@ from app.chaos.scenarios import SCENARIOS, Scenario, choose
 from app.chaos.world import World
 from tests.stacks import PROJECT
 
-SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel", "revoked-key"]
+SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel"]
 
 
 async def sabotage(world: World) -> None:

@@ -15,6 +15,7 @@ from app.embedded import ServerFailed
 from app.keeper import Keeper, Program
 
 SLEEP = "import time; time.sleep(60)"
+NAP, DOZE = (f"import time; time.sleep({seconds})" for seconds in (60, 3))
 
 
 class Scene:
@@ -106,7 +107,7 @@ async def test_hurrying_ends_the_wait_for_a_slow_program(tmp_path: Path) -> None
 
 
 async def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
-    code = f"import subprocess; print(subprocess.Popen(['sleep', '60']).pid); {SLEEP}"
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {NAP!r}]).pid); {SLEEP}"
     async with kept(program(code, tmp_path)) as (keeper, scene):
         await until(lambda: bool(scene.lines))
         grandchild = int(scene.lines[0][1])
@@ -118,7 +119,8 @@ async def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
 async def test_a_death_is_noticed_while_something_it_left_behind_holds_its_output_open(
     tmp_path: Path,
 ) -> None:
-    code = f"import subprocess; subprocess.Popen(['sleep', '3'], start_new_session=True); {SLEEP}"
+    started = f"subprocess.Popen([sys.executable, '-c', {DOZE!r}], start_new_session=True)"
+    code = f"import subprocess, sys; {started}; {SLEEP}"
     async with kept(program(code, tmp_path)) as (_, scene):
         await asyncio.sleep(0.3)
         os.kill(scene.pids[0], signal.SIGKILL)
