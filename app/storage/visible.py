@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.storage.filters import SearchFilter
 
 SHORT_LIST: Final = 5_000
-"""Visible chunks that are all compared with the question: 2.5 us each."""
+"""Visible chunks that are all compared with the question: 6 us each with twelve words."""
 
 FEW_DOCUMENTS: Final = 500
 """Visible documents that are all weighed for the question: 1 us each and word of it."""
