@@ -36,9 +36,8 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
 ) -> AsyncIterator[Embedder]:
     """The embedder of a provider ("local", "fastembed" or "openai"); it belongs to the running event loop.
 
-    None means the provider's default. `tokenizer` is the model's tokenizer.json: without it the built-in
-    one estimates the model's tokens, so leave room (by default 256 of the 512 or more a model takes).
-    Raises EmbeddingRefused for settings that cannot work; EmbeddingFailed if a model cannot be downloaded.
+    None means the provider's default; without a tokenizer.json the built-in one estimates, so leave room.
+    Raises EmbeddingRefused for settings that cannot work, EmbeddingFailed if a model cannot be downloaded.
     """
     if provider == "local":
         yield await asyncio.to_thread(LocalEmbedder, model or local.MODEL, dimensions or local.DIMENSIONS)

@@ -35,7 +35,7 @@ COUNTED_DOCUMENTS: Final = 5_000
 """Documents of one word that are counted, at 0.1 us each; of more, statistics are near enough."""
 
 SAMPLE_PAGES: Final = 200
-"""Pages of the table of chunks in which words are counted: 600 chunks or more, in 1 ms."""
+"""Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms."""
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 
