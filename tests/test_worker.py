@@ -17,8 +17,8 @@ from celery import Celery
 from fpdf import FPDF
 from sqlalchemy import text
 
-from app.chaos.cable import Cable
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.chaos.cable import Cable
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
 from app.storage import ingestions
 from app.storage.database import Database

@@ -13,11 +13,11 @@ from fpdf import FPDF
 from sqlalchemy import text as sql
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import open_services
 from app.services.searching import Search
 from app.storage.chunks import embeddings_table

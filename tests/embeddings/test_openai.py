@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 
-from app.chaos.embedding_stub import EmbeddingStub, Failure, serving, vector_of
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.local import built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving, vector_of
 
 KEY = "sk-very-secret-0123456789"
 TOKENIZER = built_in_tokenizer()

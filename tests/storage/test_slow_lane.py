@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
 from app.errors import EmbeddingFailed
+from app.local.embedded import EmbeddedPostgres
 from app.storage import documents, ingestions, sweep
 from app.storage.database import Database
 from app.storage.documents import NewIngestion

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.chaos import faults, loops, surroundings, wishes
-from app.chaos.world import World
+from app.local.chaos import faults, loops, surroundings, wishes
+from app.local.chaos.world import World
 
 
 @dataclass(frozen=True, slots=True)

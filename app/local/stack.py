@@ -20,10 +20,10 @@ from typing import IO, Self
 import httpx
 import psutil
 
-from app.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
-from app.keeper import Keeper, Program, Say
+from app.local.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
+from app.local.supervisor import Keeper, Program, Say
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
 class Stack:
@@ -178,7 +178,7 @@ class Stack:
 
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app.cli", "migrate"),
+            *(sys.executable, "-m", "app.local.cli", "migrate"),
             env=self.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

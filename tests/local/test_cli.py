@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.local.cli import cli
 from tests.stacks import SAMPLES, Up, pdf_ingest
 
 

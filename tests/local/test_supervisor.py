@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded import ServerFailed
-from app.keeper import Keeper, Program
+from app.local.embedded import ServerFailed
+from app.local.supervisor import Keeper, Program
 
 SLEEP = "import time; time.sleep(60)"
 NAP, DOZE = (f"import time; time.sleep({seconds})" for seconds in (60, 3))

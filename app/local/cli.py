@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from app.batch import ingest_files, pdfs_in
-from app.client import Client, RequestRefused, ServiceUnreachable
 from app.config import Settings, get_settings
-from app.demo import run_demo
-from app.embedded import ServerFailed
-from app.evaluate import (
+from app.local.client import Client, RequestRefused, ServiceUnreachable
+from app.local.demo import run_demo
+from app.local.embedded import ServerFailed
+from app.local.evaluate import (
     NotEvaluable,
     compare,
     evaluate,
@@ -28,8 +27,9 @@ from app.evaluate import (
     read_questions,
     write_evaluation,
 )
-from app.stack import PROJECT, Stack
-from app.terminal import (
+from app.local.progress_bars import ingest_files, pdfs_in
+from app.local.stack import PROJECT, Stack
+from app.local.terminal import (
     LogPrinter,
     print_comparison,
     print_documents,
@@ -90,8 +90,8 @@ def chaos(
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:
     """Kill, stop and empty every part of a stack of its own, and count that nothing is lost."""
-    from app.chaos.run import run_chaos  # here: it brings a web server and numpy
-    from app.chaos.scenarios import SCENARIOS, choose
+    from app.local.chaos.run import run_chaos  # here: it brings a web server and numpy
+    from app.local.chaos.scenarios import SCENARIOS, choose
 
     scenarios = choose(scenario or [], is_short=short)
     if not scenarios:
