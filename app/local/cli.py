@@ -278,9 +278,9 @@ def retry(
     """Ingest all failed documents again."""
 
     async def work() -> None:
-        wishes = {"collection": collection, "codes": code or None}
+        filters = {"collection": collection, "codes": code or None}
         async with Client(url) as client:
-            count = await client.retry_failed(**{name: wish for name, wish in wishes.items() if wish})
+            count = await client.retry_failed(**{name: value for name, value in filters.items() if value})
         console.print(f"{count} documents are ingested again.")
 
     _run(work())

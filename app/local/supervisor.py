@@ -88,7 +88,7 @@ class _Child(asyncio.SubprocessProtocol):
         self.transport.close()
 
 
-class Keeper:
+class Supervisor:
     """Keeps one program running: starts it again when it dies, until it is stopped."""
 
     def __init__(self, program: Program, say: Say, record: Callable[[str, int], None]) -> None:

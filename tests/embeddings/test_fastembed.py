@@ -144,17 +144,15 @@ async def test_the_event_loop_goes_on_while_a_model_is_loaded_and_embeds(folder:
 
 @needs_models
 @pytest.mark.parametrize(
-    ("wish", "sentence"),
+    ("wanted", "sentence"),
     [
         ({"model": "nobody/knows-this"}, "fastembed has no model nobody/knows-this"),
         ({"dimensions": 256}, "set EMBEDDING_DIMENSIONS=384"),
         ({"folder": Path("/nowhere/at-all")}, "There is no model.onnx in the folder of the model at-all"),
     ],
 )
-def test_wishes_that_cannot_be_fulfilled_are_refused(
-    folder: Path, wish: dict[str, Any], sentence: str
-) -> None:
-    options = wish if "model" in wish else {"folder": folder} | wish
+def test_options_that_cannot_be_met_are_refused(folder: Path, wanted: dict[str, Any], sentence: str) -> None:
+    options = wanted if "model" in wanted else {"folder": folder} | wanted
     with pytest.raises(EmbeddingRefused, match=sentence):
         FastEmbedEmbedder(**options)
 
