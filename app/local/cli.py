@@ -90,8 +90,11 @@ def chaos(
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:
     """Kill, stop and empty every part of a stack of its own, and count that nothing is lost."""
-    from app.local.chaos.run import run_chaos  # here: it brings a web server and numpy
-    from app.local.chaos.scenarios import SCENARIOS, choose
+    try:
+        from app.local.chaos.run import run_chaos  # here: it brings a web server and numpy
+        from app.local.chaos.scenarios import SCENARIOS, choose
+    except ModuleNotFoundError:
+        _refuse("There is no chaos in the container image; `make chaos` runs it in a checkout.")
 
     scenarios = choose(scenario or [], is_short=short)
     if not scenarios:
