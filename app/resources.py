@@ -208,7 +208,7 @@ def _documents(settings: Settings, resources: _Resources) -> DocumentService:
     return DocumentService(
         database=resources.database,
         files=resources.files,
-        ring=resources.queue.enqueue,
+        enqueue=resources.queue.enqueue,
         cipher=resources.cipher,
         max_upload_bytes=settings.max_upload_bytes,
         max_queued=settings.max_queued,

@@ -13,6 +13,7 @@ from sqlalchemy.orm import aliased
 from app.errors import error_for_code
 from app.storage.chunks import StoredChunk
 from app.storage.models import Document, Ingestion
+from app.storage.runs.conditions import UNCLAIMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ _latest = aliased(Ingestion)
 _shown = aliased(Ingestion)
 _status = case(
     (Document.live_ingestion_id.is_not(None), "ready"),
-    (_latest.status.in_(("queued", "retrying")), "queued"),
+    (_latest.status.in_(UNCLAIMED), "queued"),
     (_latest.status == "success", "ready"),
     (_latest.status == "error", "failed"),
     else_=_latest.status,

@@ -10,7 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-FINAL = frozenset({"success", "error", "cancelled"})
+from app.local.client import FINAL
+
 LOOK_SECONDS = 0.02
 RECONNECT_SECONDS = 0.05
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
