@@ -77,11 +77,10 @@ __all__ = [
     "store",
     "wait_for_equal",
 ]
-# Before the attempt after the first, second … death. A whole fleet that is killed again and again for a
-# minute ends no innocent run: the pauses alone take longer.
+# After the first, second … death of a run's own process without progress in between; one more, and it is
+# given up. A whole fleet that is killed again and again for a minute ends no innocent run: the pauses alone
+# take longer.
 PAUSES_SECONDS = (0, 1, 5, 20, 60)
-# A run whose own process died this often, without progress in between, is given up as worker_lost.
-MAX_DEATHS = len(PAUSES_SECONDS) + 1
 
 log = structlog.get_logger(__name__)
 
