@@ -14,10 +14,9 @@ from app.storage.outages import Outage, list_outages
 from app.storage.runs.conditions import OPEN, UNCLAIMED
 from app.storage.sweep import count_undeletable
 
-FRESH_SECONDS = 1.0
-"""Who asks more often gets the figures again that were read last."""
+FRESH_SECONDS = 1.0  # who asks more often gets the figures again that were read last
+# Of the database's time, since the query sees every ingestion ever: what takes 0.3 s stays fresh for 6.
 MAX_LOAD = 0.05
-"""Of the database's time, since the query sees every ingestion ever: what takes 0.3 s stays fresh for 6."""
 SERVICES = ("embedder", "file_store")
 
 

@@ -60,8 +60,8 @@ from app.storage.runs.conditions import FINAL, UNCLAIMED
 from app.storage.tasks import result_of
 
 HEARTBEAT_SECONDS = 1.0
+# What is read by then is known to be progress, however soon the process may be killed.
 FIRST_HEARTBEAT_SECONDS = 0.25
-"""What is read by then is known to be progress, however soon the process may be killed."""
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_OUTAGE_PAUSE_SECONDS = 30.0
