@@ -19,7 +19,7 @@ from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure
 from app.resources import Services, open_services
-from app.services.documents import AcceptedFile, UploadOptions
+from app.services.document_service import AcceptedFile, UploadOptions
 from app.services.readiness import check_readiness
 from app.services.searching import Search
 from app.storage import runs

@@ -14,7 +14,7 @@ from sqlalchemy import Row, text
 
 from app.errors import Corrupted, PDFIngestError
 from app.pdf.pages import DocumentFacts
-from app.services.documents import AcceptedFile, DocumentService, RefusedFile, UploadOptions
+from app.services.document_service import AcceptedFile, DocumentService, RefusedFile, UploadOptions
 from app.services.idempotency import Answer, Claim
 from app.services.uploads import ReceivedFile
 from app.storage import runs
