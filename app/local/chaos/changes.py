@@ -17,7 +17,7 @@ SEARCH_LIMIT = 100  # all chunks of a document with fewer
 
 
 async def cancel_at_random(world: World) -> None:
-    """Queued or running; some are rung for again, as a redelivery would."""
+    """Queued or running; some get another message, as in a redelivery."""
     queue = TaskQueue(world.stack.environment["CELERY_BROKER_URL"])
 
     async def cancel(accepted: AcceptedUpload) -> None:
