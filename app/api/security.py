@@ -18,7 +18,9 @@ from app.api.problems import problem_of, problem_response
 from app.errors import BodyTooLarge, ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
-"""For whoever runs the service; they tell nothing about anybody's documents."""
+"""For whoever runs the service; they tell nothing about anybody's documents, and want no key."""
+ALIVE = "/livez"
+"""Says nothing but that: whoever starts the service's processes may ask under any name."""
 DESCRIPTION = frozenset(
     {"/", "/docs", "/docs/scripts/swagger-ui-bundle.js", "/docs/scripts/swagger-ui.css", "/openapi.json"}
 )
@@ -92,9 +94,9 @@ def _parsed(number: int, entry: str) -> tuple[str, bytes]:
 class Guard:
     """Lets a request through, before anything of its body is read, or answers with the reason why not.
 
-    With keys, everything but the probes and the API's description needs one. Without keys anybody who
-    reaches the port may ask, so web pages are kept out: any page can post to a loopback address, and one
-    whose name is made to mean 127.0.0.1 can read the answers too.
+    With keys, everything but the probes and the API's description needs one, and those answer anybody.
+    Without keys anybody who reaches the port may ask, so web pages are kept out: any page can post to a
+    loopback address, and one whose name is made to mean 127.0.0.1 can read the answers too.
     """
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, allowed_hosts: tuple[str, ...] = ()) -> None:
@@ -103,7 +105,7 @@ class Guard:
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBES:
+        if scope["type"] == "http" and scope["path"] != ALIVE:
             try:
                 caller = self._caller(scope["path"], Headers(scope=scope))
             except RequestRefused as error:
@@ -121,7 +123,7 @@ class Guard:
         if not self._keys:
             self._require_no_foreign_page(headers)
             return ""
-        if path in DESCRIPTION:
+        if path in DESCRIPTION | PROBES:
             return ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():

@@ -173,8 +173,18 @@ async def test_our_own_page_may_ask(client: httpx.AsyncClient, served: Served) -
     assert (await client.get("/documents", headers={"Origin": served.url})).status_code == 200
 
 
-async def test_probes_answer_under_any_name(client: httpx.AsyncClient) -> None:
+async def test_whether_it_lives_is_said_under_any_name(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez", headers={"Host": "10-0-0-7.pods.example"})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+async def test_a_foreign_page_learns_nothing_of_the_service(
+    client: httpx.AsyncClient, stranger: httpx.AsyncClient, path: str
+) -> None:
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert (await client.get(path, headers=foreign)).status_code == 403
+        assert (await stranger.get(path, headers=foreign)).status_code == 200  # where all else wants a key
+    assert (await client.get(path)).status_code == 200
 
 
 async def test_names_can_be_allowed(settings: Settings, serve: Any) -> None:
