@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         "knows. A text whose language cannot be told is taken for the first.",
     )
     max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
+    max_store_bytes: int = Field(
+        0, ge=0, description="With more bytes of files stored, uploads get 507; 0: no limit."
+    )
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
     max_characters: int = Field(
         10_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."

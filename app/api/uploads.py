@@ -64,7 +64,7 @@ async def read_form(
     is too large, UploadTooSlow.
     """
     max_bytes = upload.max_upload_bytes * MAX_REQUEST_UPLOADS + FORM_BYTES
-    if _content_length(request) > max_bytes:
+    if content_length(request) > max_bytes:
         raise UploadTooLarge
     body = MultipartBody(_at_most(request.stream(), max_bytes), _boundary(request))
     try:
@@ -250,7 +250,7 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def _content_length(request: Request) -> int:
+def content_length(request: Request) -> int:
     """0 when it is not known: the body is counted anyway."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0
