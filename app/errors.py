@@ -99,7 +99,7 @@ class UploadTooLarge(UploadRefused):
 class UploadTooSlow(UploadRefused):
     code = "upload_timed_out"
     status_code = 408
-    default_message = "The upload took too long to arrive."
+    default_message = "The body of this request took too long to arrive."
 
 
 class PasswordNeedsKey(UploadRefused):

@@ -11,11 +11,10 @@ from urllib.parse import urlsplit
 import structlog
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_of, problem_response
-from app.errors import BodyTooLarge, ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
+from app.errors import ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """For whoever runs the service; they tell nothing about anybody's documents, and want no key."""
@@ -25,8 +24,6 @@ DESCRIPTION = frozenset(
     {"/", "/docs", "/docs/scripts/swagger-ui-bundle.js", "/docs/scripts/swagger-ui.css", "/openapi.json"}
 )
 """A browser opens these pages, and it has no key until somebody types it there."""
-MAX_BODY_BYTES = 1_000_000
-"""1,000 ids of documents are 39,000; metadata may be long."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASHED = "sha256="
@@ -170,42 +167,6 @@ def _challenge(error: RequestRefused) -> Mapping[str, str]:
     if isinstance(error, KeyUnknown):
         return {"WWW-Authenticate": 'Bearer realm="pdf-ingest", error="invalid_token"'}
     return {"WWW-Authenticate": 'Bearer realm="pdf-ingest"'} if isinstance(error, KeyMissing) else {}
-
-
-class BodyLimit:
-    """Refuses large bodies: at once when their length is announced, else when the limit is reached.
-
-    Uploads have limits of their own (`uploads.read_form`) and are never held in memory.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_upload(scope["method"], scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-            await problem_response(problem_of(BodyTooLarge()))(scope, receive, send)
-            return
-        received_bytes = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            if received_bytes > MAX_BODY_BYTES:
-                raise HTTPException(
-                    BodyTooLarge.status_code, BodyTooLarge.default_message
-                )  # FastAPI lets it pass
-            return message
-
-        await self._app(scope, receive_within_limit, send)
-
-
-def _is_upload(method: str, path: str) -> bool:
-    return (method, path) == ("POST", "/documents") or (method == "PUT" and path.startswith("/documents/"))
 
 
 class SecurityHeaders:

@@ -27,8 +27,8 @@ MAX_REQUEST_UPLOADS = 10
 """A request with several files may be this many times MAX_UPLOAD_BYTES long; that is refused at once."""
 FORM_BYTES = 1_000_000
 """What fields, part headers and boundaries may add to that."""
-UPLOAD_SECONDS = 3_000.0
-"""Well under the hour after which the sweeper deletes files without a row."""
+UPLOAD_SECONDS = 10_000.0
+"""200 MB at 20 kB/s; under the three hours after which the sweeper deletes files without a row."""
 
 Fields = TypeVar("Fields", bound=BaseModel)
 

@@ -25,7 +25,8 @@ from app.storage.sweep import LostLease
 
 SWEEP_SECONDS = 1.0
 TIDY_SECONDS = 600.0
-ORPHAN_SECONDS = 3600.0
+ORPHAN_SECONDS = 3 * 3600.0
+"""Longer than any request takes whose upload may yet get a row (`api.uploads.UPLOAD_SECONDS`)."""
 RINGS_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000

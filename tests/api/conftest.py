@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from app.api.connections import TimedHTTP
 from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
@@ -36,8 +37,8 @@ class Served:
 
 
 @asynccontextmanager
-async def _serve(app: FastAPI) -> AsyncIterator[Served]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+async def _serve(app: FastAPI, http: type[asyncio.Protocol] = TimedHTTP) -> AsyncIterator[Served]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", http=http))
     serving = asyncio.create_task(_run(server))
     async with asyncio.timeout(60):
         while not server.started:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.api.security import MAX_BODY_BYTES, KeyRing
+from app.api.bodies import MAX_BODY_BYTES
+from app.api.security import KeyRing
 from app.config import Settings
 from app.main import create_app
 from tests.api.conftest import Served
