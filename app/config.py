@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PASSWORD = re.compile("//([^:/@]*):.*@")
+_OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Redis and its sentinels
 
 
 class Settings(BaseSettings):
@@ -173,7 +174,7 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Passwords stand in URLs too."""
         for name, value in super().__repr_args__():
-            yield name, _PASSWORD.sub("//\\1:***@", value) if isinstance(value, str) else value
+            yield name, _without_secrets(value) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod
@@ -203,6 +204,10 @@ class Settings(BaseSettings):
         if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
             self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
         return self
+
+
+def _without_secrets(url: str) -> str:
+    return _OPTIONS.sub(r"\1?***", _PASSWORD.sub(r"//\1:***@", url))
 
 
 @lru_cache
