@@ -335,7 +335,8 @@ class IdempotencyKeyInWork(RequestRefused):
 class PasswordGone(RequestRefused):
     code = "password_gone"
     default_message = (
-        "The PDF is encrypted. Its password was erased when it had been read, so its pages cannot be drawn."
+        "The PDF is encrypted. Its pages can be drawn as long as a task that was given the right password is "
+        "in work; then the password is erased."
     )
 
 

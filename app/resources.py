@@ -100,7 +100,9 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         closing.push_async_callback(documents.close)
         progress = ProgressWatcher(database)
         closing.push_async_callback(progress.close)
-        pictures = PagePictures(database=database, files=files, reader=resources.reader)
+        pictures = PagePictures(
+            database=database, files=files, reader=resources.reader, cipher=resources.cipher
+        )
         closing.push_async_callback(pictures.close)
         yield Services(
             rag=_rag(settings, resources, documents),
