@@ -208,7 +208,12 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     return _respond(_answer([accepted]))
 
 
-@router.delete("/{document_id}", status_code=204, responses=problem_responses(DocumentNotFound, InvalidQuery))
+@router.delete(
+    "/{document_id}",
+    status_code=204,
+    response_class=Response,  # FastAPI's own says that nothing is JSON
+    responses=problem_responses(DocumentNotFound, InvalidQuery),
+)
 async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> None:
     """Delete the document and its chunks; right after the answer, its file. Its tasks end as `cancelled`."""
     await documents.delete(document_id)

@@ -20,6 +20,7 @@ from app.config import Settings
 from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from app.resources import Services
+from tests.api.contract import Contract
 from tests.databases import migrated
 
 
@@ -89,5 +90,6 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="session")
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=90) as client:
+    hooks = {"response": [Contract(served.app.openapi()).check]}
+    async with httpx.AsyncClient(base_url=served.url, timeout=90, event_hooks=hooks) as client:
         yield client
