@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from app.api.connections import TimedHTTP
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from app.resources import Services
 from tests.api.contract import Contract
