@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app.api.connections import allow_many
-from app.chaos.audit import percentile
-from app.chaos.embedding_stub import EmbeddingStub, serving
-from app.chaos.pdfs import pdf_of
 from app.config import Settings
+from app.local.chaos.audit import percentile
+from app.local.chaos.embedding_stub import EmbeddingStub, serving
+from app.local.chaos.pdfs import pdf_of
 from app.resources import open_rag_service
 from benchmarks.upload import running_api
 
