@@ -134,7 +134,7 @@ class Guard:
         if "*" in self._allowed_hosts:
             return
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_own(_hostname(host)):
+        if "host" in headers and not self._is_own(_hostname(host)):  # without are old probes, never browsers
             raise ForeignHost
         if origin is None or origin.partition("://")[2].lower() == host.lower():
             return

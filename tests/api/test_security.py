@@ -178,6 +178,14 @@ async def test_whether_it_lives_is_said_under_any_name(client: httpx.AsyncClient
     assert (await client.get("/livez", headers={"Host": "10-0-0-7.pods.example"})).status_code == 200
 
 
+async def test_a_load_balancer_that_names_no_host_learns_whether_it_is_ready(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"200"
+    writer.close()
+
+
 @pytest.mark.parametrize("path", ["/readyz", "/metrics"])
 async def test_a_foreign_page_learns_nothing_of_the_service(
     client: httpx.AsyncClient, stranger: httpx.AsyncClient, path: str
