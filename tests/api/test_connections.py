@@ -17,6 +17,7 @@ from app.config import Settings
 from app.main import create_app
 from tests.api.conftest import Served
 from tests.api.test_uploads import BOUNDARY, END, RawUpload, part
+from tests.processes import PROJECT
 from tests.services.workshop import pdf
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
@@ -134,6 +135,11 @@ async def test_kept_connections_and_silent_streams_are_left_alone(impatient: Ser
         async with asyncio.timeout(10):
             while await anext(lines) != "event: done":
                 pass
+
+
+@pytest.mark.parametrize("starter", ["Dockerfile", "app/local/stack.py"])
+def test_whoever_starts_the_service_starts_it_with_these_limits(starter: str) -> None:
+    assert f"{TimedHTTP.__module__}:{TimedHTTP.__name__}" in (PROJECT / starter).read_text()
 
 
 def test_a_server_takes_as_many_connections_as_the_system_lets_it() -> None:
