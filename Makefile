@@ -43,7 +43,7 @@ test-python: # Test the bridge and the worker on the Python called NAME, in an e
 	$(NAME) -m venv .venv/$(NAME)
 	.venv/$(NAME)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	.venv/$(NAME)/bin/python -m pytest tests/test_bridge.py tests/test_endurance.py tests/test_worker.py \
-		tests/storage/test_ingestions.py
+		tests/storage/test_runs.py
 
 test-fastembed: .venv/fastembed/installed ## Test models in our own processes, in an environment of its own with fastembed
 	.venv/fastembed/bin/python -m pytest tests/embeddings/test_fastembed.py tests/reranking

@@ -10,11 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.problems import problem_of, problem_response
 from app.errors import BodyTooLarge, UploadTooSlow
 
+# 1,000 ids of documents are 39,000; metadata may be long.
 MAX_BODY_BYTES = 1_000_000
-"""1,000 ids of documents are 39,000; metadata may be long."""
 PACE_SECONDS = 60.0
+# 1 kB/s, with pauses of a minute: a bad line, not one that is held open.
 PACE_BYTES = 60_000
-"""1 kB/s, with pauses of a minute: a bad line, not one that is held open."""
 
 
 class BodyLimit:

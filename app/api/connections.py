@@ -17,12 +17,12 @@ MOST_DESCRIPTORS = 65_536
 class TimedHTTP(H11Protocol):
     """Closes connections whose clients keep them without using them."""
 
+    # From a connection's first moment, later from the first byte, to the end of a request's head.
     head_seconds = 20.0
-    """From a connection's first moment, later from the first byte, to the end of a request's head."""
+    # For the rest of a body after its answer: a client that is cut off while it sends may not see that.
     linger_seconds = 30.0
-    """For the rest of a body after its answer: a client that is cut off while it sends may not see that."""
+    # In which a client must take 48 KB of an answer that is ready, if there are as many.
     stall_seconds = 60.0
-    """In which a client must take 48 KB of an answer that is ready, if there are as many."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)

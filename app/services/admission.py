@@ -9,8 +9,8 @@ from app.storage.documents import has_room_in_queue
 from app.storage.figures import sum_stored_bytes
 
 FRESH_SECONDS = 1.0
+# Of the database's time, since the sum is over every run: what takes 0.1 s stays fresh for 2.
 MAX_LOAD = 0.05
-"""Of the database's time, since the sum is over every run: what takes 0.1 s stays fresh for 2."""
 
 
 class Admission:

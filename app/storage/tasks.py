@@ -10,8 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
-
-FINAL_STATUSES = frozenset({"success", "error", "cancelled"})
+from app.storage.runs.conditions import FINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ class TaskStatus:
 
     @property
     def is_final(self) -> bool:
-        return self.status in FINAL_STATUSES
+        return self.status in FINAL
 
 
 def result_of(row: Any) -> dict[str, Any]:
@@ -118,7 +117,7 @@ def _task_status(row: Any) -> TaskStatus:
         chunks=row.chunks,
         attempt=row.attempt,
         next_attempt_at=row.next_attempt_at,
-        result=result_of(row) if row.status in FINAL_STATUSES else None,
+        result=result_of(row) if row.status in FINAL else None,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

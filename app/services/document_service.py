@@ -28,12 +28,12 @@ from app.errors import (
 from app.services.admission import Admission
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
-from app.storage import document_views, documents
+from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import ChunkPage, DocumentFilter, DocumentView, OriginalFile
-from app.storage.documents import NewIngestion
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.runs import NewIngestion
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class RefusedFile:
 class DocumentService:
     """Rows first, files after; but a file that comes in is stored before its row exists.
 
-    `ring` is called with each new task after the commit, without anybody waiting for it.
+    `enqueue` is called with each new task after the commit, without anybody waiting for it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class DocumentService:
         *,
         database: Database,
         files: FileStore,
-        ring: Callable[[UUID], Coroutine[Any, Any, object]],
+        enqueue: Callable[[UUID], Coroutine[Any, Any, object]],
         cipher: PasswordCipher | None,
         admission: Admission,
         max_upload_bytes: int,
@@ -91,7 +91,7 @@ class DocumentService:
     ) -> None:
         self._database = database
         self._files = files
-        self._ring = ring
+        self._enqueue = enqueue
         self._cipher = cipher
         self._admission = admission
         self._max_queued = admission.max_queued
@@ -100,7 +100,7 @@ class DocumentService:
         self.max_upload_bytes = max_upload_bytes
 
     async def close(self) -> None:
-        """Wait for what still runs after answers: bells and deleted files."""
+        """Wait for what still runs after answers: messages and deleted files."""
         if self._afterwards:
             await asyncio.wait(self._afterwards)
 
@@ -204,7 +204,7 @@ class DocumentService:
     async def retry_failed(self, collection: str | None = None, codes: Sequence[str] | None = None) -> int:
         """Ingest all failed documents again, those with one of the codes if some are given; how many.
 
-        Raises QueueFull when none could be begun. The sweeper rings for them.
+        Raises QueueFull when none could be begun. The sweeper announces them.
         """
         count = 0
         while True:
@@ -229,7 +229,7 @@ class DocumentService:
         Raises TaskNotFound.
         """
         async with self._database.transaction() as connection:
-            if not await documents.cancel(connection, self._space_id, task_id):
+            if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
 
     async def delete(self, document_id: UUID) -> None:
@@ -345,7 +345,7 @@ class DocumentService:
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """The document's row must be locked. Raises QueueFull."""
-        await documents.insert_ingestion(connection, document_id, new, self._max_queued)
+        await runs.ask(connection, document_id, new, self._max_queued)
         await documents.make_latest(connection, self._space_id, document_id, new.ingestion_id, metadata)
 
     async def _ingest_copy(
@@ -375,7 +375,7 @@ class DocumentService:
     def _announce(self, *begun: AcceptedFile) -> None:
         for file in begun:
             log.info("accepted", task_id=str(file.task_id), document_id=str(file.document_id))
-            self._do_afterwards(self._ring(file.task_id))
+            self._do_afterwards(self._enqueue(file.task_id))
 
     def _do_afterwards(self, work: Coroutine[Any, Any, object]) -> None:
         """Without letting the answer wait; a task that nobody holds could be collected half-way."""
