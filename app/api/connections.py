@@ -12,6 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_DESCRIPTORS = 65_536
+GRACE_SECONDS = 0.5
 
 
 class TimedHTTP(H11Protocol):
@@ -64,7 +65,11 @@ class TimedHTTP(H11Protocol):
 
     def _limit_reading(self, seconds: float) -> None:
         """From the first call on; what comes in between gives no more time."""
-        self._reading = self._reading or self.loop.call_later(seconds, self.transport.abort)
+        self._reading = self._reading or self.loop.call_later(seconds, self._look_again)
+
+    def _look_again(self) -> None:
+        """A loop that was held up must first read what has come meanwhile: uvloop's timers go before that."""
+        self._reading = self.loop.call_later(GRACE_SECONDS, self.transport.abort)
 
     def _end_limit_of_reading(self) -> None:
         if self._reading is not None:

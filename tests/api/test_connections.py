@@ -22,7 +22,7 @@ from tests.services.workshop import pdf
 
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
 HOLDERS = 500
-PACE_SECONDS, PACE_BYTES = 1.0, 3_000
+PACE_SECONDS, PACE_BYTES = 2.0, 3_000
 FORM = f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}\r\n"
 HEADS = {
     "a head without end": "GET /documents HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
@@ -35,8 +35,8 @@ HEADS = {
 
 
 class Impatient(TimedHTTP):
-    head_seconds = 1.5
-    linger_seconds = 1.5
+    head_seconds = 3.0
+    linger_seconds = 3.0
     stall_seconds = 1.5
 
 
@@ -49,7 +49,7 @@ async def impatient(settings: Settings, serve: Serve) -> AsyncIterator[Served]:
 
 
 class Holder:
-    """Sends its head at once, and then a byte now and then until it is thrown out."""
+    """Sends its head at once, and then a byte a second until it is thrown out."""
 
     def __init__(self, url: str, head: str) -> None:
         self._address = httpx.URL(url)
@@ -65,7 +65,7 @@ class Holder:
             writer.write(self._head.encode())
             while not listening.done():
                 writer.write(b"-")
-                await asyncio.wait([listening], timeout=0.25)
+                await asyncio.wait([listening], timeout=1)
         finally:
             writer.close()
         return time.monotonic() - began
@@ -79,16 +79,14 @@ class Holder:
 
 
 @pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
-async def test_500_clients_that_send_a_byte_now_and_then_keep_nobody_out(
-    impatient: Served, head: str
-) -> None:
+async def test_500_clients_that_send_a_byte_a_second_keep_nobody_out(impatient: Served, head: str) -> None:
     holders = [Holder(impatient.url, head) for _ in range(HOLDERS)]
     holding = asyncio.gather(*(holder.hold() for holder in holders))
-    async with httpx.AsyncClient(base_url=impatient.url, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=impatient.url, timeout=30) as client:
         for _ in range(3):
             assert (await client.post("/documents", files={"file": pdf()})).status_code == 202
             assert (await client.get("/documents")).status_code == 200
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         seconds = await holding
     assert min(seconds) > 0.9
     if "POST" in head:
@@ -97,8 +95,8 @@ async def test_500_clients_that_send_a_byte_now_and_then_keep_nobody_out(
 
 
 async def test_an_upload_on_a_bad_line_arrives(impatient: Served) -> None:
-    """Twice as fast as it must be, with a pause, for several times as long as it may stand still."""
-    body = part("file", pdf() + bytes(9 * PACE_BYTES), "slow.pdf") + END
+    """Twice as fast as it must be, with a pause, for longer than it may stand still."""
+    body = part("file", pdf() + bytes(5 * PACE_BYTES), "slow.pdf") + END
     began = time.monotonic()
     async with RawUpload(impatient.url) as upload:
         await upload.begin(len(body))
@@ -106,7 +104,7 @@ async def test_an_upload_on_a_bad_line_arrives(impatient: Served) -> None:
             await upload.send(body[start : start + PACE_BYTES])
             await asyncio.sleep(PACE_SECONDS * (0.9 if start == PACE_BYTES else 0.5))
         assert await upload.status() == 202
-    assert time.monotonic() - began > 3 * PACE_SECONDS
+    assert time.monotonic() - began > 1.5 * PACE_SECONDS
 
 
 async def test_a_client_that_does_not_take_its_answer_is_let_go(impatient: Served) -> None:
@@ -129,7 +127,7 @@ async def test_kept_connections_and_silent_streams_are_left_alone(impatient: Ser
         stream = await closing.enter_async_context(client.stream("GET", f"/tasks/{made['task_id']}/events"))
         lines = stream.aiter_lines()
         assert await anext(lines) == "id: 0"
-        waited = await client.get(f"/tasks/{made['task_id']}?wait=2.5")
+        waited = await client.get(f"/tasks/{made['task_id']}?wait=4")
         assert waited.json()["status"] == "queued"
         await client.post(f"/tasks/{made['task_id']}/cancel")
         async with asyncio.timeout(10):
