@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos test test-bare test-all test-python test-fastembed test-openapi audit lint compose-check lock
+.PHONY: help install demo up chaos bench test test-bare test-all test-python test-fastembed test-openapi audit lint compose-check lock
 
 PYTHON := .venv/bin/python
 
@@ -18,6 +18,9 @@ up: install ## Run the whole service at http://127.0.0.1:8000 until Ctrl-C (opti
 
 chaos: install ## Break every part of a stack of its own and count that nothing is lost (options in ARGS)
 	@exec $(PYTHON) -m app.local.cli chaos $(ARGS)
+
+bench: install ## Measure how fast everything is (options in ARGS="--quick ingest", "--help")
+	@exec $(PYTHON) -m app.local.cli bench $(ARGS)
 
 test: lint ## Check the code and run the tests
 	$(PYTHON) -m pytest -m "not heavy"

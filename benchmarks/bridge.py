@@ -1,27 +1,65 @@
-"""Tasks a second of five bridges between Celery and asyncio, side by side: `python -m benchmarks.bridge`.
+"""Tasks a second of five bridges between Celery and asyncio, side by side.
 
 The same job under real workers with two processes each, on a Postgres and a Valkey of its own. Every
 design runs once a round; the table shows medians over the rounds, and errors in all of them.
 """
 
-import argparse
 import os
 import signal
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
+from statistics import median
 
 from celery import Celery, group
-from rich.console import Console
-from rich.table import Table
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from benchmarks.bridge_designs import DESIGNS, job
+from benchmarks.report import Curves, Row, Table
+from benchmarks.run import Run
 
 WARM_UP_TASKS = 20
+TASKS, QUICK_TASKS = 600, 100
+LEAST_ROUNDS = 3
+
+
+def measure(run: Run) -> list[Table | Curves]:
+    rounds = 1 if run.is_quick else max(run.rounds, LEAST_ROUNDS)
+    tasks = QUICK_TASKS if run.is_quick else TASKS
+    folder = run.fresh("servers")
+    with (
+        EmbeddedPostgres(folder / "postgres", is_durable=False) as postgres,
+        EmbeddedValkey(folder / "valkey", is_durable=False) as valkey,
+    ):
+        environment = os.environ | {
+            "DATABASE_URL": postgres.url("postgres"),
+            "CELERY_BROKER_URL": valkey.url,
+        }
+        job.app.conf.update(broker_url=valkey.url, result_backend=valkey.url)
+        speeds: dict[str, list[float]] = {design: [] for design in DESIGNS}
+        errors = dict.fromkeys(DESIGNS, 0)
+        for _ in range(rounds):
+            for design in DESIGNS:
+                speed, failed = run_design(design, environment, job.app, tasks)
+                run.say(f"{design}: {speed:.0f} tasks/s")
+                speeds[design].append(speed)
+                errors[design] += failed
+    note = f"{tasks} tasks of one query and 5 ms of waiting, two processes, medians of {rounds} rounds."
+    return [Table("From Celery into asyncio", rows(speeds, errors), note)]
+
+
+def rows(speeds: dict[str, list[float]], errors: dict[str, int]) -> list[Row]:
+    fastest = max(map(median, speeds.values()))
+    return [
+        {
+            "design": design,
+            "tasks/s": median(measured),
+            "of the fastest": median(measured) / fastest,
+            "errors": errors[design],
+            "rounds": " ".join(f"{speed:.0f}" for speed in measured),
+        }
+        for design, measured in speeds.items()
+    ]
 
 
 def workers_of(design: str) -> list[list[str]]:
@@ -67,48 +105,3 @@ def run_tasks(client: Celery, tasks: int) -> int:
     sent = group(job.s() for _ in range(tasks)).apply_async()
     results = sent.get(timeout=300, propagate=False)
     return sum(result != 1 for result in results)
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--tasks", type=int, default=600)
-    arguments.add_argument("--rounds", type=int, default=3)
-    chosen = arguments.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EmbeddedPostgres(Path(folder) / "postgres", is_durable=False) as postgres,
-        EmbeddedValkey(Path(folder) / "valkey", is_durable=False) as valkey,
-    ):
-        environment = os.environ | {
-            "DATABASE_URL": postgres.url("postgres"),
-            "CELERY_BROKER_URL": valkey.url,
-        }
-        job.app.conf.update(broker_url=valkey.url, result_backend=valkey.url)
-        client = job.app
-        speeds: dict[str, list[float]] = {design: [] for design in DESIGNS}
-        errors = dict.fromkeys(DESIGNS, 0)
-        for _ in range(chosen.rounds):
-            for design in DESIGNS:
-                speed, failed = run_design(design, environment, client, chosen.tasks)
-                speeds[design].append(speed)
-                errors[design] += failed
-        show(speeds, errors)
-
-
-def show(speeds: dict[str, list[float]], errors: dict[str, int]) -> None:
-    fastest = max(statistics.median(measured) for measured in speeds.values())
-    table = Table("design", "tasks/s (median)", "rounds", "of the fastest", "errors")
-    for design, measured in speeds.items():
-        median = statistics.median(measured)
-        table.add_row(
-            design,
-            f"{median:.0f}",
-            " ".join(f"{speed:.0f}" for speed in measured),
-            f"{median / fastest:.0%}",
-            str(errors[design]),
-        )
-    Console(width=100).print(table)
-
-
-if __name__ == "__main__":
-    main()

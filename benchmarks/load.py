@@ -1,39 +1,30 @@
-"""What one API process stands at once: `python -m benchmarks.load`.
+"""What one API process stands at once.
 
 2,000 idle event streams, 200 clients that ask for a task each second, 8 uploads of 4 MB under way all the
 time (each on a line of 1 MB/s), and 4 searchers, for a minute; then the same while the embedder takes
-requests and never answers. Postgres and Valkey are this program's own, no worker runs, so that what waits
-goes on waiting. The clients share the machine with the API: their own CPU time is printed, too.
+requests and never answers. The worker is stopped before, so that what waits goes on waiting. The clients
+share the machine with the API.
 """
 
-import argparse
 import asyncio
 import json
 import os
 import random
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
-from typing import Self
-from urllib.parse import urlsplit
-from uuid import UUID, uuid4
 
+import httpx
 import psutil
-from rich.console import Console
-from rich.table import Table
 
-from app.api.connections import allow_many
-from app.config import Settings
-from app.local.chaos.audit import percentile
-from app.local.chaos.embedding_stub import EmbeddingStub, serving
 from app.local.chaos.pdfs import pdf_of
-from app.resources import open_rag_service
-from benchmarks.upload import running_api
+from benchmarks.clients import Connection, form, queue_tasks, upload, verdict
+from benchmarks.report import Cell, Curves, Row, Table, latencies
+from benchmarks.run import Run
+from benchmarks.stacks import Embedding, Measured, running
 
 STREAMS = 2_000
 POLLERS, POLL_SECONDS = 200, 1.0
@@ -43,6 +34,8 @@ DOCUMENTS = 20
 DIMENSIONS = 384
 WORDS = ("salt", "marsh", "grass", "wave", "tide", "mud", "storm", "crab", "heron", "creek", "dyke", "silt")
 FOREVER = 1e6
+SECONDS, QUICK_SECONDS = 60.0, 3.0
+QUICK_STREAMS = 100
 
 
 @dataclass
@@ -53,6 +46,7 @@ class Seen:
     statuses: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
     memory: list[int] = field(default_factory=list)
+    api_cpu_share: float = 0.0
 
     async def timed(self, what: str, asking: Awaitable[int]) -> None:
         began = time.perf_counter()
@@ -63,74 +57,6 @@ class Seen:
             return
         self.milliseconds[what].append(1000 * (time.perf_counter() - began))
         self.statuses[f"{what}: {status}"] += 1
-
-
-class Connection:
-    """HTTP/1.1 with the least of a client: httpx would take more of the machine than the API does."""
-
-    def __init__(self, url: str) -> None:
-        self._address = urlsplit(url)
-        self.body = b""
-
-    async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(
-            self._address.hostname, self._address.port, limit=2**20
-        )
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        self.writer.close()
-
-    async def ask(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> int:
-        self.begin(method, path, len(body), kind)
-        self.writer.write(body)
-        return await self.answer()
-
-    def begin(self, method: str, path: str, length: int = 0, kind: str = "application/json") -> None:
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {self._address.netloc}"]
-        lines += [f"Content-Type: {kind}", f"Content-Length: {length}"] if length else []
-        self.writer.write("\r\n".join([*lines, "", ""]).encode())
-
-    async def head(self) -> tuple[int, bytes]:
-        head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
-        return int(head.split(None, 2)[1]), head
-
-    async def answer(self) -> int:
-        status, head = await self.head()
-        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-        self.body = await self.reader.readexactly(length)
-        return status
-
-
-def form(*contents: bytes) -> tuple[bytes, str]:
-    """(body, its media type)."""
-    boundary = uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a.pdf"\r\n\r\n'.encode()
-    body = b"".join(head + content + b"\r\n" for content in contents) + f"--{boundary}--\r\n".encode()
-    return body, f"multipart/form-data; boundary={boundary}"
-
-
-async def queue_tasks(url: str, count: int) -> list[str]:
-    """Ids of tasks that nobody works on."""
-    task_ids: list[str] = []
-    async with Connection(url) as connection:
-        while len(task_ids) < count:
-            body, kind = form(*(f"%PDF-1.7 {uuid4()}".encode() for _ in range(min(500, count))))
-            assert await connection.ask("POST", "/documents", body, kind) == 202
-            task_ids += [entry["task_id"] for entry in json.loads(connection.body)["data"]]
-    return task_ids
-
-
-async def publish_documents(url: str, settings: dict[str, str]) -> None:
-    """Something to search in, ingested by this process."""
-    lines = [[" ".join(random.choices(WORDS, k=12)) for _ in range(40)] for _ in range(10)]
-    ours = Settings.model_validate({name.lower(): value for name, value in settings.items()})
-    async with open_rag_service(ours) as rag:
-        for _ in range(DOCUMENTS):
-            body, kind = form(pdf_of([*lines, [str(uuid4())]]))
-            async with Connection(url) as connection:
-                assert await connection.ask("POST", "/documents", body, kind) == 202
-                await rag.ingest_pdf("", UUID(json.loads(connection.body)["task_id"]))
 
 
 @asynccontextmanager
@@ -178,7 +104,7 @@ async def search(url: str, seen: Seen) -> None:
             seen.statuses["searches by words only"] += b'"embedder"' in connection.body
 
 
-async def upload(url: str, seen: Seen) -> None:
+async def upload_slowly(url: str, seen: Seen) -> None:
     async with Connection(url) as connection:
         while True:
             content = b"%PDF-1.7 " + os.urandom(UPLOAD_PIECES * PIECE_BYTES)
@@ -200,66 +126,78 @@ async def watch(api: psutil.Process, seen: Seen) -> None:
         await asyncio.sleep(0.5)
 
 
-async def load(url: str, task_ids: list[str], seconds: float) -> tuple[Seen, float]:
-    """What the clients saw, and the CPU seconds that the API used in each second."""
-    seen = Seen()
-    (api,) = (child for child in psutil.Process().children() if "uvicorn" in child.cmdline())
+async def load(measured: Measured, task_ids: list[str], seconds: float) -> Seen:
+    """What the clients saw."""
+    seen, url = Seen(), measured.url
+    api = psutil.Process(measured.stack.part("api").pid)
     async with idle_streams(url, task_ids, seen):
-        used, began = sum(api.cpu_times()[:2]), time.monotonic()
-        clients: list[Callable[[int], Awaitable[None]]] = [
-            *[lambda number: poll(url, task_ids[number], seen)] * POLLERS,
-            *[lambda _: search(url, seen)] * SEARCHERS,
-            *[lambda _: upload(url, seen)] * UPLOADERS,
-            lambda _: watch(api, seen),
-        ]
-        tasks = [asyncio.ensure_future(client(number)) for number, client in enumerate(clients)]
-        done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        with measured.processes() as processes:
+            clients: list[Callable[[int], Awaitable[None]]] = [
+                *[lambda number: poll(url, task_ids[number % len(task_ids)], seen)] * POLLERS,
+                *[lambda _: search(url, seen)] * SEARCHERS,
+                *[lambda _: upload_slowly(url, seen)] * UPLOADERS,
+                lambda _: watch(api, seen),
+            ]
+            tasks = [asyncio.ensure_future(client(number)) for number, client in enumerate(clients)]
+            done, _ = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for task in done:
             task.result()
-        return seen, (sum(api.cpu_times()[:2]) - used) / (time.monotonic() - began)
+    seen.api_cpu_share = processes.use["api"].cpu_seconds / seconds
+    return seen
 
 
-def report(console: Console, title: str, seen: Seen, cpu_share: float) -> bool:
-    table = Table("milliseconds", "answers", "median", "p99", "max", box=None, title=title)
-    for name, values in sorted(seen.milliseconds.items()):
-        figures = (median(values), percentile(values, 0.99), max(values))
-        table.add_row(name, f"{len(values):,}", *(f"{figure:,.1f}" for figure in figures))
-    console.print(table)
+async def publish_documents(run: Run, measured: Measured) -> None:
+    """Something to search in; then nobody works any more."""
+    path = run.folder / "one.pdf"
+    for _ in range(DOCUMENTS):
+        pages = [[" ".join(random.choices(WORDS, k=12)) for _ in range(40)] for _ in range(10)]
+        path.write_bytes(pdf_of(pages))
+        await verdict(measured.url, await upload(measured.url, path))
+    await measured.stack.part("worker").stop()
+
+
+def measure(run: Run) -> list[Table | Curves]:
+    seen = asyncio.run(_measure(run))
+    rows = [row for what, one in seen.items() for row in _rows(what, one)]
+    summary = [{"while": what, **_summary(one)} for what, one in seen.items()]
+    streams = QUICK_STREAMS if run.is_quick else STREAMS
+    note = (
+        f"{streams:,} event streams, {POLLERS} pollers, {UPLOADERS} uploads, {SEARCHERS} searchers, one API."
+    )
+    return [Table("Everything at once", rows, note), Table("The API meanwhile", summary, "")]
+
+
+async def _measure(run: Run) -> dict[str, Seen]:
+    seconds = QUICK_SECONDS if run.is_quick else SECONDS
+    embedding = Embedding(dimensions=DIMENSIONS, delay_ms=0)
+    async with running(run, embedding, workers=1) as measured:
+        await publish_documents(run, measured)
+        task_ids = await queue_tasks(measured.url, QUICK_STREAMS if run.is_quick else STREAMS)
+        answering = await load(measured, task_ids, seconds)
+        server = measured.stack.environment["EMBEDDING_BASE_URL"].removesuffix("/v1")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            (await client.post(f"{server}/stub", json={"delay_seconds": FOREVER})).raise_for_status()
+        return {"the embedder answers": answering, "it hangs": await load(measured, task_ids, seconds)}
+
+
+def _rows(what: str, seen: Seen) -> list[Row]:
+    return [
+        {"while": what, "request": name, "answers": len(values), **latencies(values), "max ms": max(values)}
+        for name, values in sorted(seen.milliseconds.items())
+    ]
+
+
+def _summary(seen: Seen) -> dict[str, Cell]:
     third = max(1, len(seen.memory) // 3)
     first, last = (median(part) / 1e6 for part in (seen.memory[:third], seen.memory[-third:]))
-    console.print(f"memory: {first:.0f} MB in the first third, {last:.0f} MB in the last")
-    console.print(f"the API used {100 * cpu_share:.0f} % of a core")
-    console.print(f"answers: {dict(sorted(seen.statuses.items()))}")
     errors = {name: count for name, count in seen.statuses.items() if name[-3:-2] in "45"} | seen.broken
-    console.print(f"errors: {errors or 'none'}\n")
-    return not errors
-
-
-async def measure(seconds: float) -> bool:
-    console = Console(width=110)
-    stub = EmbeddingStub(dimensions=DIMENSIONS)
-    with tempfile.TemporaryDirectory() as folder, serving(stub.app) as embedder:
-        embedding = {"EMBEDDING_PROVIDER": "openai", "EMBEDDING_BASE_URL": embedder}
-        embedding |= {"EMBEDDING_API_KEY": "none", "EMBEDDING_DIMENSIONS": str(DIMENSIONS)}
-        with running_api(Path(folder), **embedding) as (url, settings):
-            await publish_documents(url, settings)
-            task_ids = await queue_tasks(url, STREAMS)
-            console.print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-            is_good = report(console, "the embedder answers", *await load(url, task_ids, seconds))
-            stub.behaviour.delay_seconds = FOREVER
-            return report(console, "the embedder hangs", *await load(url, task_ids, seconds)) and is_good
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=60)
-    allow_many()
-    if not asyncio.run(measure(arguments.parse_args().seconds)):
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "of a core": seen.api_cpu_share,
+        "MB at first": first,
+        "MB at last": last,
+        "searches by words only": seen.statuses["searches by words only"],
+        "errors": str(dict(errors) or "none"),
+    }

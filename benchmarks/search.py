@@ -1,188 +1,287 @@
-"""How fast and how complete search is: `python -m benchmarks.search [chunks[/chunks a document] …]`.
+"""`POST /search`: how many a second, how long they take, and how much of the truth they find.
 
-Starts a Postgres of its own, fills it with made-up documents (12 % of the chunks belong to versions that
-are not published) and prints, for each search, the rows of ten that came back, the median and 95th
-percentile of the time, and the share of the truth among them. The truth is what comparing or ranking
-everything finds, timed too.
+Libraries are made up and inserted in bulk: words as frequent as in a language, vectors in clusters. An eighth
+of the chunks belong to versions that are not published. The truth is what comparing and ranking everything
+finds. No question is asked twice: each ends with a word of its own that is nowhere in the library.
 """
 
 import asyncio
-import statistics
-import sys
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from uuid import UUID, uuid4
+import multiprocessing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from itertools import count, cycle
+from typing import Any
+from uuid import UUID
 
 import numpy as np
-from alembic import command
+import orjson
+import uvicorn
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from app.embeddings.base import EmbeddingIdentity
-from app.local.embedded import EmbeddedPostgres
+from app.local.chaos.embedding_stub import vector_of
+from app.local.embedded import free_port
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
-from app.storage.filters import SearchFilter
-from app.storage.search import search_hybrid, search_text, search_vector
-from app.storage.spaces import open_space
-from tests.databases import run_alembic
+from app.storage.filters import Comparison, SearchFilter
+from benchmarks.clients import Connection, hammer, upload, verdict
+from benchmarks.pdfs import write_report
+from benchmarks.report import Curves, Row, Table, latencies, points
+from benchmarks.run import Run
+from benchmarks.stacks import Measured, of_server, running, wait_for
 from tests.storage.library import SUBJECTS, Library, Shelf
 
-DIMENSIONS = 256
+DIMENSIONS = 384
 WORDS_A_CHUNK = 150
 WORDS_A_QUERY = 8
-QUERIES = 100
-LIMIT = 10
-SHORT = Shelf("short", 10, 400)
-LONG_DOCUMENT_CHUNKS = 300
-
-Ids = list[UUID]
-Query = tuple[NDArray[np.float32], str]
+QUESTIONS, COMPARED = 100, 20
+SHORT = Shelf("short", 10, 100)
+YEARS = (2021, 2022, 2023, 2024)
+LONG_DOCUMENT_CHUNKS = 200
+SIZES, QUICK_SIZES = (10_000, 100_000), (3_000,)
 
 
-@dataclass(slots=True)
-class Measured:
-    """One search, over all queries."""
-
-    seconds: list[float] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    found: int = 0
-    expected: int = 0
+@dataclass(frozen=True, slots=True)
+class Question:
+    text: str
+    vector: NDArray[np.float32]
 
 
-class Benchmark:
-    """The searches over one library, and the truth to compare them with."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to search: a row of the table."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
-        self.queries: list[Query] = [
-            (
-                library.vectors(1, number % SUBJECTS)[0],
-                " ".join(library.texts(1, number % SUBJECTS)[0].split()[:: WORDS_A_CHUNK // WORDS_A_QUERY]),
-            )
-            for number in range(QUERIES)
-        ]
-
-    async def vector(self, query: Query, wanted: SearchFilter) -> Ids:
-        async with self.library.database.transaction() as connection:
-            hits = await search_vector(connection, self.library.space_id, query[0], wanted, LIMIT)
-        return [hit.chunk_id for hit in hits]
-
-    async def words(self, query: Query, wanted: SearchFilter) -> Ids:
-        async with self.library.database.transaction() as connection:
-            hits = await search_text(connection, query[1], wanted, LIMIT)
-        return [hit.chunk_id for hit in hits]
-
-    async def hybrid(self, query: Query, wanted: SearchFilter) -> Ids:
-        async with self.library.database.transaction() as connection:
-            hits = await search_hybrid(connection, self.library.space_id, *query, wanted, LIMIT)
-        return [hit.chunk_id for hit in hits]
-
-    async def every_vector(self, query: Query, wanted: SearchFilter) -> Ids:
-        """Compare everything visible."""
-        statement = f"""
-            SELECT chunk_id FROM {embeddings_table(self.library.space_id)}
-            JOIN documents d ON d.live_ingestion_id = ingestion_id
-            WHERE d.collection = coalesce(CAST(:collection AS text), d.collection)
-            ORDER BY embedding <#> (CAST(:vectors AS halfvec[]))[1] LIMIT {LIMIT}
-        """
-        return await self._truth(statement, wanted, vectors=halfvecs(query[0][np.newaxis]))
-
-    async def every_word(self, query: Query, wanted: SearchFilter) -> Ids:
-        """Rank everything visible by its words and documents."""
-        return await self.library.compared_entirely(query[1], wanted)
-
-    async def everything(self, query: Query, wanted: SearchFilter) -> Ids:
-        """Rank everything visible by its words, documents and vectors."""
-        return await self.library.compared_entirely(query[1], wanted, query[0])
-
-    async def _truth(self, statement: str, wanted: SearchFilter, **parameters: object) -> Ids:
-        async with self.library.database.transaction() as connection:
-            await connection.execute(text("SET LOCAL enable_indexscan = off"))
-            await connection.execute(text("SET LOCAL plan_cache_mode = force_custom_plan"))
-            rows = await connection.execute(text(statement), {"collection": wanted.collection, **parameters})
-            return [row.chunk_id for row in rows]
-
-    async def measure(
-        self,
-        search: Callable[[Query, SearchFilter], Awaitable[Ids]],
-        truth: Callable[[Query, SearchFilter], Awaitable[Ids]] | None,
-        wanted: SearchFilter,
-    ) -> Measured:
-        measured = Measured()
-        for query in self.queries:
-            began = time.perf_counter()
-            ids = await search(query, wanted)
-            measured.seconds.append(time.perf_counter() - began)
-            measured.rows.append(len(ids))
-            if truth is not None:
-                expected = await truth(query, wanted)
-                measured.found += len(set(expected) & set(ids))
-                measured.expected += len(expected)
-        return measured
+    name: str
+    mode: str = "hybrid"
+    fields: dict[str, Any]
+    filter: SearchFilter
+    clients: int = 4
+    is_compared: bool = False
+    is_under_ingestion: bool = False
+    is_repeated: bool = False
 
 
-async def run(database_url: str, chunks: int, long_document_chunks: int, console: Console) -> None:
-    await run_alembic(database_url, command.upgrade, "head")
-    database = Database(database_url)
-    space_id = await open_space(database, EmbeddingIdentity("benchmark", "clusters", DIMENSIONS))
-    library = Library(database, space_id, DIMENSIONS, words=WORDS_A_CHUNK)
-    began = time.perf_counter()
-    documents = (chunks - SHORT.documents * SHORT.chunks) // long_document_chunks
-    long = Shelf("long", documents, long_document_chunks)
-    await library.fill([SHORT, long], hidden=[Shelf("hidden", documents // 8, long_document_chunks)])
-    seconds = time.perf_counter() - began
-    console.print(f"{chunks:,} visible chunks, {documents:,} long documents, filled in {seconds:.0f} s")
-
-    benchmark = Benchmark(library)
-    everything, short = SearchFilter(), SearchFilter(collection="short")
-    table = Table("search", "in", "rows of 10", "median ms", "95 % ms", "of the truth")
-    for name, search, truth, wanted in (
-        ("vector, by index", benchmark.vector, benchmark.every_vector, everything),
-        ("vector, comparing all (the truth)", benchmark.every_vector, None, everything),
-        ("vector, short list", benchmark.vector, benchmark.every_vector, short),
-        ("text", benchmark.words, benchmark.every_word, everything),
-        ("text, ranking all (the truth)", benchmark.every_word, None, everything),
-        ("text, short list", benchmark.words, benchmark.every_word, short),
-        ("hybrid", benchmark.hybrid, benchmark.everything, everything),
-        ("hybrid, ranking all (the truth)", benchmark.everything, None, everything),
-        ("hybrid, short list", benchmark.hybrid, benchmark.everything, short),
-    ):
-        measured = await benchmark.measure(search, truth, wanted)
-        table.add_row(name, wanted.collection or "everything", *cells(measured))
-    console.print(table)
-    await database.close()
-
-
-def cells(measured: Measured) -> tuple[str, str, str, str]:
-    milliseconds = sorted(1000 * seconds for seconds in measured.seconds)
-    return (
-        f"{min(measured.rows)}",
-        f"{statistics.median(milliseconds):.1f}",
-        f"{milliseconds[int(0.95 * len(milliseconds))]:.1f}",
-        f"{measured.found / measured.expected:.3f}" if measured.expected else "",
+def measure(run: Run) -> list[Table | Curves]:
+    sizes = run.chunks or (QUICK_SIZES if run.is_quick else SIZES)
+    rows = [row for chunks in sizes for row in asyncio.run(_measure_size(run, chunks))]
+    note = (
+        f"{DIMENSIONS} dimensions, embedded by a server of our own at 0 ms; {WORDS_A_QUERY} words, none "
+        "asked twice; four clients. `recall@10`: the share of what comparing everything finds, over "
+        f"{COMPARED} questions."
     )
+    found: list[Table | Curves] = [Table("POST /search, one API process, ten hits", rows, note)]
+    if len(sizes) > 1:
+        ways = dict.fromkeys(str(row["search"]) for row in rows)
+        lines = {
+            way: points([row for row in rows if row["search"] == way], "chunks", "p50 ms") for way in ways
+        }
+        found.append(Curves("Milliseconds of a search, median", "chunks", "ms", lines))
+    return found
 
 
-def main() -> None:
-    sizes = [argument.partition("/") for argument in sys.argv[1:] or ["10000", "60000"]]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        EmbeddedPostgres(Path(folder) / "postgres", is_durable=False) as postgres,
-    ):
-        for chunks, _, a_document in sizes:
-            name = f"search_{uuid4().hex}"
-            postgres.create_database(name)
-            console = Console(width=110)
-            asyncio.run(
-                run(postgres.url(name), int(chunks), int(a_document or LONG_DOCUMENT_CHUNKS), console)
-            )
+async def _measure_size(run: Run, chunks: int) -> list[Row]:
+    random = np.random.default_rng(chunks)
+    port = free_port()
+    settings = of_server(port, DIMENSIONS)
+    async with running(run, workers=1, settings=settings) as measured, library_in(measured) as library:
+        await fill(library, chunks)
+        questions = [_question(library, int(random.integers(SUBJECTS))) for _ in range(QUESTIONS)]
+        run.say(f"{chunks:,} chunks are there")
+        with _answering({question.text: question.vector for question in questions}, port):
+            ways = _ways(await _one_document(library))
+            return [await _measure_way(run, measured, library, questions, way, chunks) for way in ways]
 
 
-if __name__ == "__main__":
-    main()
+def _ways(document_id: UUID) -> list[Way]:
+    everything = SearchFilter()
+    year = {"filter": {"type": "eq", "key": "year", "value": YEARS[0]}}
+    one = {"document_ids": [str(document_id)]}
+    return [
+        Way(name="all", fields={}, filter=everything, is_compared=True),
+        Way(name="all, the same questions", fields={}, filter=everything, is_repeated=True),
+        Way(name="all", clients=1, fields={}, filter=everything),
+        Way(name="all", clients=16, fields={}, filter=everything),
+        Way(name="all, under ingestion", fields={}, filter=everything, is_under_ingestion=True),
+        Way(
+            name="a year of four",
+            fields=year,
+            filter=SearchFilter(condition=Comparison("eq", "year", YEARS[0])),
+            is_compared=True,
+        ),
+        Way(
+            name="a short collection",
+            fields={"collection": "short"},
+            filter=SearchFilter(collection="short"),
+            is_compared=True,
+        ),
+        Way(
+            name="one document",
+            fields=one,
+            filter=SearchFilter(document_ids=(document_id,)),
+            is_compared=True,
+        ),
+        Way(name="all", mode="vector", fields={}, filter=everything, is_compared=True),
+        Way(name="all", mode="text", fields={}, filter=everything, is_compared=True),
+    ]
+
+
+async def _measure_way(
+    run: Run, measured: Measured, library: Library, questions: list[Question], way: Way, chunks: int
+) -> Row:
+    numbers = count()
+    asked = cycle(questions)
+
+    async def ask(connection: Connection) -> None:
+        ending = "" if way.is_repeated else f" zq{next(numbers)}"
+        await _found(connection, way, next(asked), ending)
+
+    async def under_load() -> tuple[Any, Any]:
+        with measured.processes() as processes:
+            seen = await hammer(measured.url, ask, clients=way.clients, seconds=2 if run.is_quick else 6)
+        return seen, processes
+
+    if way.is_under_ingestion:
+        async with _ingesting(run, measured):
+            seen, processes = await under_load()
+    else:
+        seen, processes = await under_load()
+    recall = await _recall(measured, library, questions, way) if way.is_compared else None
+    name = f"{way.mode}, {way.name}"
+    run.say(f"{name}, {way.clients} clients: {seen.a_second:.0f}/s, recall {recall}")
+    number = len(seen.milliseconds)
+    return {
+        "search": name if way.clients == 4 else f"{name}, {way.clients} clients",
+        "chunks": chunks,
+        "searches/s": seen.a_second,
+        **latencies(seen.milliseconds),
+        "recall@10": recall,
+        "CPU ms of the API": processes.cpu_ms("api", number),
+        "of Postgres": processes.cpu_ms("postgres", number),
+    }
+
+
+async def _found(connection: Connection, way: Way, question: Question, ending: str = "") -> list[UUID]:
+    body = orjson.dumps({"query": question.text + ending, "mode": way.mode, "limit": 10, **way.fields})
+    answer = await connection.json("POST", "/search", body)
+    assert not answer["degraded"], answer["degraded"]
+    return [UUID(hit["chunk_id"]) for hit in answer["data"]]
+
+
+async def _recall(measured: Measured, library: Library, questions: list[Question], way: Way) -> float:
+    """Over what the truth has: a short list may have fewer than ten."""
+    found = expected = 0
+    async with Connection(measured.url) as connection:
+        for question in questions[:COMPARED]:
+            truth = await _truth(library, question, way)
+            found += len(set(truth) & set(await _found(connection, way, question)))
+            expected += len(truth)
+    return found / expected
+
+
+async def _truth(library: Library, question: Question, way: Way) -> list[UUID]:
+    if way.mode == "vector":
+        return await _nearest_of_all(library, question)
+    vector = None if way.mode == "text" else question.vector
+    return await library.compared_entirely(question.text, way.filter, vector, is_contextual=True)
+
+
+async def _nearest_of_all(library: Library, question: Question) -> list[UUID]:
+    statement = f"""
+        SELECT chunk_id FROM {embeddings_table(library.space_id)}
+        JOIN documents d ON d.live_ingestion_id = ingestion_id
+        ORDER BY embedding <#> (CAST(:vectors AS halfvec[]))[1] LIMIT 10
+    """
+    async with library.database.transaction() as connection:
+        await connection.execute(text("SET LOCAL enable_indexscan = off"))
+        vectors = halfvecs(question.vector[np.newaxis])
+        return [row.chunk_id for row in await connection.execute(text(statement), {"vectors": vectors})]
+
+
+@asynccontextmanager
+async def library_in(measured: Measured) -> AsyncIterator[Library]:
+    """An empty one, in the stack's database."""
+    database = Database(measured.stack.environment["DATABASE_URL"])
+    try:
+        async with measured.database() as connection:
+            space_id = await connection.fetchval("SELECT id FROM embedding_spaces WHERE is_live")
+        yield Library(database, space_id, DIMENSIONS, words=WORDS_A_CHUNK)
+    finally:
+        await database.close()
+
+
+async def fill(library: Library, chunks: int) -> None:
+    """Add so many visible chunks, and an eighth more that are not."""
+    documents = (chunks - SHORT.documents * SHORT.chunks) // LONG_DOCUMENT_CHUNKS
+    shelves = [
+        Shelf("long", (documents + place) // len(YEARS), LONG_DOCUMENT_CHUNKS, {"year": year})
+        for place, year in enumerate(YEARS)
+    ]
+    hidden = Shelf("hidden", documents // 8, LONG_DOCUMENT_CHUNKS)
+    await library.fill([SHORT, *shelves], hidden=[hidden])
+
+
+def _question(library: Library, subject: int) -> Question:
+    words = library.texts(1, subject)[0].split()[:: WORDS_A_CHUNK // WORDS_A_QUERY][:WORDS_A_QUERY]
+    return Question(" ".join(words), library.vectors(1, subject)[0])
+
+
+async def _one_document(library: Library) -> UUID:
+    async with library.database.transaction() as connection:
+        found = await connection.scalar(text("SELECT id FROM documents WHERE collection = 'long' LIMIT 1"))
+        assert isinstance(found, UUID)
+        return found
+
+
+@asynccontextmanager
+async def _ingesting(run: Run, measured: Measured) -> AsyncIterator[None]:
+    """The worker's one process has something to do all the time."""
+    report = write_report(run.folder / "more.pdf", 50, 7)
+
+    async def keep_busy() -> None:
+        while True:
+            task_id = await upload(measured.url, report.path, collection="more", on_duplicate="keep")
+            await verdict(measured.url, task_id)
+
+    busy = [asyncio.create_task(keep_busy()) for _ in range(2)]
+    await asyncio.sleep(2)
+    try:
+        yield
+        assert not any(task.done() for task in busy), "an ingestion failed"
+    finally:
+        for task in busy:
+            task.cancel()
+        await asyncio.gather(*busy, return_exceptions=True)
+
+
+@contextmanager
+def _answering(vectors: dict[str, NDArray[np.float32]], port: int) -> Iterator[None]:
+    """An embedding server that knows the vectors of the questions; other texts get those of their words."""
+    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(vectors, port), daemon=True)
+    server.start()
+    try:
+        wait_for(f"http://127.0.0.1:{port}/")
+        yield
+    finally:
+        server.kill()
+        server.join()
+
+
+def _serve(vectors: dict[str, NDArray[np.float32]], port: int) -> None:
+    def vector(asked: str) -> list[float]:
+        known = vectors.get(asked, vectors.get(asked.rpartition(" ")[0]))
+        found: list[float] = (vector_of(asked, DIMENSIONS) if known is None else known).tolist()
+        return found
+
+    async def embeddings(request: Request) -> Response:
+        asked = orjson.loads(await request.body())["input"]
+        texts = [asked] if isinstance(asked, str) else asked
+        entries = [{"index": index, "embedding": vector(one)} for index, one in enumerate(texts)]
+        return Response(orjson.dumps({"data": entries}), media_type="application/json")
+
+    app = Starlette(routes=[Route("/v1/embeddings", embeddings, methods=["POST"])])
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="critical", lifespan="off")

@@ -1,13 +1,8 @@
-"""How fast PDFs' text is split, and how many chunks are over the limit, beside other splitters if installed.
+"""How fast text is split, and how many chunks are over the limit, beside other splitters if installed."""
 
-    python benchmarks/splitting.py report.pdf … [--chunk-tokens 256]
-
-Takes the best of three runs in one process; for a figure per core start it with `taskset -c 0`.
-"""
-
-import argparse
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pypdfium2
@@ -16,9 +11,42 @@ from tokenizers import Tokenizer
 from app.embeddings.local import built_in_tokenizer
 from app.pdf.pages import DocumentFacts, Line, Page
 from app.services.splitter import Splitter
+from benchmarks.pdfs import specimens
+from benchmarks.report import Curves, Row, Table
+from benchmarks.run import Run
 
+CHUNK_TOKENS = 256
+TIMES = 3
 Document = list[str]
 """The text of each page."""
+
+
+def measure(run: Run) -> list[Table | Curves]:
+    documents = [read(one.path) for one in specimens(run)]
+    tokenizer = built_in_tokenizer()
+    rows = [_row(name, split, documents, tokenizer) for name, split in splitters(tokenizer, CHUNK_TOKENS)]
+    pages = sum(map(len, documents))
+    note = f"{pages:,} pages, {CHUNK_TOKENS} tokens a chunk at most, one process, the best of {TIMES} runs."
+    return [Table("Splitting text into chunks", rows, note)]
+
+
+def _row(
+    name: str, split: Callable[[Document], list[str]], documents: list[Document], tokenizer: Tokenizer
+) -> Row:
+    seconds = []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        chunks = [chunk for document in documents for chunk in split(document)]
+        seconds.append(time.perf_counter() - began)
+    tokens = [len(tokenizer.encode(chunk)) for chunk in chunks]
+    size = sum(len(text.encode()) for document in documents for text in document)
+    return {
+        "splitter": name,
+        "MB/s": size / min(seconds) / 1e6,
+        "chunks": len(chunks),
+        "tokens a chunk": sum(tokens) / len(tokens),
+        "over the limit": sum(count > CHUNK_TOKENS for count in tokens),
+    }
 
 
 def read(path: Path) -> Document:
@@ -48,7 +76,7 @@ def splitters(
     tokenizer: Tokenizer, chunk_tokens: int
 ) -> Iterator[tuple[str, Callable[[Document], list[str]]]]:
     yield "ours", ours(tokenizer, chunk_tokens)
-    try:
+    with suppress(ImportError):
         from langchain_text_splitters import RecursiveCharacterTextSplitter
 
         counted = RecursiveCharacterTextSplitter(
@@ -59,42 +87,8 @@ def splitters(
         yield "langchain, token length", by_pages(counted.split_text)
         by_characters = RecursiveCharacterTextSplitter(chunk_size=chunk_tokens * 4, chunk_overlap=0)
         yield "langchain, 4 characters a token", by_pages(by_characters.split_text)
-    except ImportError:
-        print("langchain-text-splitters is not installed: left out")
-    try:
+    with suppress(ImportError):
         from semantic_text_splitter import TextSplitter
 
         plain = TextSplitter.from_huggingface_tokenizer(tokenizer, chunk_tokens)
         yield "semantic-text-splitter", by_pages(lambda text: list(plain.chunks(text)))
-    except ImportError:
-        print("semantic-text-splitter is not installed: left out")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--chunk-tokens", type=int, default=256)
-    arguments = parser.parse_args()
-    documents = [read(path) for path in arguments.files]
-    size = sum(len(text.encode()) for document in documents for text in document)
-    tokenizer = built_in_tokenizer()
-    print(
-        f"{sum(map(len, documents))} pages, {size / 1e6:.2f} MB of text,"
-        f" {arguments.chunk_tokens} tokens a chunk at most"
-    )
-    for name, split in splitters(tokenizer, arguments.chunk_tokens):
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            chunks = [chunk for document in documents for chunk in split(document)]
-            seconds.append(time.perf_counter() - start)
-        tokens = [len(tokenizer.encode(chunk)) for chunk in chunks]
-        over = sum(count > arguments.chunk_tokens for count in tokens)
-        print(
-            f"{name:32} {size / min(seconds) / 1e6:5.2f} MB/s  {len(chunks):6} chunks"
-            f"  {sum(tokens) / len(tokens):4.0f} tokens a chunk  {over} over the limit"
-        )
-
-
-if __name__ == "__main__":
-    main()

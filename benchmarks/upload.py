@@ -1,44 +1,60 @@
-"""What the promise costs an upload: `python -m benchmarks.upload`.
+"""What the promise costs an upload.
 
-Small PDFs go to a real API, one after the other, on a durable Postgres and Valkey of its own; no worker
-runs, and this process takes each message from the queue itself. For each upload it measures the time until
-the 202 is here and until the message is. Then the same without HTTP and without the file: rows and message
-only. Beside it, in the same run: a request that does nothing (`GET /livez`), and Celery's plain
-`send_task`, which promises less.
+Small PDFs go to a real API, one after the other, on a durable Postgres and Valkey; no worker runs, and this
+process takes each message from the queue itself. For each upload it measures the time until the 202 is here
+and until the message is. Then the same without HTTP and without the file: rows and message only. Beside it,
+in the same run: a request that does nothing (`GET /livez`), and Celery's plain `send_task`, which promises
+less.
 """
 
-import argparse
 import asyncio
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Mapping
 from uuid import uuid4
 
 import httpx
 import orjson
 import redis
-from rich.console import Console
-from rich.table import Table
 
 from app.config import Settings
-from app.local.chaos.audit import percentile
 from app.local.chaos.pdfs import pdf_of
-from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
 from app.services.document_service import UploadOptions
 from app.services.idempotency import Answer
 from app.task_queue import BEGUN_PRIORITY, NEW_PRIORITY, QUEUE, new_celery
+from benchmarks.report import Curves, Table, latencies
+from benchmarks.run import Run
+from benchmarks.stacks import running
 
 WARM_UP = 50
-SECONDS_TO_START = 30
+UPLOADS, QUICK_UPLOADS = 500, 20
 KOMBU_SEPARATOR = "\x06\x16"
+
+
+def measure(run: Run) -> list[Table | Curves]:
+    measured = asyncio.run(_measure(run, QUICK_UPLOADS if run.is_quick else UPLOADS))
+    rows = [{"what": what, **latencies(values), "max ms": max(values)} for what, values in measured.items()]
+    return [
+        Table("One upload after the other", list(rows), f"{len(next(iter(measured.values()))):,} of each.")
+    ]
+
+
+async def _measure(run: Run, count: int) -> dict[str, list[float]]:
+    async with running(run, workers=0, settings={"MAX_QUEUED": "1000000"}) as measured:
+        settings = measured.stack.environment
+        broker_url = settings["CELERY_BROKER_URL"]
+        answered, enqueued = await asyncio.to_thread(measure_uploads, measured.url, broker_url, count)
+        nothing = await asyncio.to_thread(measure_requests, measured.url, count)
+        rows = await measure_rows(settings, count)
+        sent = await asyncio.to_thread(measure_sending, broker_url, count)
+    return {
+        "POST /documents until enqueued": enqueued,
+        "POST /documents until its 202": answered,
+        "rows and message, without HTTP and file": rows,
+        "GET /livez": nothing,
+        "Celery's send_task alone": sent,
+    }
 
 
 def queues() -> list[str]:
@@ -65,46 +81,6 @@ class Bell:
                     self.heard.setdefault(task_id, time.perf_counter())
 
 
-@contextmanager
-def running_api(folder: Path, **more: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(URL of the API, its settings), of which `more` are the caller's."""
-    with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedValkey(folder / "valkey") as valkey:
-        postgres.create_database("upload")
-        settings = {
-            "DATABASE_URL": postgres.url("upload"),
-            "CELERY_BROKER_URL": valkey.url,
-            "CELERY_RESULT_BACKEND": valkey.url,
-            "STORAGE_URL": (folder / "files").as_uri(),
-            "MAX_QUEUED": "1000000",
-            "LOG_LEVEL": "WARNING",
-            **more,
-        }
-        environment = os.environ | settings
-        (folder / "files").mkdir()
-        subprocess.run([sys.executable, "-m", "app.local.cli", "migrate"], env=environment, check=True)
-        port = free_port()
-        server = ("uvicorn", "--factory", "app.main:create_app", "--no-access-log", "--port", str(port))
-        timed = ("--http", "app.api.connections:TimedHTTP")
-        api = subprocess.Popen([sys.executable, "-m", *server, *timed], env=environment)
-        try:
-            wait_for(f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}", settings
-        finally:
-            api.terminate()
-            api.wait(30)
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz", trust_env=False).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise RuntimeError("the API did not start")
-
-
 def measure_uploads(url: str, broker_url: str, count: int) -> tuple[list[float], list[float]]:
     """Milliseconds from the request to its 202, and to its message in the queue."""
     bell = Bell(broker_url)
@@ -126,13 +102,13 @@ def measure_uploads(url: str, broker_url: str, count: int) -> tuple[list[float],
     return answered[WARM_UP:], enqueued[WARM_UP:]
 
 
-async def measure_rows(environment: dict[str, str], count: int) -> list[float]:
+async def measure_rows(environment: Mapping[str, str], count: int) -> list[float]:
     """Milliseconds from a file that is stored until the message that announces its row."""
     bell = Bell(environment["CELERY_BROKER_URL"])
     listener = threading.Thread(target=bell.listen)
     listener.start()
     asked: dict[str, float] = {}
-    settings = Settings(**{name.lower(): value for name, value in environment.items()})
+    settings = Settings.model_validate({name.lower(): value for name, value in environment.items()})
     async with open_services(settings) as services:
         for _ in range(WARM_UP + count):
             async with services.documents.uploading() as upload:
@@ -166,39 +142,3 @@ def timed(function: Callable[[], object]) -> float:
     started = time.perf_counter()
     function()
     return 1000 * (time.perf_counter() - started)
-
-
-def measure(count: int) -> dict[str, list[float]]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running_api(Path(folder)) as (url, settings),
-    ):
-        broker_url = settings["CELERY_BROKER_URL"]
-        answered, enqueued = measure_uploads(url, broker_url, count)
-        nothing = measure_requests(url, count)
-        rows = asyncio.run(measure_rows(settings, count))
-        sent = measure_sending(broker_url, count)
-    return {
-        "POST /documents until enqueued": enqueued,
-        "POST /documents until its 202": answered,
-        "rows and message, without HTTP and file": rows,
-        "GET /livez": nothing,
-        "Celery's send_task alone": sent,
-    }
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--uploads", type=int, default=500)
-    measured = measure(arguments.parse_args().uploads)
-    table = Table("milliseconds", "median", "p99", "max", box=None)
-    for name, values in measured.items():
-        table.add_row(
-            name,
-            *(f"{value:.1f}" for value in (statistics.median(values), percentile(values, 0.99), max(values))),
-        )
-    Console(width=100).print(table)
-
-
-if __name__ == "__main__":
-    main()

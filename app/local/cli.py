@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -110,6 +112,18 @@ def chaos(
     )
     if not _run(run):
         raise typer.Exit(1)
+
+
+@cli.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def bench(context: typer.Context) -> None:
+    """Measure how fast everything is, on stacks of its own; `bench --help` tells what can be measured."""
+    if not (PROJECT / "benchmarks").is_dir():
+        _refuse("There are no benchmarks in the container image; `make bench` runs them in a checkout.")
+    path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "benchmarks", *context.args]
+    os.execve(sys.executable, command, os.environ | {"PYTHONPATH": path})  # noqa: S606 - without a shell
 
 
 @cli.command()

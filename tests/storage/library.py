@@ -161,7 +161,12 @@ class Library:
         return ingestion_id
 
     async def compared_entirely(
-        self, query: str, wanted: SearchFilter, vector: NDArray[np.float32] | None = None
+        self,
+        query: str,
+        wanted: SearchFilter,
+        vector: NDArray[np.float32] | None = None,
+        *,
+        is_contextual: bool = False,
     ) -> list[UUID]:
         """The first ten for a question, when every visible chunk is compared and every document weighed."""
         async with self.database.transaction() as connection:
@@ -169,7 +174,8 @@ class Library:
             everything = replace(
                 await begin_search(connection, wanted), is_short=True, has_few_documents=True
             )
-            ranking = Ranking(question, everything, None if vector is None else self.space_id)
+            space_id = None if vector is None else self.space_id
+            ranking = Ranking(question, everything, space_id, is_contextual=is_contextual)
             statement = text(f"WITH {ranking.statement()} SELECT chunk_id FROM found")
             parameters = ranking.parameters | {"limit": 10}
             if vector is not None:
