@@ -34,7 +34,7 @@ DOCUMENTS = 20
 DIMENSIONS = 384
 WORDS = ("salt", "marsh", "grass", "wave", "tide", "mud", "storm", "crab", "heron", "creek", "dyke", "silt")
 FOREVER = 1e6
-SECONDS, QUICK_SECONDS = 60.0, 3.0
+SECONDS, QUICK_SECONDS = 60.0, 8.0
 QUICK_STREAMS = 100
 
 

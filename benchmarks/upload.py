@@ -19,6 +19,7 @@ import redis
 
 from app.config import Settings
 from app.local.chaos.pdfs import pdf_of
+from app.logs import configure_logging
 from app.resources import open_services
 from app.services.document_service import UploadOptions
 from app.services.idempotency import Answer
@@ -108,6 +109,7 @@ async def measure_rows(environment: Mapping[str, str], count: int) -> list[float
     listener = threading.Thread(target=bell.listen)
     listener.start()
     asked: dict[str, float] = {}
+    configure_logging("WARNING", "console")
     settings = Settings.model_validate({name.lower(): value for name, value in environment.items()})
     async with open_services(settings) as services:
         for _ in range(WARM_UP + count):
