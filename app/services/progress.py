@@ -131,7 +131,7 @@ class ProgressWatcher:
     async def _read_followed(self) -> None:
         asked = dict(self._followed)
         versions = {task_id: followed.version for task_id, followed in asked.items()}
-        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.transaction() as connection:
+        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.autocommit() as connection:
             changes = await list_changes(connection, versions)
             for task_id, version, status in changes:
                 asked[task_id].note(version, status)
@@ -154,7 +154,7 @@ class ProgressWatcher:
                 answer.set_result(statuses.get(task_id))
 
     async def _read(self, task_ids: Collection[UUID]) -> list[TaskStatus]:
-        async with self._database.transaction() as connection:
+        async with self._database.autocommit() as connection:
             statuses = await list_task_statuses(connection, task_ids)
             if any(status.status == "queued" for status in statuses):
                 await self._places.number(connection)
