@@ -1,6 +1,6 @@
 """What handlers ask for, by name: a signature reads like a sentence.
 
-All are coroutines: FastAPI calls a plain function in a thread, which costs each request more than a statement.
+All are coroutines: FastAPI calls a plain function in a thread, which costs a request more than a statement.
 """
 
 from typing import Annotated, Any
