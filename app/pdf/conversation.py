@@ -7,10 +7,9 @@ is held against the request and against what was said before, and text is cleane
 from dataclasses import replace
 
 from app.errors import TooMuchText
-from app.pdf.ocr import Tesseract
 from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 from app.pdf.text import clean
-from app.pdf.wire import At, FrameError, News, ReadRequest
+from app.pdf.wire import OCR, At, FrameError, News, ReadRequest
 
 LONGEST_NOTE = 1_000
 """Characters of a title, an author, a heading or an error."""
@@ -44,13 +43,9 @@ class Conversation:
         self._places_left -= 1
         is_possible = 0 <= at.page <= self._request.max_pages
         is_possible &= 0 <= at.pages_done <= at.pages_total <= self._request.max_pages
-        if (
-            self._places_left < 0
-            or not is_possible
-            or at.reader not in (*self._request.engines, Tesseract.name)
-        ):
+        if self._places_left < 0 or not is_possible or at.reader not in (*self._request.engines, OCR):
             raise FrameError("a place that cannot be")
-        is_ocr = at.reader == Tesseract.name
+        is_ocr = at.reader == OCR
         self._recognitions_left -= is_ocr
         self.is_recognising = is_ocr and self._recognitions_left >= 0
         return at

@@ -27,14 +27,14 @@ from app.errors import (
     Unreadable,
     error_for_code,
 )
-from app.pdf.child import LONGEST_TRACEBACK
 from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
-from app.pdf.parent import Recognition
 from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
 from app.pdf.text import clean
 from app.pdf.wire import (
     LARGEST_PICTURE,
+    LONGEST_TRACEBACK,
+    OCR,
     At,
     Frame,
     FrameError,
@@ -42,6 +42,7 @@ from app.pdf.wire import (
     ProbeRequest,
     ProcessLimits,
     ReadRequest,
+    Recognition,
     RenderRequest,
     doors_from_frame,
     news_from_frame,
@@ -68,7 +69,6 @@ SHARE_OF_AN_ABORT = 0.25
 """Of its memory limit: a process that aborts with more in use could not double one of its buffers."""
 OCR_CPU_SECONDS_A_PAGE = 2
 """For rendering; tesseract's own process has the limit to itself."""
-OCR = "tesseract"
 PNG = b"\x89PNG"
 LONGEST_MESSAGE = 300
 
@@ -328,7 +328,7 @@ class PDFReader:
         memory_bytes: int = 1024**3,
         longest_seconds: float = 45,
         step_seconds: float = 10,
-        parent: str = "app.pdf.parent",
+        parent: str = "app.pdf.sandbox.parent",
     ) -> None:
         """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
 

@@ -4,6 +4,7 @@ Never pickle: a hostile file may have taken over the process that reads it, so i
 the size and the types of all that arrives.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,12 +19,26 @@ LENGTH_BYTES = 4
 LARGEST_FRAME = 8 * 1024 * 1024
 """A million characters of the longest kind, and the places of as many lines as leave them room."""
 LARGEST_PICTURE = 64 * 1024 * 1024
+LONGEST_TRACEBACK = 4_000
+OCR = "tesseract"
+"""The reader of a scanned page, beside the engines."""
+PID = struct.Struct("=i")
+EXIT = struct.Struct("=iqd")
+"""Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 
 Frame = dict[str, Any]
 
 
 class FrameError(Exception):
     """What arrived is not what a reading process writes."""
+
+
+class Recognition(NamedTuple):
+    """How tesseract is run: its languages ("eng+fra", none: never) and the limits of one page."""
+
+    memory_bytes: int
+    page_seconds: float
+    languages: str
 
 
 @dataclass(frozen=True, slots=True)

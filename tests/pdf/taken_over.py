@@ -7,8 +7,8 @@ The first byte tells what it does then: `e` ends, `f` says it again for ever, `s
 import os
 import signal
 
-from app.pdf import child
-from app.pdf.parent import main
+from app.pdf.sandbox import child
+from app.pdf.sandbox.parent import main
 
 
 def live(file: int, channel: int, asking: int) -> None:

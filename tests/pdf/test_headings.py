@@ -1,6 +1,6 @@
-from app.pdf.headings import headings
-from app.pdf.layout import StyledLine
 from app.pdf.pages import Line, OutlineEntry
+from app.pdf.sandbox.headings import headings
+from app.pdf.sandbox.layout import StyledLine
 
 
 def text(*lines: str, size: float = 10, is_bold: bool = False) -> list[Line]:

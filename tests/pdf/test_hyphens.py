@@ -1,8 +1,8 @@
 import pytest
 
-from app.pdf.hyphens import Hyphens
-from app.pdf.layout import HYPHEN
 from app.pdf.pages import Line
+from app.pdf.sandbox.hyphens import Hyphens
+from app.pdf.sandbox.layout import HYPHEN
 
 
 def joined(*texts: str, elsewhere: str = "") -> list[str]:

@@ -56,7 +56,9 @@ def reader_parents(owner: int | None = None) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(owner).children()
-        if child not in _of_others and child.is_running() and "app.pdf.parent" in " ".join(child.cmdline())
+        if child not in _of_others
+        and child.is_running()
+        and "pdf.sandbox.parent" in " ".join(child.cmdline())
     ]
 
 

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from app.pdf.pages import Line
-from app.pdf.running_heads import RunningHeads
+from app.pdf.sandbox.running_heads import RunningHeads
 
 BODY = [f"sentence {letter} of the body" for letter in "abcdefghijkl"]
 

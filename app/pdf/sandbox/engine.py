@@ -1,16 +1,14 @@
-"""What an engine is, and the two there are. Used in reading processes only."""
+"""What an engine is."""
 
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from app.pdf.pages import Line, OutlineEntry
-
-if TYPE_CHECKING:
-    from app.pdf.pictures import Picture
+from app.pdf.sandbox.pictures import Picture
 
 MOST_CHARACTERS_A_PAGE = 1_000_000
 GARBLED = 0.2
@@ -47,7 +45,7 @@ class Properties:
 class Renderer(Protocol):
     """An engine that can make pictures of pages."""
 
-    def render(self, number: int, scale: float, most_pixels: int) -> "Picture":
+    def render(self, number: int, scale: float, most_pixels: int) -> Picture:
         """In shades of grey. Raises PageError."""
         ...
 
@@ -75,23 +73,3 @@ class Engine(Protocol):
     def read_page(self, number: int) -> PageText:
         """Raises PageError, or TooMuchText."""
         ...
-
-
-def engine_called(name: str) -> type[Engine]:
-    """The engines, by name; each is imported when it is first asked for (pypdf takes 0.2 s)."""
-    return _ENGINES[name]()
-
-
-def _pdfium() -> type[Engine]:
-    from app.pdf.pdfium import Pdfium
-
-    return Pdfium
-
-
-def _pypdf() -> type[Engine]:
-    from app.pdf.pypdf_engine import PyPDF
-
-    return PyPDF
-
-
-_ENGINES: dict[str, Callable[[], type[Engine]]] = {"pdfium": _pdfium, "pypdf": _pypdf}

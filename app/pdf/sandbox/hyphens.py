@@ -5,8 +5,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from app.pdf.layout import HYPHEN
 from app.pdf.pages import Line
+from app.pdf.sandbox.layout import HYPHEN
 
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _MARKS = (HYPHEN, "-", "\u2010", "\u00ad")

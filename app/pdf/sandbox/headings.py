@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from app.pdf.layout import StyledLine
 from app.pdf.pages import Line, OutlineEntry
+from app.pdf.sandbox.layout import StyledLine
 
 LARGER = 1.15
 """Times the size of the text."""

@@ -10,7 +10,8 @@ import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
 from app.errors import Corrupted, Encrypted, OutOfMemory, TooMuchText, UnsupportedEncryption
-from app.pdf.engines import (
+from app.pdf.pages import Line, OutlineEntry
+from app.pdf.sandbox.engine import (
     GARBLED,
     ILLEGIBLE,
     MOST_CHARACTERS_A_PAGE,
@@ -19,7 +20,6 @@ from app.pdf.engines import (
     Properties,
     garbage_share,
 )
-from app.pdf.pages import Line, OutlineEntry
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000

@@ -17,7 +17,8 @@ import pypdfium2
 from pypdfium2 import raw
 
 from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, TooMuchText, UnsupportedEncryption
-from app.pdf.engines import (
+from app.pdf.pages import Box, OutlineEntry
+from app.pdf.sandbox.engine import (
     GARBLED,
     ILLEGIBLE,
     MOST_CHARACTERS_A_PAGE,
@@ -26,10 +27,9 @@ from app.pdf.engines import (
     Properties,
     garbage_share,
 )
-from app.pdf.forms import CHECKED, Fields, Forms, is_filled_in, texts_of_fields
-from app.pdf.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
-from app.pdf.pages import Box, OutlineEntry
-from app.pdf.pictures import Picture, render
+from app.pdf.sandbox.forms import CHECKED, Fields, Forms, is_filled_in, texts_of_fields
+from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
+from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
 
 DEEPEST_OUTLINE = 8

@@ -12,9 +12,10 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from app.pdf.layout import Span, lines_of
 from app.pdf.pages import Line
-from app.pdf.pictures import Picture
+from app.pdf.sandbox.layout import Span, lines_of
+from app.pdf.sandbox.pictures import Picture
+from app.pdf.wire import OCR
 
 PATIENCE = 3
 """By the clock a page may take so much longer than in CPU time, on a busy machine."""
@@ -41,7 +42,7 @@ class OCRError(Exception):
 class Tesseract:
     """Reads the pages of one document; it does not read the same picture twice."""
 
-    name = "tesseract"
+    name = OCR
 
     def __init__(self, languages: str | None, recognise: Recognise) -> None:
         """`languages` as tesseract takes them, "eng+fra"; None switches it off."""

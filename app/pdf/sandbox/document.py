@@ -20,12 +20,13 @@ from app.errors import (
     Unreadable,
     UnsupportedEncryption,
 )
-from app.pdf.engines import Engine, PageError, PageText, Renderer, engine_called
-from app.pdf.headings import headings
-from app.pdf.hyphens import Hyphens
-from app.pdf.ocr import OCRError, Tesseract
 from app.pdf.pages import DocumentFacts, Line, OutlineEntry, Page
-from app.pdf.running_heads import RunningHeads
+from app.pdf.sandbox.engine import Engine, PageError, PageText, Renderer
+from app.pdf.sandbox.engines import engine_called
+from app.pdf.sandbox.headings import headings
+from app.pdf.sandbox.hyphens import Hyphens
+from app.pdf.sandbox.ocr import OCRError, Tesseract
+from app.pdf.sandbox.running_heads import RunningHeads
 from app.pdf.text import clean
 from app.pdf.wire import At, Frame, ReadRequest, at_to_frame, facts_to_frame, page_to_frame
 
