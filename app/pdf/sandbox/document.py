@@ -234,4 +234,4 @@ def _property(text: str) -> str | None:
 
 def _cleaned(lines: Iterable[Line]) -> tuple[Line, ...]:
     texts = ((line, clean(line.text).strip()) for line in lines)
-    return tuple(replace(line, text=text) for line, text in texts if text)
+    return tuple([line if text == line.text else replace(line, text=text) for line, text in texts if text])
