@@ -50,7 +50,7 @@ from app.pdf.wire import (
 )
 from app.temporary import temporary_folder
 
-_VERSION = 3  # raised by every change of this package that reads the same file otherwise
+_VERSION = 4  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
@@ -95,10 +95,12 @@ ProgressListener = Callable[[ReadingProgress], None]
 
 
 class Reading:
-    """A document being read: what is known before its first page, then its pages in order."""
+    """A document being read: what is known before its first page, then its pages as they are read."""
 
     ocr_seconds: float
     """How long OCR has been waited for."""
+    engines: list[str]
+    """Those that have read pages so far, in the order in which they were needed."""
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class Reading:
         self._known: DocumentFacts | None = None
         self._pages_given = 0
         self.ocr_seconds = 0.0
+        self.engines = []
         self._waited_seconds = 0.0
         self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
@@ -141,6 +144,8 @@ class Reading:
         async for found in self._news:
             if isinstance(found, Page) and found.number == self._pages_given + 1:
                 self._pages_given += 1
+                if found.engine and found.engine not in self.engines:
+                    self.engines.append(found.engine)
                 yield found
         if self._pages_given < self.facts.pages_total:
             raise ParserCrashed
@@ -356,7 +361,7 @@ class PDFReader:
     async def open(
         self, path: Path, password: str | None = None, on_progress: ProgressListener | None = None
     ) -> AsyncIterator[Reading]:
-        """Reads all there is without OCR, then gives it out page by page; leaving ends the process.
+        """Opens the document, then reads it and gives it out page by page; leaving ends the process.
 
         `on_progress` hears of every page. Raises an Unreadable, here or between pages.
         """

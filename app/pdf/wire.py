@@ -7,7 +7,6 @@ the size and the types of all that arrives.
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -146,7 +145,13 @@ def facts_to_frame(facts: DocumentFacts) -> Frame:
 
 def page_to_frame(page: Page) -> Frame:
     lines = [(line.text, _rounded(line.box), line.is_hidden) for line in page.lines]
-    return {"page": page.number, "lines": lines, "error": page.error}
+    return {
+        "page": page.number,
+        "lines": lines,
+        "error": page.error,
+        "engine": page.engine,
+        "headings": page.headings,
+    }
 
 
 def _rounded(box: Box | None) -> Box | None:
@@ -170,6 +175,8 @@ def news_from_frame(frame: Frame) -> News:
         number=_checked(frame.get("page"), int),
         lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
         error=_optional(frame.get("error")),
+        engine=_optional(frame.get("engine")),
+        headings=tuple(_checked(title, str) for title in _checked(frame.get("headings"), list)),
     )
 
 
@@ -190,11 +197,7 @@ def _facts(fields: dict[str, Any]) -> DocumentFacts:
         engine=_checked(fields.get("engine"), str),
         pages_total=_checked(fields.get("pages_total"), int),
         title=_optional(fields.get("title")),
-        author=_optional(fields.get("author")),
         outline=tuple(_outline_entry(entry) for entry in _checked(fields.get("outline"), list)),
-        created_at=_date(fields.get("created_at")),
-        modified_at=_date(fields.get("modified_at")),
-        page_labels=tuple(_checked(label, str) for label in _checked(fields.get("page_labels"), list)),
     )
 
 
@@ -209,17 +212,9 @@ def _line(value: object) -> Line:
 
 def _outline_entry(value: object) -> OutlineEntry:
     match value:
-        case {"title": str(title), "page": int(page), "level": int(level)}:
-            return OutlineEntry(title, page, level)
+        case {"title": str(title), "page": int(page)}:
+            return OutlineEntry(title, page)
     raise FrameError("not an outline entry")
-
-
-def _date(value: object) -> datetime | None:
-    text = _optional(value)
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError as error:
-        raise FrameError("not a date") from error
 
 
 def _optional(value: object) -> str | None:

@@ -206,6 +206,7 @@ class RAGService:
                 connection,
                 lease,
                 self.space_id,
+                engines=reading.engines,
                 pages_failed=notes.failed,
                 pages_without_text=notes.without_text,
                 stage_seconds=stage_seconds,

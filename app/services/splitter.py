@@ -224,7 +224,7 @@ class Splitting:
 
 
 class _Sections:
-    """The heading in force, from the outline: by page, and on its page by the line that shows it."""
+    """The heading in force, of the outline or by its looks: by page, and there by the line that shows it."""
 
     def __init__(self, outline: Sequence[OutlineEntry]) -> None:
         self._entries = sorted((entry for entry in outline if entry.title.strip()), key=lambda e: e.page)
@@ -236,7 +236,7 @@ class _Sections:
         begun: dict[int, str] = {}
         lines: list[str] | None = None
         after = 0
-        for entry in self._due(page.number):
+        for entry in self._due(page):
             heading = " ".join(entry.title.split())[:_MAX_HEADING_CHARS]
             if entry.page < page.number:
                 self.heading = heading
@@ -249,10 +249,12 @@ class _Sections:
             after = after if shown is None else shown + 1
         return begun
 
-    def _due(self, page: int) -> list[OutlineEntry]:
+    def _due(self, page: Page) -> list[OutlineEntry]:
         first = self._next
-        self._next = bisect_right(self._entries, page, key=lambda entry: entry.page)
-        return self._entries[max(first, self._next - _MAX_HEADINGS_A_PAGE) : self._next]
+        self._next = bisect_right(self._entries, page.number, key=lambda entry: entry.page)
+        due = self._entries[max(first, self._next - _MAX_HEADINGS_A_PAGE) : self._next]
+        due += [OutlineEntry(title, page.number) for title in page.headings if title.strip()]
+        return due[-_MAX_HEADINGS_A_PAGE:]
 
 
 def _best_end(window: str, reach: int) -> int:

@@ -377,6 +377,7 @@ async def publish(
     lease: Lease,
     space_id: int,
     *,
+    engines: Sequence[str],
     pages_failed: Sequence[int],
     pages_without_text: Sequence[int],
     stage_seconds: dict[str, float],
@@ -394,7 +395,7 @@ async def publish(
         ), published AS (
             UPDATE ingestions SET status = 'success', stage = 'publishing', finished_at = clock_timestamp(),
                 password = NULL, lease_expires_at = NULL, revision = revision + 1,
-                pages_done = coalesce(pages_total, pages_done),
+                pages_done = coalesce(pages_total, pages_done), engine = :engine,
                 pages_failed = CAST(:pages_failed AS bigint[]), stage_seconds = CAST(:stage_seconds AS jsonb),
                 pages_without_text = CAST(:pages_without_text AS bigint[])
             FROM document WHERE ingestions.{IS_OURS} RETURNING ingestions.id, chunks
@@ -412,6 +413,7 @@ async def publish(
         )
         SELECT chunks FROM published
         """,
+        engine="+".join(engines),
         pages_failed=list(pages_failed),
         pages_without_text=list(pages_without_text),
         stage_seconds=orjson.dumps(stage_seconds).decode(),

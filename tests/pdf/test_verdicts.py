@@ -147,9 +147,9 @@ async def test_a_page_pdfium_dies_of_is_read_by_pypdf(write: Write) -> None:
     reader = PDFReader(memory_bytes=LITTLE_MEMORY)
     async with reader.open(write(one_killing_page())) as reading:
         pages = [page async for page in reading]
-        engine = reading.facts.engine
+        engines = reading.engines
     await reader.close()
-    assert engine == "pdfium+pypdf"
+    assert engines == ["pdfium", "pypdf"]
     assert [page.error for page in pages] == [None, None, None]
 
 
@@ -170,7 +170,7 @@ async def test_where_pdfium_finds_no_text_pypdf_looks_too(
 ) -> None:
     async with reader.open(write(content)) as reading:
         (page,) = [page async for page in reading]
-        assert reading.facts.engine == "pdfium+pypdf"
+        assert reading.engines == ["pypdf"]
     assert [line.text for line in page.lines] == ["A heron"]
 
 

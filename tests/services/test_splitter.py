@@ -238,7 +238,7 @@ def test_the_heading_is_that_of_the_section_from_the_line_that_shows_it() -> Non
     outline = (
         OutlineEntry("Business", 1),
         OutlineEntry("Risk  Factors", 2),
-        OutlineEntry("Properties", 2, level=1),
+        OutlineEntry("Properties", 2),
         OutlineEntry("Never printed", 4),
     )
     chunks = split(
@@ -269,7 +269,7 @@ def test_a_document_without_outline_has_no_headings_and_text_before_the_first_en
 
 
 def test_a_wild_outline_does_no_harm() -> None:
-    outline = tuple(OutlineEntry(f"{'x' * 999} {number}", number % 3 - 1, -5) for number in range(50_000))
+    outline = tuple(OutlineEntry(f"{'x' * 999} {number}", number % 3 - 1) for number in range(50_000))
     outline += (OutlineEntry("", 1), OutlineEntry(" \t", 1), OutlineEntry("Far away", 10**9))
     chunks = split([page(1, *["Some words."] * 200)], outline=outline)
     assert all(chunk.heading is not None and len(chunk.heading) <= 300 for chunk in chunks)

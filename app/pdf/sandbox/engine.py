@@ -4,7 +4,6 @@ import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from app.pdf.pages import Line, OutlineEntry
@@ -31,14 +30,7 @@ class PageText:
     """Its text has to be read from its picture; `lines` are all there is where that fails."""
     is_doubtful: bool = False
     """Another engine may find more: nothing is drawn on it, or text without characters, or without sense."""
-
-
-@dataclass(slots=True)
-class Properties:
-    title: str = ""
-    author: str = ""
-    created_at: datetime | None = None
-    modified_at: datetime | None = None
+    engine: str = ""
 
 
 @runtime_checkable
@@ -64,11 +56,9 @@ class Engine(Protocol):
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
         """Raises an Unreadable when the file cannot be opened."""
 
-    def properties(self) -> Properties: ...
+    def title(self) -> str: ...
 
     def outline(self) -> Iterator[OutlineEntry]: ...
-
-    def page_label(self, number: int) -> str: ...
 
     def read_page(self, number: int) -> PageText:
         """Raises PageError, or TooMuchText."""

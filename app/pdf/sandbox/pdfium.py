@@ -5,10 +5,8 @@ Only for reading processes with a single thread: pdfium in two threads crashes.
 
 import ctypes
 import mmap
-import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime
 
 import pypdfium2
 from pypdfium2 import raw
@@ -18,7 +16,6 @@ from app.pdf.pages import OutlineEntry
 from app.pdf.sandbox.engine import (
     PageError,
     PageText,
-    Properties,
 )
 from app.pdf.sandbox.extraction import text_of
 from app.pdf.sandbox.forms import Forms, is_filled_in
@@ -26,7 +23,6 @@ from app.pdf.sandbox.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
-_DATE = re.compile(r"D?:?(\d{4})(\d\d)?(\d\d)?(\d\d)?(\d\d)?(\d\d)?(?:Z|([+-]\d\d)'?(\d\d)?)?")
 
 
 class Pdfium:
@@ -41,12 +37,8 @@ class Pdfium:
         self.pages_total = len(self._document)
         self._forms = Forms(self._document)
 
-    def properties(self) -> Properties:
-        title, author, created, modified = (
-            _utf16(raw.FPDF_GetMetaText, self._document.raw, key)
-            for key in (b"Title", b"Author", b"CreationDate", b"ModDate")
-        )
-        return Properties(title, author, pdf_date(created), pdf_date(modified))
+    def title(self) -> str:
+        return _utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
 
     def outline(self) -> Iterator[OutlineEntry]:
         for count, bookmark in enumerate(self._document.get_toc(max_depth=DEEPEST_OUTLINE)):
@@ -56,10 +48,7 @@ class Pdfium:
             page = target.get_index() if target else None
             if page is not None:
                 title = _utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
-                yield OutlineEntry(title, page + 1, bookmark.level)
-
-    def page_label(self, number: int) -> str:
-        return _utf16(raw.FPDF_GetPageLabel, self._document.raw, number - 1)
+                yield OutlineEntry(title, page + 1)
 
     def read_page(self, number: int) -> PageText:
         try:
@@ -113,18 +102,3 @@ def _utf16(function: Callable[..., int], *arguments: object) -> str:
     buffer = ctypes.create_string_buffer(size)
     function(*arguments, buffer, size)
     return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")
-
-
-def pdf_date(text: str) -> datetime | None:
-    """A date as PDF writes it, `D:20260131093000+01'00'`, of which all after the year may be missing."""
-    found = _DATE.match(text.strip())
-    if not found:
-        return None
-    year, month, day, hour, minute, second, zone_hours, zone_minutes = found.groups()
-    zone = f"{zone_hours}:{zone_minutes or '00'}" if zone_hours else "+00:00"
-    try:
-        return datetime.fromisoformat(
-            f"{year}-{month or '01'}-{day or '01'}T{hour or '00'}:{minute or '00'}:{second or '00'}{zone}"
-        )
-    except ValueError:
-        return None

@@ -1,8 +1,9 @@
-"""Lines repeated at the top or bottom of most pages: read once, not once a page."""
+"""Lines repeated at the top or bottom of most pages around one: read once, not once a page."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from app.pdf.pages import Line
 
@@ -13,49 +14,86 @@ SHARE_OF_PAGES = 0.4
 """Left and right pages often have heads of their own."""
 CELLS_OF_A_TABLE = 4
 """The head of a table that goes on over pages stays."""
+PAGES_AROUND = 33
+"""Looked at for one, as many before as after it: so the head of a chapter is one on its first page."""
 
 _NUMBER = re.compile(r"\d{1,5}")
 
 
-class RunningHeads:
-    """Which lines are repeated. Each is left where it stands first; page numbers are left nowhere."""
+class _EdgeLine(NamedTuple):
+    """A line of an edge by its place on the page, and what it has in common with those of other pages."""
 
-    def __init__(self, pages: Iterable[tuple[int, Sequence[Line]]]) -> None:
-        first_pages: dict[str, int] = {}
-        counts: Counter[str] = Counter()
-        pages_with_text = 0
-        for number, lines in pages:
-            pages_with_text += bool(lines)
-            for key in {key for edge in _edges(lines) for _, line in edge for key in _keys(line, number)}:
-                counts[key] += 1
-                first_pages.setdefault(key, number)
-        enough = max(FEWEST_PAGES, SHARE_OF_PAGES * pages_with_text)
-        self._first_pages = {key: first_pages[key] for key, count in counts.items() if count >= enough}
+    place: int
+    keys: tuple[str, ...]
+    has_words: bool
+
+
+Edge = list[_EdgeLine]
+
+
+class RunningHeads:
+    """Which lines are repeated. Each is left where it stands first; page numbers are left nowhere.
+
+    Pages are added in order, some before they are asked for, and each is asked for once, in order.
+    """
+
+    def __init__(self) -> None:
+        self._edges: dict[int, tuple[Edge, Edge]] = {}
+        self._counts: Counter[str] = Counter()
+        self._first_pages: dict[str, int] = {}
+
+    def add(self, number: int, lines: Sequence[Line]) -> None:
+        if not lines:
+            return
+        self._edges[number] = edges = _edges(number, lines)
+        self._counts.update(_keys_of(edges))
+        if len(self._edges) > PAGES_AROUND:
+            gone = self._edges.pop(next(iter(self._edges)))
+            for key in _keys_of(gone):
+                self._counts[key] -= 1
+                if not self._counts[key]:
+                    del self._counts[key]
 
     def without(self, number: int, lines: Sequence[Line]) -> list[Line]:
-        """The lines of page `number` that are not repeated ones."""
+        """The lines of page `number`, as they were added, that are not repeated ones."""
+        enough = max(FEWEST_PAGES, SHARE_OF_PAGES * len(self._edges))
         dropped: set[int] = set()
-        for edge in _edges(lines):
-            for place, line in edge:
-                repeated = [key for key in _keys(line, number) if key in self._first_pages]
+        for edge in self._edges.get(number, ()):
+            for line in edge:
+                repeated = [key for key in line.keys if self._counts[key] >= enough]
                 if not repeated:
                     break
-                has_words = any(map(str.isalpha, line.text))
-                if not has_words or all(self._first_pages[key] != number for key in repeated):
-                    dropped.add(place)
+                if not line.has_words or all(self._first_page(key, number) != number for key in repeated):
+                    dropped.add(line.place)
         kept = [line for place, line in enumerate(lines) if place not in dropped]
         return kept or list(lines)
 
+    def _first_page(self, key: str, number: int) -> int:
+        """The first of the pages around that has it, when it was found to be repeated."""
+        if key not in self._first_pages:
+            with_key = (page for page, edges in self._edges.items() if key in _keys_of(edges))
+            self._first_pages[key] = next(with_key, number)
+        return self._first_pages[key]
 
-Edge = list[tuple[int, Line]]
+
+def _keys_of(edges: tuple[Edge, Edge]) -> set[str]:
+    return {key for edge in edges for line in edge for key in line.keys}
 
 
-def _edges(lines: Sequence[Line]) -> tuple[Edge, Edge]:
+def _edges(number: int, lines: Sequence[Line]) -> tuple[Edge, Edge]:
     """The first lines from the top and from the bottom of the page, outermost first."""
-    placed = [(place, line) for place, line in enumerate(lines) if not line.is_hidden]
-    placed.sort(key=lambda item: item[1].box[1] if item[1].box else 0.0)
+    placed = [
+        (line.box[1] if line.box else 0.0, place) for place, line in enumerate(lines) if not line.is_hidden
+    ]
+    placed.sort()
     most = min(MOST_LINES, max(1, len(placed) // 4))
-    return placed[:most], placed[::-1][:most]
+    top = [_edge_line(place, lines[place], number) for _, place in placed[:most]]
+    bottom = [_edge_line(place, lines[place], number) for _, place in placed[::-1][:most]]
+    return top, bottom
+
+
+def _edge_line(place: int, line: Line, number: int) -> _EdgeLine:
+    return _EdgeLine(place, tuple(_keys(line, number)), any(map(str.isalpha, line.text)))
 
 
 def _keys(line: Line, number: int) -> Iterator[str]:
