@@ -213,11 +213,11 @@ async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> N
 
 @router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull))
 async def retry_failed_documents(
-    documents: DocumentsDep, wishes: RetryFailedRequest | None = None
+    documents: DocumentsDep, body: RetryFailedRequest | None = None
 ) -> RetryingDocuments:
     """Ingest all failed documents again: those of a collection, those that failed with one of some codes."""
-    wishes = wishes or RetryFailedRequest()
-    return RetryingDocuments(count=await documents.retry_failed(wishes.collection, wishes.codes))
+    body = body or RetryFailedRequest()
+    return RetryingDocuments(count=await documents.retry_failed(body.collection, body.codes))
 
 
 @router.post(
@@ -238,10 +238,10 @@ async def retry_failed_documents(
     },
 )
 async def retry_document(
-    document_id: DocumentId, documents: DocumentsDep, wishes: RetryRequest | None = None
+    document_id: DocumentId, documents: DocumentsDep, body: RetryRequest | None = None
 ) -> Response:
     """Ingest the document's newest file again, for example with the right password."""
-    password = wishes.password.get_secret_value() if wishes and wishes.password else None
+    password = body.password.get_secret_value() if body and body.password else None
     return _respond(_answer([await documents.retry(document_id, password or None)]))
 
 
