@@ -68,6 +68,11 @@ class Forms:
                 raw.FORM_OnBeforeClosePage(page.raw, environment)
         return fields
 
+    def close(self) -> None:
+        """Before the document."""
+        if self._environment:
+            raw.FPDFDOC_ExitFormFillEnvironment(self._environment)
+
     def _opened(self) -> object:
         has_form = raw.FPDF_GetFormType(self._document.raw) != raw.FORMTYPE_NONE
         if has_form and self._environment is None and "V8" not in pypdfium2.PDFIUM_INFO.flags:

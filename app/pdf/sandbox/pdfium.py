@@ -23,19 +23,38 @@ from app.pdf.sandbox.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
+# pdfium keeps every object that it has parsed, 25 KB a page of a report, until the document is closed.
+PAGES_OF_A_LOADING = 400
+PAGES_OF_A_MAPPING = 25
 
 
 class Pdfium:
     name = "pdfium"
 
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
-        buffer = (ctypes.c_char * len(file)).from_buffer(file)
+        self._file = file
+        self._password = password
         try:
-            self._document = pypdfium2.PdfDocument(buffer, password=password)
+            self._load()
         except pypdfium2.PdfiumError as error:
             raise _verdict(error.err_code, file) from error
         self.pages_total = len(self._document)
+
+    def _load(self) -> None:
+        buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
+        self._document = pypdfium2.PdfDocument(buffer, password=self._password)
         self._forms = Forms(self._document)
+        self._pages_left = PAGES_OF_A_LOADING
+
+    def _forget(self) -> None:
+        """From time to time what pages have left in memory: pdfium's objects, and parts of the file."""
+        self._pages_left -= 1
+        if self._pages_left < 0:
+            self._forms.close()
+            self._document.close()
+            self._load()
+        elif self._pages_left % PAGES_OF_A_MAPPING == 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._file.madvise(mmap.MADV_DONTNEED)
 
     def title(self) -> str:
         return _utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
@@ -52,6 +71,7 @@ class Pdfium:
 
     def read_page(self, number: int) -> PageText:
         try:
+            self._forget()
             with closing(self._document[number - 1]) as page:
                 found = text_of(page)
                 if not is_filled_in(page):
