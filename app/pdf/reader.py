@@ -24,6 +24,8 @@ from app.errors import (
     ReaderKilled,
     ReadingStalled,
     ReadingTimedOut,
+    TooManyPages,
+    TooMuchText,
     Unreadable,
     error_for_code,
 )
@@ -250,10 +252,27 @@ class Reading:
             raise self._death(await self.end())
         frame = unpacked(body)
         if "verdict" in frame:
-            raise _unreadable(frame)
+            raise self._verdict(frame)
         if "failure" in frame:
             raise _ProcessDied(clean(str(frame["failure"])[:LONGEST_TRACEBACK]), ParserCrashed())
-        return None if "end" in frame else conversation.heard(news_from_frame(frame))
+        try:
+            return None if "end" in frame else conversation.heard(news_from_frame(frame))
+        except TooMuchText as error:
+            raise self._too_much_text() from error
+
+    def _verdict(self, frame: Frame) -> Unreadable:
+        verdict = _unreadable(frame)
+        if isinstance(verdict, TooManyPages):
+            return TooManyPages(
+                f"The PDF has more pages than this server accepts: MAX_PAGES is {self._request.max_pages:,}."
+            )
+        return self._too_much_text() if isinstance(verdict, TooMuchText) else verdict
+
+    def _too_much_text(self) -> TooMuchText:
+        return TooMuchText(
+            "The PDF holds more text than this server accepts:"
+            f" MAX_CHARACTERS is {self._request.max_characters:,}, and a page may have 1,000,000."
+        )
 
     def _death(self, how: Exit | None) -> "_ProcessDied":
         """Raises ReaderKilled when somebody else has ended the process, who may do so again at once."""
@@ -325,13 +344,13 @@ class PDFReader:
         self,
         *,
         max_pages: int = 5_000,
-        max_characters: int = 10_000_000,
+        max_characters: int = 50_000_000,
         engines: Sequence[str] = ("pdfium", "pypdf"),
         ocr_languages: str | None = "eng",
         ocr_pages: int = 200,
         ocr_page_seconds: float = 30,
         memory_bytes: int = 1024**3,
-        longest_seconds: float = 45,
+        longest_seconds: float = 90,
         step_seconds: float = 10,
         parent: str = "app.pdf.sandbox.parent",
     ) -> None:

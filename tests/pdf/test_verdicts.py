@@ -126,6 +126,7 @@ async def test_more_pages_than_allowed_are_refused_before_any_is_read(write: Wri
     verdict = await verdict_of(reader, write(prose(3)))
     await reader.close()
     assert verdict.code == "too_many_pages"
+    assert "MAX_PAGES is 2." in verdict.message
 
 
 async def test_more_text_than_allowed_is_refused(write: Write) -> None:
@@ -133,6 +134,7 @@ async def test_more_text_than_allowed_is_refused(write: Write) -> None:
     verdict = await verdict_of(reader, write(prose(9)))
     await reader.close()
     assert verdict.code == "too_much_text"
+    assert "MAX_CHARACTERS is 200," in verdict.message
 
 
 async def test_a_page_that_kills_its_process_costs_only_itself(write: Write) -> None:
