@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from app.embeddings.base import EmbeddingIdentity, unit_rows
+from app.embeddings.base import EmbeddingIdentity, TokenIds, unit_rows
 from app.embeddings.model_files import ModelFolder, load_model, loading
 from app.errors import EmbeddingRefused
 from app.metrics import counters
@@ -74,10 +74,11 @@ class FastEmbedEmbedder:
         self._is_loaded = False
         self._one_loads = threading.Lock()
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
-        Raises EmbeddingRefused when the model's files are no model that fastembed runs.
+        The library makes its own `token_ids`. Raises EmbeddingRefused when the model's files are no model
+        that fastembed runs.
         """
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         for place, text in enumerate(texts):  # what a cancelled call still finishes is one text

@@ -244,7 +244,7 @@ class RAGService:
         texts = [chunk.embedded_text for chunk in batch]
         for outages in count():
             try:
-                return await self.embedder.embed(texts)
+                return await self.embedder.embed(texts, [chunk.token_ids for chunk in batch])
             except EmbeddingFailed as error:
                 if error.owner != "embedder" or not await self.outages.report(error.owner, error):
                     raise

@@ -123,6 +123,7 @@ def test_no_chunk_is_over_the_limit_and_no_text_is_lost(name: str, document: lis
     counting = SPLITTERS[name].tokenizer
     for chunk in chunks:
         assert chunk.tokens == len(counting.encode(chunk.text)) <= LIMIT
+        assert list(chunk.token_ids) == counting.encode(chunk.text, add_special_tokens=False).ids
         assert chunk.text == chunk.text.strip() != ""
     assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
     assert squeezed(chunk.text for chunk in chunks) == squeezed(text for lines in document for text in lines)
