@@ -89,9 +89,9 @@ class Conversation:
 
 
 def _line(line: Line) -> Line:
-    return Line(
-        clean(line.text).strip(), line.box if line.box and _is_on_a_page(line.box) else None, line.is_hidden
-    )
+    text = clean(line.text).strip()
+    box = line.box if line.box and _is_on_a_page(line.box) else None
+    return line if text == line.text and box == line.box else Line(text, box, line.is_hidden)
 
 
 def _is_on_a_page(box: Box) -> bool:

@@ -201,13 +201,22 @@ def _facts(fields: dict[str, Any]) -> DocumentFacts:
     )
 
 
+_LINE_PARTS = 3
+_BOX: list[type] = [float] * 4
+
+
 def _line(value: object) -> Line:
-    match value:
-        case [str(text), None, bool(is_hidden)]:
-            return Line(text, None, is_hidden)
-        case [str(text), [float(left), float(top), float(right), float(bottom)], bool(is_hidden)]:
-            return Line(text, (left, top, right, bottom), is_hidden)
-    raise FrameError("not a line")
+    if type(value) is not list or len(value) != _LINE_PARTS:
+        raise FrameError("not a line")
+    text, box, is_hidden = value
+    if type(text) is not str or type(is_hidden) is not bool:
+        raise FrameError("not a line")
+    if box is None:
+        return Line(text, None, is_hidden)
+    if type(box) is not list or list(map(type, box)) != _BOX:
+        raise FrameError("not a box")
+    left, top, right, bottom = box
+    return Line(text, (left, top, right, bottom), is_hidden)
 
 
 def _outline_entry(value: object) -> OutlineEntry:
