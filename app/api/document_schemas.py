@@ -19,9 +19,9 @@ from pydantic import (
 from app.api.problems import Problem, problem_of
 from app.api.schemas import CollectionName, Metadata, storable_text
 from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
-from app.services.documents import AcceptedFile, RefusedFile
+from app.services.document_service import AcceptedFile, RefusedFile
 from app.storage.chunks import StoredChunk
-from app.storage.document_views import DocumentView, Update, Verdict
+from app.storage.document_views import DocumentView, Failure, Update
 
 MAX_PASSWORD_CHARACTERS = 1_000
 
@@ -211,10 +211,10 @@ class DocumentError(BaseModel):
     retryable: bool = Field(description="Whether trying the same PDF again can help.")
 
     @classmethod
-    def of(cls, verdict: Verdict | None) -> Self | None:
-        if verdict is None:
+    def of(cls, failure: Failure | None) -> Self | None:
+        if failure is None:
             return None
-        return cls(code=verdict.code, message=verdict.message, retryable=verdict.retryable)
+        return cls(code=failure.code, message=failure.message, retryable=failure.retryable)
 
 
 class DocumentUpdate(BaseModel):

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer
 
 from app.errors import EmbeddingFailed
 
+# What every embedder takes: when it takes this and not another text, the other text is at fault.
 PROBE = ("A short text.",)
-"""What every embedder takes: when it takes this and not another text, the other text is at fault."""
 URGENT_SECONDS = 3.0
 
 TokenIds = Sequence[Sequence[int]]

@@ -23,6 +23,7 @@ MODEL = "BAAI/bge-small-en-v1.5"
 
 _SEARCH = "Represent this sentence for searching relevant passages: "
 _INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
+# How a name begins → what goes before a query and a passage by the model's card; fastembed adds none.
 _PREFIXES = {
     "baai/bge-small-zh": ("为这个句子生成表示以用于检索相关文章：", ""),  # noqa: RUF001 - the model's own
     "baai/bge-": (_SEARCH, ""),
@@ -34,7 +35,6 @@ _PREFIXES = {
     "qwen/qwen3-embedding": (f"{_INSTRUCT}\nQuery:", ""),
     "snowflake/snowflake-arctic-embed": (_SEARCH, ""),
 }
-"""How a name begins → what goes before a query and a passage by the model's card; fastembed adds none."""
 
 
 class FastEmbedEmbedder:

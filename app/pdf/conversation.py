@@ -11,11 +11,11 @@ from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 from app.pdf.text import clean
 from app.pdf.wire import OCR, At, FrameError, News, ReadRequest
 
+# Characters of a title, a heading or an error.
 LONGEST_NOTE = 1_000
-"""Characters of a title, a heading or an error."""
 LONGEST_OUTLINE = 5_000
+# Points, 3.5 km: pages of a billion points exist, lines so far out are on no picture.
 FARTHEST = 1e7
-"""Points, 3.5 km: pages of a billion points exist, lines so far out are on no picture."""
 
 
 class Conversation:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+# left, top, right, bottom in points; origin at the top left of the page.
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in points; origin at the top left of the page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from app.errors import (
 )
 from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
-from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
+from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of, is_asleep
 from app.pdf.text import clean
 from app.pdf.wire import (
     LARGEST_PICTURE,
@@ -57,20 +57,20 @@ _VERSION = 4  # raised by every change of this package that reads the same file 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
 RENDERING_SECONDS = 20.0
+# The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine.
 PATIENCE = 3.0
-"""The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine."""
 MOST_WAITS = 5
+# Of a core: a process that gets less stands still.
 LEAST_SHARE = 0.01
-"""Of a core: a process that gets less stands still."""
 OCR_MARGIN_SECONDS = 15.0
+# For one document: after a crash it is read again without what crashed.
 MOST_PROCESSES = 6
-"""For one document: after a crash it is read again without what crashed."""
+# Of those, processes that ended because their parent did.
 MOST_LOST = 3
-"""Of those, processes that ended because their parent did."""
+# Of its memory limit: a process that aborts with more in use could not double one of its buffers.
 SHARE_OF_AN_ABORT = 0.25
-"""Of its memory limit: a process that aborts with more in use could not double one of its buffers."""
+# For rendering; tesseract's own process has the limit to itself.
 OCR_CPU_SECONDS_A_PAGE = 2
-"""For rendering; tesseract's own process has the limit to itself."""
 PNG = b"\x89PNG"
 LONGEST_MESSAGE = 300
 
@@ -214,6 +214,10 @@ class Reading:
                     body = await _received_in_time(process, seconds)
                     found = await self._understood(body, conversation)
             except TimeoutError as error:
+                if await is_asleep(
+                    process.pid
+                ):  # which no engine ever is: another process would be no better
+                    raise ReadingTimedOut from error
                 if self._has_stood_still(await self.end()):
                     raise ReadingStalled from error
                 raise _ProcessDied("took too long", ReadingTimedOut()) from error

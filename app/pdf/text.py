@@ -7,16 +7,16 @@ import re
 import unicodedata
 from functools import cache
 
+# Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme.
 LONGEST_RUN = 500
-"""Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme."""
 
+# Letters; more than these at one place were not drawn for the eye.
 LONGEST_LIGATURE = 4
-"""Letters; more than these at one place were not drawn for the eye."""
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
+# Rows of dots that lead to a page number. Tabs separate cells, and a cell may be a dot.
 _LEADERS = re.compile(r"([.·・])(?: *\1){4,}")
-"""Rows of dots that lead to a page number. Tabs separate cells, and a cell may be a dot."""
+# Its end and an ellipsis.
 DOTS_OF_A_SENTENCE = 4
-"""Its end and an ellipsis."""
 _NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Zero width spaces, soft hyphen, byte order mark, and the marks that reorder text to disguise it.
 _INVISIBLE = frozenset(

@@ -15,15 +15,15 @@ import orjson
 from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 
 LENGTH_BYTES = 4
+# A million characters of the longest kind, and the places of as many lines as leave them room.
 LARGEST_FRAME = 8 * 1024 * 1024
-"""A million characters of the longest kind, and the places of as many lines as leave them room."""
 LARGEST_PICTURE = 64 * 1024 * 1024
 LONGEST_TRACEBACK = 4_000
+# The reader of a scanned page, beside the engines.
 OCR = "tesseract"
-"""The reader of a scanned page, beside the engines."""
 PID = struct.Struct("=i")
+# Wait status, the most memory the process used, in bytes, and its CPU time in seconds.
 EXIT = struct.Struct("=iqd")
-"""Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 
 Frame = dict[str, Any]
 

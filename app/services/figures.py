@@ -11,15 +11,13 @@ from app.metrics import Figure
 from app.storage.database import Database
 from app.storage.figures import STAGES, read_figures
 from app.storage.outages import Outage, list_outages
+from app.storage.runs.conditions import OPEN, UNCLAIMED
 from app.storage.sweep import count_undeletable
 
-FRESH_SECONDS = 1.0
-"""Who asks more often gets the figures again that were read last."""
+FRESH_SECONDS = 1.0  # who asks more often gets the figures again that were read last
+# Of the database's time, since the query sees every ingestion ever: what takes 0.3 s stays fresh for 6.
 MAX_LOAD = 0.05
-"""Of the database's time, since the query sees every ingestion ever: what takes 0.3 s stays fresh for 6."""
-WAITING = ("queued", "retrying")
 SERVICES = ("embedder", "file_store")
-UNFINISHED = ("queued", "retrying", "processing")
 
 
 class Figures:
@@ -56,12 +54,17 @@ class Figures:
             *_of_finished(rows),
             *_of_unfinished(rows),
             _of_outages(outages),
+            Figure("store_bytes", "Bytes of the files kept (MAX_STORE_BYTES).", _stored(rows)),
             Figure("undeletable_files", "Files that could not be deleted yet.", undeletable),
         ]
 
 
 def _database_is_up(is_up: int) -> Figure:
     return Figure("database_up", "Whether the database answered this scrape.", is_up)
+
+
+def _stored(rows: Sequence[Any]) -> float:
+    return float(sum(row.stored_bytes for row in rows))
 
 
 def _of_outages(outages: Sequence[Outage]) -> Figure:
@@ -88,15 +91,17 @@ def _of_finished(rows: Sequence[Any]) -> list[Figure]:
 
 
 def _of_unfinished(rows: Sequence[Any]) -> list[Figure]:
-    unfinished = {row.status: row.ingestions for row in rows if row.status in UNFINISHED}
-    ages = [row.oldest_seconds for row in rows if row.status in WAITING]
+    unfinished = {row.status: row.ingestions for row in rows if row.status in OPEN}
+    ages = [row.oldest_seconds for row in rows if row.status in UNCLAIMED]
     return [
         Figure(
             "unfinished",
             "Ingestions not ended, by status.",
-            dict.fromkeys(UNFINISHED, 0) | unfinished,
+            dict.fromkeys(OPEN, 0) | unfinished,
             "status",
         ),
-        Figure("queue_length", "Ingestions that wait.", sum(unfinished.get(status, 0) for status in WAITING)),
+        Figure(
+            "queue_length", "Ingestions that wait.", sum(unfinished.get(status, 0) for status in UNCLAIMED)
+        ),
         Figure("queue_oldest_seconds", "Age of the oldest one that waits.", max(ages, default=0)),
     ]

@@ -13,10 +13,11 @@ from sqlalchemy.orm import aliased
 from app.errors import error_for_code
 from app.storage.chunks import StoredChunk
 from app.storage.models import Document, Ingestion
+from app.storage.runs.conditions import UNCLAIMED
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Failure:
     """Why a run ended without success."""
 
     code: str
@@ -30,7 +31,7 @@ class Update:
 
     task_id: UUID
     status: str
-    error: Verdict | None
+    error: Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class DocumentView:
     sha256: str
     metadata: dict[str, Any]
     task_id: UUID
-    error: Verdict | None
+    error: Failure | None
     update: Update | None
     created_at: datetime
     updated_at: datetime
@@ -90,7 +91,7 @@ _latest = aliased(Ingestion)
 _shown = aliased(Ingestion)
 _status = case(
     (Document.live_ingestion_id.is_not(None), "ready"),
-    (_latest.status.in_(("queued", "retrying")), "queued"),
+    (_latest.status.in_(UNCLAIMED), "queued"),
     (_latest.status == "success", "ready"),
     (_latest.status == "error", "failed"),
     else_=_latest.status,
@@ -160,6 +161,21 @@ async def find_original(connection: AsyncConnection, document_id: UUID) -> Origi
     return OriginalFile(**row._mapping) if row else None
 
 
+async def find_password(connection: AsyncConnection, document_id: UUID, sha256: str) -> bytes | None:
+    """The encrypted password of these bytes, while a run of the document that was given it is in work."""
+    found: bytes | None = await connection.scalar(
+        select(Ingestion.password)
+        .where(
+            Ingestion.document_id == document_id,
+            Ingestion.sha256 == bytes.fromhex(sha256),
+            Ingestion.password.is_not(None),
+        )
+        .order_by(Ingestion.id.desc())
+        .limit(1)
+    )
+    return found
+
+
 def _is_shown() -> Any:
     return _shown.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
 
@@ -196,7 +212,7 @@ def _documents() -> Select[Any]:
 
 def _view(row: Any) -> DocumentView:
     is_live = row.live_ingestion_id is not None
-    verdict = _verdict(row)
+    verdict = _failure(row)
     has_update = is_live and row.latest_ingestion_id != row.live_ingestion_id
     return DocumentView(
         id=row.id,
@@ -221,11 +237,11 @@ def _view(row: Any) -> DocumentView:
     )
 
 
-def _verdict(row: Any) -> Verdict | None:
+def _failure(row: Any) -> Failure | None:
     if row.latest_status not in ("error", "cancelled"):
         return None
     error = error_for_code(row.error_code or row.latest_status, row.error_message)
-    return Verdict(row.error_code or error.code, error.message, error.retryable)
+    return Failure(row.error_code or error.code, error.message, error.retryable)
 
 
 def _chunk(row: Any) -> StoredChunk:

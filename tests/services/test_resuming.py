@@ -15,7 +15,7 @@ from app.resources import Services, open_services
 from app.services.rag_service import EMBEDDING_BATCHES_AT_ONCE
 from app.services.resuming import ChunkChain, behind
 from app.storage.chunks import Chunk
-from app.storage.ingestions import StoredChunks
+from app.storage.runs import StoredChunks
 from tests.databases import migrated
 from tests.services.test_outages import row_of, upload
 

@@ -24,8 +24,8 @@ _PR_SET_KEEPCAPS = 8
 _CAP_DAC_READ_SEARCH = 1 << 2
 _SIGKILL = 9
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+# Numbers from here to 2**31 belong to no user on any system that keeps to systemd's table of them.
 FIRST_OWN_USER = 0x7000_0000
-"""Numbers from here to 2**31 belong to no user on any system that keeps to systemd's table of them."""
 
 
 @cache

@@ -32,16 +32,16 @@ from app.pdf.sandbox.running_heads import RunningHeads
 from app.pdf.text import clean
 from app.pdf.wire import At, Frame, ReadRequest, at_to_frame, facts_to_frame, page_to_frame
 
+# Bytes from the start in which the mark %PDF must begin.
 MARK_WITHIN = 1_024
-"""Bytes from the start in which the mark %PDF must begin."""
+# Read before one is given out: 0.1 s on a page of text each.
 PAGES_AHEAD = 16
-"""Read before one is given out: 0.1 s on a page of text each."""
 FAILURES_IN_A_ROW = 50
 OCR_PIXELS = 25_000_000
 LONGEST_PROPERTY = 1_000
 
+# A page's number and what was found on it; None: no engine could read it.
 Found = tuple[int, PageText | None]
-"""A page's number and what was found on it; None: no engine could read it."""
 
 
 class DocumentReading:

@@ -10,10 +10,10 @@ from app.pdf.pages import Line, OutlineEntry
 from app.pdf.sandbox.pictures import Picture
 
 MOST_CHARACTERS_A_PAGE = 1_000_000
+# With more garbage the font does not say what its glyphs are: better to look at the page.
 GARBLED = 0.2
-"""With more garbage the font does not say what its glyphs are: better to look at the page."""
+# With more garbage there is nothing to find in it.
 ILLEGIBLE = 0.5
-"""With more garbage there is nothing to find in it."""
 _GARBAGE = re.compile("[\x00\x01\x03-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff]")
 
 

@@ -23,15 +23,15 @@ from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, l
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
 
+# Fewer characters on a page of pictures are a page number, not its text.
 SCARCE = 10
-"""Fewer characters on a page of pictures are a page number, not its text."""
 PICTURES_OF_A_SCAN = 0.25
+# Invisible text over so much picture is what OCR found in it; elsewhere it is hidden.
 PICTURES_UNDER_OCR = 0.5
-"""Invisible text over so much picture is what OCR found in it; elsewhere it is hidden."""
+# Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?
 PALE = 200
-"""Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?"""
+# Of the line's height, on average; wider lines hold gaps.
 WIDEST_CHARACTER = 0.75
-"""Of the line's height, on average; wider lines hold gaps."""
 LONGEST_FONT_NAME = 200
 MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
@@ -39,14 +39,14 @@ PICTURE_PIXELS = 2_000_000
 
 _LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
+# The last two are those of TeX's fonts.
 _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
-"""The last two are those of TeX's fonts."""
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
 _MARK = re.compile("[\u0002\ufffe]")
 
+# Left, top, right, bottom as the PDF counts: y upwards, origin anywhere.
 Edges = tuple[float, float, float, float]
-"""Left, top, right, bottom as the PDF counts: y upwards, origin anywhere."""
 _DOUBLE, _FLOAT = 8, 4
 
 

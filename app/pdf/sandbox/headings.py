@@ -9,18 +9,18 @@ from typing import NamedTuple
 from app.pdf.pages import Line
 from app.pdf.sandbox.layout import StyledLine
 
+# Times the size of the text.
 LARGER = 1.15
-"""Times the size of the text."""
+# Characters of a line.
 LONGEST = 120
-"""Characters of a line."""
 MOST_LINES = 3
 MOST_HEADINGS = 5_000
+# Of all lines: with more of them, they are no headings but the way the text is set.
 LARGEST_SHARE = 0.25
-"""Of all lines: with more of them, they are no headings but the way the text is set."""
 
 
+# Its number may stand apart from the heading, as the cells of a row do.
 _NUMBERED = re.compile(r"[^\t]{0,9}(\d|\.)[^\t]{0,3}\t[^\t]*[^\W\d_]{3}[^\t]*")
-"""Its number may stand apart from the heading, as the cells of a row do."""
 
 
 class _Style(NamedTuple):

@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 from app.pdf.pages import Box, Line
 
+# Ends a line whose last word goes on in the next one.
 HYPHEN = "\u0002"
-"""Ends a line whose last word goes on in the next one."""
 INFINITY = float("inf")
+# Of the line's height: neighbours nearer than this are one word (a superscript, a kerned piece).
 WORD_GAP = 0.12
-"""Of the line's height: neighbours nearer than this are one word (a superscript, a kerned piece)."""
+# Of the line's height: a wider gap separates cells or columns; justified prose stays below.
 CELL_GAP = 1.1
-"""Of the line's height: a wider gap separates cells or columns; justified prose stays below."""
 LETTERS_OF_PROSE = 16
 LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
+# In tables of numbers a currency or a closing bracket often has a column of its own.
 _LONE_SIGN = re.compile(r"(?<![^\t])([$€£¥(])\t|\t([)%])(?![^\t])")
-"""In tables of numbers a currency or a closing bracket often has a column of its own."""
+# Of Hebrew, Arabic and their neighbours, as a regular expression.
 RTL_LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]"
-"""Of Hebrew, Arabic and their neighbours, as a regular expression."""
 _RTL = re.compile(RTL_LETTER)
 
 
@@ -66,8 +66,8 @@ class Cell(NamedTuple):
     is_bold: bool
 
 
+# A span and its place in the file.
 Placed = tuple[int, Span]
-"""A span and its place in the file."""
 Row = list[Cell]
 Gap = tuple[float, float]
 

@@ -27,8 +27,8 @@ from app.pdf.sandbox.ocr import DPI, PATIENCE, STATUS, command
 from app.pdf.wire import EXIT, PID, Recognition
 
 DESCRIPTORS = 3
+# Then the second engine is loaded too: 0.2 s that no document has to wait for.
 FIRST_IDLE_SECONDS = 0.5
-"""Then the second engine is loaded too: 0.2 s that no document has to wait for."""
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 

@@ -7,15 +7,15 @@ from typing import NamedTuple
 
 from app.pdf.pages import Line
 
+# At either edge of a page, and never more than a quarter of it.
 MOST_LINES = 3
-"""At either edge of a page, and never more than a quarter of it."""
 FEWEST_PAGES = 3
+# Left and right pages often have heads of their own.
 SHARE_OF_PAGES = 0.4
-"""Left and right pages often have heads of their own."""
+# The head of a table that goes on over pages stays.
 CELLS_OF_A_TABLE = 4
-"""The head of a table that goes on over pages stays."""
+# Looked at for one, as many before as after it: so the head of a chapter is one on its first page.
 PAGES_AROUND = 33
-"""Looked at for one, as many before as after it: so the head of a chapter is one on its first page."""
 
 _NUMBER = re.compile(r"\d{1,5}")
 

@@ -25,14 +25,15 @@ from app.errors import (
     StorageFailed,
     TaskNotFound,
 )
+from app.services.admission import Admission
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
-from app.storage import document_views, documents
+from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import ChunkPage, DocumentFilter, DocumentView, OriginalFile
-from app.storage.documents import NewIngestion
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.runs import NewIngestion
 
 log = structlog.get_logger()
 
@@ -74,7 +75,7 @@ class RefusedFile:
 class DocumentService:
     """Rows first, files after; but a file that comes in is stored before its row exists.
 
-    `ring` is called with each new task after the commit, without anybody waiting for it.
+    `enqueue` is called with each new task after the commit, without anybody waiting for it.
     """
 
     def __init__(
@@ -82,23 +83,24 @@ class DocumentService:
         *,
         database: Database,
         files: FileStore,
-        ring: Callable[[UUID], Coroutine[Any, Any, object]],
+        enqueue: Callable[[UUID], Coroutine[Any, Any, object]],
         cipher: PasswordCipher | None,
+        admission: Admission,
         max_upload_bytes: int,
-        max_queued: int,
         space_id: int,
     ) -> None:
         self._database = database
         self._files = files
-        self._ring = ring
+        self._enqueue = enqueue
         self._cipher = cipher
-        self._max_queued = max_queued
+        self._admission = admission
+        self._max_queued = admission.max_queued
         self._space_id = space_id
         self._afterwards: set[asyncio.Task[object]] = set()
         self.max_upload_bytes = max_upload_bytes
 
     async def close(self) -> None:
-        """Wait for what still runs after answers: bells and deleted files."""
+        """Wait for what still runs after answers: messages and deleted files."""
         if self._afterwards:
             await asyncio.wait(self._afterwards)
 
@@ -145,6 +147,10 @@ class DocumentService:
             claim.is_answered = answered.status < 400
         self._announce(*begun)
         return answered
+
+    async def require_room(self, announced_bytes: int) -> None:
+        """Better before a large body arrives than after. Raises QueueFull and StoreFull."""
+        await self._admission.require_room(announced_bytes)
 
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
@@ -198,7 +204,7 @@ class DocumentService:
     async def retry_failed(self, collection: str | None = None, codes: Sequence[str] | None = None) -> int:
         """Ingest all failed documents again, those with one of the codes if some are given; how many.
 
-        Raises QueueFull when none could be begun. The sweeper rings for them.
+        Raises QueueFull when none could be begun. The sweeper announces them.
         """
         count = 0
         while True:
@@ -223,7 +229,7 @@ class DocumentService:
         Raises TaskNotFound.
         """
         async with self._database.transaction() as connection:
-            if not await documents.cancel(connection, self._space_id, task_id):
+            if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
 
     async def delete(self, document_id: UUID) -> None:
@@ -339,13 +345,14 @@ class DocumentService:
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """The document's row must be locked. Raises QueueFull."""
-        await documents.insert_ingestion(connection, document_id, new, self._max_queued)
+        await runs.ask(connection, document_id, new, self._max_queued)
         await documents.make_latest(connection, self._space_id, document_id, new.ingestion_id, metadata)
 
     async def _ingest_copy(
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
-        """A new version with the bytes of the served one, which keeps its own file."""
+        """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
+        await self._admission.require_store_room(served.byte_size)
         async with self.uploading() as upload:
             file = await upload.receive(served.filename, self._files.read(served.storage_key))
             return await self.replace(document_id, upload, file, password=password)
@@ -368,7 +375,7 @@ class DocumentService:
     def _announce(self, *begun: AcceptedFile) -> None:
         for file in begun:
             log.info("accepted", task_id=str(file.task_id), document_id=str(file.document_id))
-            self._do_afterwards(self._ring(file.task_id))
+            self._do_afterwards(self._enqueue(file.task_id))
 
     def _do_afterwards(self, work: Coroutine[Any, Any, object]) -> None:
         """Without letting the answer wait; a task that nobody holds could be collected half-way."""
