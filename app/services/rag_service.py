@@ -66,7 +66,7 @@ EMBEDDING_BATCHES_AT_ONCE = 4  # of one document: three are embedded while one i
 BATCH_SECONDS = 0.5
 FEWEST_CHUNKS = 8  # in a batch of what is read slowly: enough to tell the language from the first one
 HEARTBEAT_SECONDS = 1.0
-# What is read by then is known to be progress, however soon the process may be killed.
+# Soon after the start: then the number of pages is known.
 FIRST_HEARTBEAT_SECONDS = 0.25
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
