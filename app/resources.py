@@ -23,6 +23,7 @@ from app.services.incoming import IncomingFiles
 from app.services.outages import Outages, Probe
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
+from app.services.query_vectors import QueryVectors
 from app.services.rag_service import RAGService
 from app.services.readiness import check_sandbox
 from app.services.reranking import Reranking
@@ -249,6 +250,7 @@ def _searcher(settings: Settings, resources: _Resources) -> Searcher:
         database=resources.database,
         embedder=resources.embedder,
         space_id=resources.space_id,
+        query_vectors=QueryVectors(resources.embedder),
         outages=resources.outages,
         reranking=Reranking(reranker, settings.rerank_timeout_seconds) if reranker else None,
     )

@@ -11,6 +11,7 @@ from app.embeddings.base import Embedder
 from app.errors import EmbeddingFailed
 from app.services.grouping import GROUPED_HITS, best_of_documents
 from app.services.outages import Outages
+from app.services.query_vectors import QueryVectors
 from app.services.reranking import RERANKED_HITS, Reranking
 from app.storage import search
 from app.storage.database import Database
@@ -61,13 +62,15 @@ class Searcher:
     database: Database
     embedder: Embedder
     space_id: int
+    query_vectors: QueryVectors
     outages: Outages
     reranking: Reranking | None = None
 
     async def search(self, wanted: Search) -> Found:
         """The best chunks of the documents that pass the filter; no match is an empty list.
 
-        While the embedder is out, words have to do, whose scores `min_score` is not about.
+        While the embedder is out, words have to do, whose scores `min_score` is not about; not so where the
+        question was asked before.
         """
         vector = None if wanted.mode == "text" else await self._vector_in_time(wanted.query)
         if wanted.mode != "text" and vector is None:
@@ -84,10 +87,12 @@ class Searcher:
         return Found(wanted.best_of(reranked))
 
     async def _vector_in_time(self, query: str) -> NDArray[np.float32] | None:
+        if (known := self.query_vectors.known(query)) is not None:
+            return known
         if await self.outages.has_any("embedder"):
             return None
         try:
-            return await self.embedder.embed_query(query)
+            return await self.query_vectors.embedded(query)
         except EmbeddingFailed as error:
             log.warning("searching words only", reason=error.message)
             return None

@@ -82,7 +82,8 @@ async def hanging_embedder(world: World) -> None:
     longest, searches = 0.0, 0
     while time.monotonic() < deadline:
         began = time.monotonic()
-        found = await world.client.search({"query": "harbour lantern", "collection": world.collection})
+        query = f"harbour lantern {searches}"  # the vector of one that was asked before is known
+        found = await world.client.search({"query": query, "collection": world.collection})
         longest, searches = max(longest, time.monotonic() - began), searches + 1
         if found["degraded"] != ["embedder"] or not found["data"]:
             world.mistakes.append(f"a search found {len(found['data'])}, without {found['degraded']}")
