@@ -131,7 +131,8 @@ async def _find(
     """The rows of the CTE `found(chunk_id, score, …)` and of their chunks, best first."""
     statement = sql(f"""
         WITH {ranked}
-        SELECT found.*, d.id AS document_id, i.filename, i.title, c.page_start, c.page_end, c.text,
+        SELECT found.*, d.id AS document_id, i.filename, coalesce(d.title, i.title) AS title,
+            c.page_start, c.page_end, c.text,
             c.boxes, c.heading, c.ordinal, {held} AS held
         FROM found JOIN chunks c ON c.id = found.chunk_id JOIN ingestions i ON i.id = c.ingestion_id
             JOIN documents d ON d.live_ingestion_id = i.id
