@@ -25,6 +25,7 @@ from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.readiness import check_sandbox
 from app.services.reranking import Reranking
+from app.services.roster import Roster
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
@@ -51,6 +52,7 @@ class Services:
     files: FileStore
     queue: TaskQueue
     figures: Figures
+    roster: Roster
     space_id: int
     sandbox: str
 
@@ -109,6 +111,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             files=files,
             queue=resources.queue,
             figures=Figures(database),
+            roster=Roster(database, resources.queue.workers),
             space_id=space_id,
             sandbox=sandbox,
         )

@@ -121,28 +121,30 @@ class ChunkPage:
     chunks: Sequence[StoredChunk]
 
 
-_latest = aliased(Ingestion)
-_shown = aliased(Ingestion)
-_status = case(
-    (Document.live_ingestion_id.is_not(None), "ready"),
-    (_latest.status.in_(("queued", "retrying")), "queued"),
-    (_latest.status == "success", "ready"),
-    (_latest.status == "error", "failed"),
-    else_=_latest.status,
+LATEST = aliased(Ingestion)
+SHOWN = aliased(Ingestion)
+IS_LIVE = Document.live_ingestion_id.is_not(None)
+IS_SHOWN = SHOWN.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
+STATUS = case(
+    (IS_LIVE, "ready"),
+    (LATEST.status.in_(("queued", "retrying")), "queued"),
+    (LATEST.status == "success", "ready"),
+    (LATEST.status == "error", "failed"),
+    else_=LATEST.status,
 )
 
 
-_title = func.coalesce(Document.title, _shown.title)
+_title = func.coalesce(Document.title, SHOWN.title)
 _SORT_KEYS: dict[SortKey, ColumnElement[Any] | None] = {
     "created_at": None,  # ids are in the order of their making
     "updated_at": cast(func.extract("epoch", Document.updated_at) * 1_000_000, BigInteger),
-    "title": func.lower(func.coalesce(_title, _shown.filename)),
-    "filename": func.lower(_shown.filename),
+    "title": func.lower(func.coalesce(_title, SHOWN.filename)),
+    "filename": func.lower(SHOWN.filename),
     "collection": Document.collection.expression,
-    "status": _status,
-    "pages": func.coalesce(_shown.pages_total, -1),
-    "chunks": case((Document.live_ingestion_id.is_not(None), _shown.chunks), else_=0),
-    "bytes": _shown.byte_size.expression,
+    "status": STATUS,
+    "pages": func.coalesce(SHOWN.pages_total, -1),
+    "chunks": case((IS_LIVE, SHOWN.chunks), else_=0),
+    "bytes": SHOWN.byte_size.expression,
 }
 
 
@@ -200,12 +202,12 @@ async def list_document_chunks(
 async def find_original(connection: AsyncConnection, document_id: UUID) -> OriginalFile | None:
     found = await connection.execute(
         select(
-            _shown.filename,
-            func.encode(_shown.sha256, "hex").label("sha256"),
-            _shown.byte_size,
-            _shown.storage_key,
+            SHOWN.filename,
+            func.encode(SHOWN.sha256, "hex").label("sha256"),
+            SHOWN.byte_size,
+            SHOWN.storage_key,
         )
-        .join(Document, _is_shown())
+        .join(Document, IS_SHOWN)
         .where(Document.id == document_id)
     )
     row = found.one_or_none()
@@ -215,18 +217,14 @@ async def find_original(connection: AsyncConnection, document_id: UUID) -> Origi
 def _conditions(wanted: DocumentFilter) -> list[ColumnElement[bool]]:
     tests = {
         "collection": Document.collection == wanted.collection,
-        "status": _status == wanted.status,
-        "filename": _shown.filename == wanted.filename,
-        "code": and_(_status == "failed", _latest.error_code == wanted.code),
+        "status": STATUS.in_([wanted.status]),
+        "filename": SHOWN.filename == wanted.filename,
+        "code": and_(STATUS == "failed", LATEST.error_code == wanted.code),
         "name": or_(
-            *(part.icontains(wanted.name or "", autoescape=True) for part in (_shown.filename, _title))
+            *(part.icontains(wanted.name or "", autoescape=True) for part in (SHOWN.filename, _title))
         ),
     }
     return [test for name, test in tests.items() if getattr(wanted, name) is not None]
-
-
-def _is_shown() -> Any:
-    return _shown.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
 
 
 def _documents() -> Select[Any]:
@@ -239,23 +237,23 @@ def _documents() -> Select[Any]:
             Document.latest_ingestion_id,
             Document.created_at,
             Document.updated_at,
-            _status.label("status"),
-            _shown.filename,
+            STATUS.label("status"),
+            SHOWN.filename,
             _title.label("title"),
-            _shown.pages_total,
-            _shown.pages_failed,
-            _shown.pages_without_text,
-            _shown.engine,
-            _shown.language,
-            _shown.chunks,
-            _shown.byte_size,
-            _shown.sha256,
-            _latest.status.label("latest_status"),
-            _latest.error_code,
-            _latest.error_message,
+            SHOWN.pages_total,
+            SHOWN.pages_failed,
+            SHOWN.pages_without_text,
+            SHOWN.engine,
+            SHOWN.language,
+            SHOWN.chunks,
+            SHOWN.byte_size,
+            SHOWN.sha256,
+            LATEST.status.label("latest_status"),
+            LATEST.error_code,
+            LATEST.error_message,
         )
-        .join(_latest, _latest.id == Document.latest_ingestion_id)
-        .join(_shown, _is_shown())
+        .join(LATEST, LATEST.id == Document.latest_ingestion_id)
+        .join(SHOWN, IS_SHOWN)
     )
 
 

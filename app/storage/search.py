@@ -46,8 +46,9 @@ class Neighbour:
 class Hit:
     """A chunk that was found; `boxes` are (page number, box) of its lines. A higher score is better.
 
-    `matched` are words of the query that it has, `explain` the parts of its score; `neighbours` is None
-    unless they were asked for.
+    `matched` are words of the query that it has, `explain` the parts of its score, `places` its places from 1
+    among all that were compared, by words alone and by meaning alone; `neighbours` is None unless they were
+    asked for.
     """
 
     chunk_id: UUID
@@ -63,6 +64,7 @@ class Hit:
     ordinal: int
     matched: tuple[str, ...] = ()
     explain: dict[str, float] | None = None
+    places: dict[str, int] | None = None
     neighbours: tuple[Neighbour, ...] | None = None
 
 
@@ -163,7 +165,13 @@ def _hit(row: Any, score: float | None = None, **more: Any) -> Hit:
 def _ranked_hit(row: Any, question: Question) -> Hit:
     held = [question.words[number].text for number in row.held if number is not None]
     parts = {part: float(value) for part in PARTS if (value := getattr(row, part)) is not None}
-    return _hit(row, matched=tuple(dict.fromkeys(held)), explain=parts)
+    places = {"words": row.words_place, "vector": row.vector_place}
+    return _hit(
+        row,
+        matched=tuple(dict.fromkeys(held)),
+        explain=parts,
+        places={name: place for name, place in places.items() if place is not None},
+    )
 
 
 def _halfvec(vector: NDArray[np.float32]) -> bytes:
