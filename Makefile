@@ -11,13 +11,13 @@ help: ## Say what can be made
 install: .venv/installed ## Make .venv with everything in it; the program is .venv/bin/pdf-ingest
 
 demo: install ## Ingest sample PDFs on a stack of its own, search them, stop everything
-	@exec $(PYTHON) -m app.cli demo
+	@exec $(PYTHON) -m app.local.cli demo
 
 up: install ## Run the whole service at http://127.0.0.1:8000 until Ctrl-C (options: ARGS="--port 8001")
-	@exec $(PYTHON) -m app.cli up $(ARGS)
+	@exec $(PYTHON) -m app.local.cli up $(ARGS)
 
 chaos: install ## Break every part of a stack of its own and count that nothing is lost (options in ARGS)
-	@exec $(PYTHON) -m app.cli chaos $(ARGS)
+	@exec $(PYTHON) -m app.local.cli chaos $(ARGS)
 
 test: lint ## Check the code and run the tests
 	$(PYTHON) -m pytest -m "not heavy"

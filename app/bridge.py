@@ -106,7 +106,7 @@ class Bridge:
 class _LoopThread:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._keepers: dict[Callable[[], Any], _Keeper[Any]] = {}
+        self._resources: dict[Callable[[], Any], _OpenResource[Any]] = {}
         self._last_turn = time.monotonic()
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run_loop, name="bridge", daemon=True)
@@ -133,10 +133,10 @@ class _LoopThread:
         return call.result()
 
     async def shared(self, open_resource: Callable[[], AbstractAsyncContextManager[T]]) -> T:
-        keeper = self._keepers.get(open_resource)
-        if keeper is None or keeper.has_failed:
-            keeper = self._keepers[open_resource] = _Keeper(open_resource())
-        return await asyncio.shield(keeper.opened)
+        resource = self._resources.get(open_resource)
+        if resource is None or resource.has_failed:
+            resource = self._resources[open_resource] = _OpenResource(open_resource())
+        return await asyncio.shield(resource.opened)
 
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result(2 * CLEAN_UP_SECONDS)
@@ -145,15 +145,15 @@ class _LoopThread:
         self._thread.join(CLEAN_UP_SECONDS)
 
     async def _shut_down(self) -> None:
-        keepers = list(self._keepers.values())
-        spared = {asyncio.current_task(), *(keeper.task for keeper in keepers)}
+        resources = list(self._resources.values())
+        spared = {asyncio.current_task(), *(resource.task for resource in resources)}
         users = [task for task in asyncio.all_tasks() if task not in spared]
         for user in users:
             user.cancel()
         if users:
             await asyncio.wait(users, timeout=CLEAN_UP_SECONDS)
-        for keeper in reversed(keepers):
-            await keeper.close()
+        for resource in reversed(resources):
+            await resource.close()
         await self._loop.shutdown_asyncgens()
         await self._loop.shutdown_default_executor()
 
@@ -236,7 +236,7 @@ class _Call(Generic[T]):
         return self._task.result()
 
 
-class _Keeper(Generic[T]):
+class _OpenResource(Generic[T]):
     """A task that enters a context, and leaves it again when told: both in the same task."""
 
     def __init__(self, context: AbstractAsyncContextManager[T]) -> None:

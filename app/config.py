@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         description="A worker process stuck for longer is killed; prefork only. Default: soft limit + 60.",
     )
     shutdown_grace_seconds: float = Field(
-        10, ge=0, description="On SIGTERM a worker finishes what it can in this time and hands over the rest."
+        10, ge=0, description="On SIGTERM a worker finishes what it can in this time and releases the rest."
     )
     shutdown_drain_seconds: float = Field(
         1, ge=0, description="On SIGTERM /readyz says 503 for this time before the API stops listening."

@@ -239,15 +239,15 @@ def forget_revoked(request: Context, **_: Any) -> None:
 
 
 @worker_shutting_down.connect
-def hand_over_after_grace(**_: Any) -> None:
+def release_after_grace(**_: Any) -> None:
     """A shutdown lets work finish for a while; what still runs then gives its lease back."""
-    worker_shutting_down.disconnect(hand_over_after_grace)  # told twice, a child dies in its clean-up
-    timer = threading.Timer(settings.shutdown_grace_seconds, hand_over)
+    worker_shutting_down.disconnect(release_after_grace)  # told twice, a child dies in its clean-up
+    timer = threading.Timer(settings.shutdown_grace_seconds, release_work)
     timer.daemon = True
     timer.start()
 
 
-def hand_over() -> None:
+def release_work() -> None:
     """SIGTERM raises SystemExit in a prefork child, which the bridge turns into a clean cancellation."""
     for child in psutil.Process().children():
         child.terminate()

@@ -18,7 +18,7 @@ from celery import Celery, group
 from rich.console import Console
 from rich.table import Table
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from benchmarks.bridge_designs import DESIGNS, job
 
 WARM_UP_TASKS = 20

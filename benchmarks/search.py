@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.filters import SearchFilter

@@ -27,10 +27,10 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from app.chaos.audit import percentile
-from app.chaos.pdfs import pdf_of
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.chaos.audit import percentile
+from app.local.chaos.pdfs import pdf_of
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
 from app.services.documents import UploadOptions
 from app.services.idempotency import Answer
@@ -80,7 +80,7 @@ def running_api(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         }
         environment = os.environ | settings
         (folder / "files").mkdir()
-        subprocess.run([sys.executable, "-m", "app.cli", "migrate"], env=environment, check=True)
+        subprocess.run([sys.executable, "-m", "app.local.cli", "migrate"], env=environment, check=True)
         port = free_port()
         server = ("uvicorn", "--factory", "app.main:create_app", "--no-access-log", "--port", str(port))
         api = subprocess.Popen([sys.executable, "-m", *server], env=environment)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from app.embedded import free_port
+from app.local.embedded import free_port
 
 
 class Bucket:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.buckets import Bucket, S3Server

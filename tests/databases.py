@@ -9,7 +9,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, NullPool
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.embedded import EmbeddedPostgres
+from app.local.embedded import EmbeddedPostgres
 
 PROJECT = Path(__file__).parent.parent
 

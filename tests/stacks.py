@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 import psutil
 
-from app.embedded import free_port
+from app.local.embedded import free_port
 
 PROJECT = Path(__file__).parent.parent
 SAMPLES = PROJECT / "samples"
@@ -34,7 +34,7 @@ class Up:
     def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "app.cli", "up", "--workers", str(self.workers)),
+                *(sys.executable, "-m", "app.local.cli", "up", "--workers", str(self.workers)),
                 *("--port", str(self.port), "--data-dir", str(self.data_dir)),
             ],
             cwd=PROJECT,
@@ -100,7 +100,7 @@ class Up:
 def pdf_ingest(*arguments: str | Path, url: str) -> subprocess.CompletedProcess[str]:
     """Run a client command."""
     return subprocess.run(
-        [sys.executable, "-m", "app.cli", *map(str, arguments)],
+        [sys.executable, "-m", "app.local.cli", *map(str, arguments)],
         cwd=PROJECT,
         env=os.environ | {"PDF_INGEST_URL": url, "COLUMNS": "200"},
         capture_output=True,

@@ -17,7 +17,7 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
 from app.bridge import Bridge
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.processes import WorkerProcess
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from celery import Celery, group
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.processes import WorkerProcess
 
 pytestmark = pytest.mark.heavy

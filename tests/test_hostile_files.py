@@ -18,7 +18,7 @@ from celery import Celery
 from cryptography.fernet import Fernet
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from tests.databases import migrated
 from tests.pdfs.builder import pages, shown

@@ -20,7 +20,7 @@ from fpdf import FPDF
 from fpdf.enums import EncryptionMethod
 from sqlalchemy import text
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
 from tests.api.test_tasks import until_it_answers
 from tests.databases import migrated

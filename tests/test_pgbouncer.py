@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
 from app.services.searching import Mode, Search
 from app.storage.database import A_PERSON_WAITS, Database

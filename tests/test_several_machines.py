@@ -15,7 +15,7 @@ import pytest
 from celery import Celery
 from cryptography.fernet import Fernet
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.files import FileStore
 from tests.buckets import Bucket, S3Server
 from tests.databases import migrated

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 import redis
 
-from app.embedded import EmbeddedValkey
+from app.local.embedded import EmbeddedValkey
 from app.task_queue import QUEUE, TaskQueue, new_celery
 
 

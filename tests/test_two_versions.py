@@ -10,7 +10,7 @@ from uuid import uuid4
 import psutil
 from celery import Celery
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.readiness import newest_revision
 from tests.databases import migrated

@@ -17,8 +17,8 @@ from celery import Celery
 from fpdf import FPDF
 from sqlalchemy import text
 
-from app.chaos.cable import Cable
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.chaos.cable import Cable
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
 from app.storage import ingestions
 from app.storage.database import Database
@@ -369,7 +369,7 @@ async def test_a_time_limit_is_a_verdict(
 @pytest.mark.parametrize(
     "pool", ["prefork", *(pytest.param(pool, marks=pytest.mark.heavy) for pool in ("threads", "solo"))]
 )
-async def test_a_worker_told_to_end_hands_over_what_does_not_finish(
+async def test_a_worker_told_to_end_releases_what_does_not_finish(
     stuck_environment: dict[str, str],
     stuck_client: Celery,
     stuck_database: Database,
@@ -378,7 +378,7 @@ async def test_a_worker_told_to_end_hands_over_what_does_not_finish(
     pool: str,
 ) -> None:
     own = stuck_environment | {"SHUTDOWN_GRACE_SECONDS": "1"}
-    path = write_pdf(incoming / f"handed-over-{pool}.pdf", pages=2)
+    path = write_pdf(incoming / f"released-{pool}.pdf", pages=2)
     task_id = str(uuid4())
     with WorkerProcess(own, tmp_path / "log", "--concurrency", "1", "--pool", pool) as worker:
         stuck_client.send_task("ingest_pdf_task", args=[str(path)], task_id=task_id)
@@ -428,7 +428,7 @@ async def test_celerys_own_soft_limit_is_a_verdict_too(
     assert await row_of(stuck_database, sent.id) == row
 
 
-async def test_a_revoked_task_hands_its_work_over_to_whoever_hears_the_next_ring(
+async def test_a_revoked_task_releases_its_work_to_whoever_hears_the_next_ring(
     stuck_environment: dict[str, str],
     stuck_client: Celery,
     stuck_database: Database,

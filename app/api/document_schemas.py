@@ -369,7 +369,7 @@ class DeletedDocuments(BaseModel):
 
 
 class RetryFailedRequest(BaseModel):
-    """Which failed documents to ingest again; without a wish, all."""
+    """Which failed documents to ingest again; without a filter, all."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -198,11 +198,9 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
 
 
 @router.patch("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
-async def change_document(
-    document_id: DocumentId, wishes: ChangeRequest, documents: DocumentsDep
-) -> Document:
+async def change_document(document_id: DocumentId, body: ChangeRequest, documents: DocumentsDep) -> Document:
     """Give a document another title, other metadata, or another collection. Nothing is ingested again."""
-    return Document.of(await documents.change(document_id, wishes.change()))
+    return Document.of(await documents.change(document_id, body.change()))
 
 
 @router.delete("/{document_id}", status_code=204, responses=problem_responses(DocumentNotFound, InvalidQuery))
@@ -213,18 +211,18 @@ async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> N
 
 @router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull))
 async def retry_failed_documents(
-    documents: DocumentsDep, wishes: RetryFailedRequest | None = None
+    documents: DocumentsDep, body: RetryFailedRequest | None = None
 ) -> RetryingDocuments:
     """Ingest all failed documents again: those of a collection, those named, those with one of some codes."""
-    wishes = wishes or RetryFailedRequest()
-    wanted = FailedDocuments(wishes.collection, wishes.codes, wishes.document_ids)
-    return RetryingDocuments(count=await documents.retry_failed(wanted))
+    body = body or RetryFailedRequest()
+    failed = FailedDocuments(body.collection, body.codes, body.document_ids)
+    return RetryingDocuments(count=await documents.retry_failed(failed))
 
 
 @router.post("/delete", responses=problem_responses(InvalidQuery))
-async def delete_documents(wishes: DeleteRequest, documents: DocumentsDep) -> DeletedDocuments:
+async def delete_documents(body: DeleteRequest, documents: DocumentsDep) -> DeletedDocuments:
     """Delete many documents as `DELETE` deletes one."""
-    return DeletedDocuments(count=await documents.delete_all(wishes.document_ids))
+    return DeletedDocuments(count=await documents.delete_all(body.document_ids))
 
 
 @router.post(
@@ -245,10 +243,10 @@ async def delete_documents(wishes: DeleteRequest, documents: DocumentsDep) -> De
     },
 )
 async def retry_document(
-    document_id: DocumentId, documents: DocumentsDep, wishes: RetryRequest | None = None
+    document_id: DocumentId, documents: DocumentsDep, body: RetryRequest | None = None
 ) -> Response:
     """Ingest the document's newest file again, for example with the right password."""
-    password = wishes.password.get_secret_value() if wishes and wishes.password else None
+    password = body.password.get_secret_value() if body and body.password else None
     return _respond(_answer([await documents.retry(document_id, password or None)]))
 
 

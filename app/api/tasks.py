@@ -100,11 +100,9 @@ async def follow_tasks(
 
 
 @router.post("/cancel", status_code=202)
-async def cancel_waiting_tasks(
-    documents: DocumentsDep, wishes: CancelRequest | None = None
-) -> CancelledTasks:
+async def cancel_waiting_tasks(documents: DocumentsDep, body: CancelRequest | None = None) -> CancelledTasks:
     """Cancel all tasks that wait (`queued` and `retrying`), of one collection or of all."""
-    return CancelledTasks(count=await documents.cancel_waiting((wishes or CancelRequest()).collection))
+    return CancelledTasks(count=await documents.cancel_waiting((body or CancelRequest()).collection))
 
 
 @router.get("/{task_id}", responses=NOT_FOUND)

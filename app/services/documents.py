@@ -51,7 +51,7 @@ OnDuplicate = Literal["return", "replace", "keep"]
 
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
-    """What a client wishes for the files of one request; `metadata` None: nothing was said about it."""
+    """What a client asks for the files of one request; `metadata` None: nothing was said about it."""
 
     collection: str = "default"
     metadata: dict[str, Any] | None = None
@@ -148,7 +148,7 @@ class DocumentService:
             if claim is not None and answered.status < 400:  # what was refused may be sent again
                 await claim.keep(connection, fingerprint, answered)
             begun = [file for file in outcomes if isinstance(file, AcceptedFile) and file.is_new_task]
-            upload.hand_over(*(storage_key_of(file.task_id) for file in begun))
+            upload.release(*(storage_key_of(file.task_id) for file in begun))
         if claim is not None:
             claim.is_answered = answered.status < 400
         self._announce(*begun)
@@ -172,7 +172,7 @@ class DocumentService:
         async with self._database.transaction() as connection:
             await _lock_content(connection, document_id, file.sha256)
             await self._add_version(connection, document_id, new, metadata)
-            upload.hand_over(new.storage_key)
+            upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
         self._announce(accepted)
         return accepted
@@ -192,7 +192,7 @@ class DocumentService:
             new = NewIngestion(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret)
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
-                await documents.hand_over_file(connection, last.id)
+                await documents.release_file(connection, last.id)
                 await self._add_version(connection, document_id, new)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
@@ -452,5 +452,5 @@ def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadO
         (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
         for file in arrived
     ]
-    wishes = [options.collection, options.metadata, options.password is not None, options.on_duplicate]
-    return hashlib.sha256(json.dumps([files, wishes], sort_keys=True).encode()).digest()
+    asked = [options.collection, options.metadata, options.password is not None, options.on_duplicate]
+    return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()

@@ -109,7 +109,7 @@ class IncomingFiles:
                 return "known"
             outcome = await self._decide(connection, ingestion_id, self.collection, file.sha256)
             if outcome != "success":
-                upload.hand_over(file.storage_key)
+                upload.release(file.storage_key)
         return outcome
 
     async def _decide(

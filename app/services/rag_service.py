@@ -38,12 +38,12 @@ from app.errors import (
 from app.metrics import counters
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, Reading, ReadingProgress
-from app.services.ahead import ahead
 from app.services.detection import LanguageDetector
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.services.pace import ReadingPace
+from app.services.prefetch import prefetch
 from app.services.resuming import ChunkChain, behind
 from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.searching import Found, Search, Searcher
@@ -151,7 +151,7 @@ class RAGService:
         except (LeaseLost, WorkHeld):
             raise
         except DatabaseUnavailable:
-            await self._hand_over_when_possible(lease)
+            await self._release_when_possible(lease)
             raise
         except Interrupted as error:
             await self._try_again_or_fail(lease, error)
@@ -163,7 +163,7 @@ class RAGService:
             await self._fail(lease, error)
             raise
         except asyncio.CancelledError:
-            await self._hand_over(lease)
+            await self._release(lease)
             raise
         except Exception as error:
             log.exception("ingestion failed")
@@ -181,7 +181,7 @@ class RAGService:
             stored, chain = earlier.count, ChunkChain(earlier.digest)
             language = await self._language_of_stored(lease) if stored else None
             chunks = behind(self._split(lease.filename, reading, progress, notes), earlier)
-            async with ahead(in_batches(chunks, self.batch_chunks)) as batches:
+            async with prefetch(in_batches(chunks, self.batch_chunks)) as batches:
                 async for batch in batches:
                     language = language or await self._detect(batch)
                     progress.stage = "embedding"
@@ -276,7 +276,7 @@ class RAGService:
             try:
                 async with self.database.autocommit() as connection:
                     if not await ingestions.enter_slow_lane(connection, lease):
-                        await ingestions.hand_over(connection, lease, is_slow=True, is_counted=False)
+                        await ingestions.release(connection, lease, is_slow=True, is_counted=False)
                         log.info("made way", reason="slow to read")
                         raise WorkHeld
             except Temporary:
@@ -382,7 +382,7 @@ class RAGService:
 
     async def _retry_or_fail(self, lease: Lease, error: Temporary) -> None:
         if error.owner != "document" and await self.outages.report(error.owner, error):
-            await self._hand_over(lease, is_counted=False)
+            await self._release(lease, is_counted=False)
             return
         most = MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
         if lease.retries >= most or error.owner == "document":
@@ -409,27 +409,27 @@ class RAGService:
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)
 
-    async def _hand_over(self, lease: Lease, *, is_counted: bool = True) -> None:
+    async def _release(self, lease: Lease, *, is_counted: bool = True) -> None:
         try:
             async with self.database.autocommit() as connection:
-                await ingestions.hand_over(connection, lease, is_counted=is_counted)
-            log.info("handed over")
+                await ingestions.release(connection, lease, is_counted=is_counted)
+            log.info("released")
         except (LeaseLost, Temporary):
             log.info("the lease was not given back; it runs out")
 
-    async def _hand_over_when_possible(self, lease: Lease) -> None:
+    async def _release_when_possible(self, lease: Lease) -> None:
         """The database was away: nothing is charged for that, unless it stays away and the lease runs out."""
         deadline = time.monotonic() + DATABASE_PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
                 async with self.database.autocommit() as connection:
-                    await ingestions.hand_over(connection, lease, is_counted=False)
+                    await ingestions.release(connection, lease, is_counted=False)
             except LeaseLost:
                 return
             except Temporary:
                 await asyncio.sleep(HEARTBEAT_SECONDS)
             else:
-                log.info("handed over", reason="the database was not available")
+                log.info("released", reason="the database was not available")
                 return
 
     def _password(self, lease: Lease) -> str | None:

@@ -41,7 +41,7 @@ class Upload:
     def __init__(self, files: FileStore, max_upload_bytes: int) -> None:
         self._files = files
         self.max_upload_bytes = max_upload_bytes
-        self._homeless: set[str] = set()
+        self._without_row: set[str] = set()
 
     async def receive(self, filename: str, parts: AsyncIterator[bytes]) -> ReceivedFile:
         """Store one file while hashing it; nothing of it stays when it is refused.
@@ -52,21 +52,21 @@ class Upload:
         counted = _Counted(parts, self.max_upload_bytes)
         head = await counted.head()
         key = storage_key_of(ingestion_id)
-        self._homeless.add(key)
+        self._without_row.add(key)
         await self._files.write(key, counted.all_after(head))
         return ReceivedFile(ingestion_id, clean_filename(filename), counted.sha256, counted.byte_size)
 
-    def hand_over(self, *storage_keys: str) -> None:
-        """To the rows of these files, as the last thing before their commit.
+    def release(self, *storage_keys: str) -> None:
+        """Leave these files to their rows, as the last thing before their commit.
 
         A commit can happen without us hearing of it. If it did not, the sweeper deletes the files.
         """
-        self._homeless.difference_update(storage_keys)
+        self._without_row.difference_update(storage_keys)
 
     async def discard(self) -> None:
         """Delete what no row took over. Never raises: the sweeper deletes what is left."""
-        while self._homeless:
-            key = self._homeless.pop()
+        while self._without_row:
+            key = self._without_row.pop()
             try:
                 await self._files.delete(key)
             except StorageFailed:

@@ -197,7 +197,7 @@ async def find_run(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] 
     return found.one_or_none()
 
 
-async def hand_over_file(connection: AsyncConnection, ingestion_id: UUID) -> None:
+async def release_file(connection: AsyncConnection, ingestion_id: UUID) -> None:
     """The run has no file any more: another one was given it."""
     await connection.execute(
         text("UPDATE ingestions SET storage_key = NULL WHERE id = :id"), {"id": ingestion_id}

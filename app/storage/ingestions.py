@@ -503,7 +503,7 @@ def after_loss(space_id: int) -> str:
     """
 
 
-async def hand_over(
+async def release(
     connection: AsyncConnection, lease: Lease, *, is_slow: bool = False, is_counted: bool = True
 ) -> None:
     """Give the lease back unharmed, for example on shutdown; anybody may go on at once.

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, free_port
+from app.local.embedded import EmbeddedPostgres, free_port
 from app.main import create_app
 from app.storage.database import Database
 from tests.api.test_tasks import api_process, until_it_answers

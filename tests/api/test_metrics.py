@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.main import create_app
 from app.services.figures import Figures
 from app.storage.database import Database

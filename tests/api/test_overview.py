@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from tests.databases import migrated
 from tests.processes import WorkerProcess

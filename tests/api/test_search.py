@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from app.api.search_schemas import SearchHit
 from app.config import Settings
-from app.embedded import free_port
+from app.local.embedded import free_port
 from app.main import create_app
 from app.reranking.over_http import HTTPReranker
 from app.services.reranking import Reranking

@@ -250,7 +250,7 @@ async def test_every_operation_with_a_json_body_has_a_limit(
 async def test_the_command_line_sends_its_key(locked: Served) -> None:
     async def status(**environment: str) -> tuple[int | None, str]:
         command = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app.cli", "status"),
+            *(sys.executable, "-m", "app.local.cli", "status"),
             cwd=PROJECT,
             env=os.environ | {"PDF_INGEST_URL": locked.url} | environment,
             stdout=asyncio.subprocess.PIPE,

@@ -16,7 +16,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from app.config import Settings
-from app.embedded import free_port
+from app.local.embedded import free_port
 from app.services.progress import ingestion_id_of
 from app.storage.models import Base
 

@@ -23,8 +23,8 @@ from hypothesis import settings as hypothesis_settings
 from app.api.document_schemas import UploadFields
 from app.api.uploads import MultipartBody, read_form
 from app.config import Settings
-from app.embedded import free_port
 from app.errors import UploadTooSlow
+from app.local.embedded import free_port
 from app.main import create_app
 from app.services.uploads import Upload
 from app.storage.files import FileStore

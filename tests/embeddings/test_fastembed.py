@@ -13,11 +13,11 @@ from fpdf import FPDF
 from sqlalchemy import text as sql
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import open_services
 from app.services.searching import Search
 from app.storage.chunks import embeddings_table
@@ -144,17 +144,15 @@ async def test_the_event_loop_goes_on_while_a_model_is_loaded_and_embeds(folder:
 
 @needs_models
 @pytest.mark.parametrize(
-    ("wish", "sentence"),
+    ("wanted", "sentence"),
     [
         ({"model": "nobody/knows-this"}, "fastembed has no model nobody/knows-this"),
         ({"dimensions": 256}, "set EMBEDDING_DIMENSIONS=384"),
         ({"folder": Path("/nowhere/at-all")}, "There is no model.onnx in the folder of the model at-all"),
     ],
 )
-def test_wishes_that_cannot_be_fulfilled_are_refused(
-    folder: Path, wish: dict[str, Any], sentence: str
-) -> None:
-    options = wish if "model" in wish else {"folder": folder} | wish
+def test_options_that_cannot_be_met_are_refused(folder: Path, wanted: dict[str, Any], sentence: str) -> None:
+    options = wanted if "model" in wanted else {"folder": folder} | wanted
     with pytest.raises(EmbeddingRefused, match=sentence):
         FastEmbedEmbedder(**options)
 

@@ -70,10 +70,10 @@ async def test_shorter_vectors_are_the_beginning_of_the_long_ones(dimensions: in
     np.testing.assert_allclose(short, long / np.linalg.norm(long), atol=1e-6)
 
 
-@pytest.mark.parametrize("wish", [{"dimensions": 100}, {"dimensions": 512}, {"model": "l3_supercat"}])
-async def test_what_the_wheel_does_not_hold_is_refused(wish: dict[str, int | str]) -> None:
+@pytest.mark.parametrize("options", [{"dimensions": 100}, {"dimensions": 512}, {"model": "l3_supercat"}])
+async def test_what_the_wheel_does_not_hold_is_refused(options: dict[str, int | str]) -> None:
     with pytest.raises(EmbeddingRefused, match="built-in embedder"):
-        async with open_embedder(provider="local", **wish):  # type: ignore[arg-type]
+        async with open_embedder(provider="local", **options):  # type: ignore[arg-type]
             pass
 
 

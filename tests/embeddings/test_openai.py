@@ -16,12 +16,12 @@ from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 
-from app.chaos.embedding_stub import EmbeddingStub, Failure, serving, vector_of
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.local import built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving, vector_of
 
 KEY = "sk-very-secret-0123456789"
 TOKENIZER = built_in_tokenizer()
@@ -349,7 +349,7 @@ async def test_the_log_has_the_servers_reason_but_not_the_text(body: str) -> Non
     assert "the text" not in str(logs)
 
 
-async def test_opened_without_wishes_it_is_openais_small_model() -> None:
+async def test_opened_without_options_it_is_openais_small_model() -> None:
     async with open_embedder(provider="openai") as embedder:
         assert embedder.identity == EmbeddingIdentity("openai", "text-embedding-3-small", 1536)
         assert len(embedder.tokenizer.encode("The sale of books.")) > 4
@@ -374,16 +374,16 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("wish", "said"),
+    ("options", "said"),
     [
         ({"base_url": "localhost:8080"}, "EMBEDDING_BASE_URL"),
         ({"api_key": SecretStr("schlüssel")}, "EMBEDDING_API_KEY"),
         ({"tokenizer": Path("/nowhere/tokenizer.json")}, "EMBEDDING_TOKENIZER"),
     ],
 )
-async def test_settings_that_cannot_work_are_refused_when_opening(wish: dict[str, Any], said: str) -> None:
+async def test_settings_that_cannot_work_are_refused_when_opening(options: dict[str, Any], said: str) -> None:
     with pytest.raises(EmbeddingRefused, match=said):
-        async with open_embedder(provider="openai", **wish):
+        async with open_embedder(provider="openai", **options):
             pass
 
 

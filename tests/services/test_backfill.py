@@ -12,7 +12,7 @@ from alembic import command
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
+from app.local.embedded import EmbeddedPostgres
 from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, backfill
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
@@ -187,7 +187,7 @@ async def test_migrate_does_it_while_searches_go_on(url: str, database: Database
     migrating = asyncio.create_task(
         asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-m", "app.cli", "migrate"],
+            [sys.executable, "-m", "app.local.cli", "migrate"],
             cwd=PROJECT,
             env=os.environ | {"DATABASE_URL": url, "LOG_FORMAT": "json"},
             capture_output=True,

@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.embedded import free_port
 from app.errors import (
     AlreadyInWork,
     DatabaseUnavailable,
@@ -24,6 +23,7 @@ from app.errors import (
     UploadNotAPDF,
     UploadTooLarge,
 )
+from app.local.embedded import free_port
 from app.services.documents import AcceptedFile, RefusedFile
 from app.services.uploads import clean_filename
 from app.storage import ingestions

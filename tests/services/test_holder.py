@@ -15,7 +15,7 @@ BOOT_ID = "7cfb9f6e-5a6c-4a53-a1d4-0c7d1f0b6a7e\n"
 
 
 class FakeProc:
-    """A `/proc` that shows what a test wishes; the processes it names are real."""
+    """A `/proc` that shows what a test wants; the processes it names are real."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

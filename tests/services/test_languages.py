@@ -9,7 +9,7 @@ from pypdf import PdfWriter
 from sqlalchemy import text
 
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.services.resuming import ChunkChain
 from app.services.searching import Mode, Search

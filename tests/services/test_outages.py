@@ -13,10 +13,10 @@ from pydantic import SecretStr
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from app.chaos.embedding_stub import EmbeddingStub, Failure, serving
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.errors import EmbeddingFailed, EmbeddingRefused, StorageFailed, TextRefused, WorkHeld
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure
 from app.resources import Services, open_services
 from app.services.documents import AcceptedFile, UploadOptions

@@ -10,8 +10,8 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
 from app.errors import TaskNotFound
+from app.local.embedded import EmbeddedPostgres
 from app.services.progress import ProgressWatcher, ingestion_id_of
 from app.storage.database import Database
 from app.storage.models import Base

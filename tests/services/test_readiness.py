@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
-from app.embedded import EmbeddedPostgres, free_port
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres, free_port
 from app.services.readiness import check_readiness
 from app.storage.database import Database
 from app.storage.models import Base

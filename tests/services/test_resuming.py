@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from app.chaos.embedding_stub import EmbeddingStub, Failure, serving
 from app.config import Settings
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.errors import ChunksDiffer, EmbeddingFailed
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.services.resuming import ChunkChain, behind
 from app.storage.chunks import Chunk

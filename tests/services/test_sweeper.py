@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases

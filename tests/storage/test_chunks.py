@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import (
     boxes_from_json,
     delete_chunks,

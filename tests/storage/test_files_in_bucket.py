@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.embedded import free_port
 from app.errors import FileNotFound, StorageFailed, UploadTooLarge
+from app.local.embedded import free_port
 from app.storage.files import FileStore
 from tests.buckets import Bucket
 

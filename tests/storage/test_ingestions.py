@@ -299,10 +299,10 @@ async def test_a_retry_waits_for_its_time_and_keeps_what_is_stored(
     assert (again.retries, await count_rows(database, space_id, ingestion_id)) == (1, (3, 3))
 
 
-async def test_work_handed_over_can_be_claimed_at_once(database: Database, ingestion_id: UUID) -> None:
+async def test_released_work_can_be_claimed_at_once(database: Database, ingestion_id: UUID) -> None:
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        await ingestions.hand_over(connection, lease)
+        await ingestions.release(connection, lease)
     assert await claim(database, ingestion_id) is not None
 
 
@@ -385,7 +385,7 @@ async def test_what_was_lost_twice_goes_on_alone_in_its_process(
     assert beside is not None
     assert await claim(database, ingestion_id, "threads") is None, "it would not be alone"
     async with database.autocommit() as connection:
-        await ingestions.hand_over(connection, beside)
+        await ingestions.release(connection, beside)
     assert await claim(database, ingestion_id, "threads") is not None
     assert await claim(database, second, "threads") is None, "it is to be left alone"
     assert await claim(database, second, "another process") is not None
@@ -502,14 +502,14 @@ async def test_what_has_no_message_is_rung_for_with_back_off(database: Database,
 async def test_what_was_begun_is_rung_for_apart_from_what_is_new(
     database: Database, ingestion_id: UUID
 ) -> None:
-    await hand_over_unfinished(database, ingestion_id)
+    await release_unfinished(database, ingestion_id)
     async with database.transaction() as connection:
         assert ingestion_id not in await sweep.mark_rung(connection, 10_000)
         assert ingestion_id in await sweep.mark_rung(connection, 10_000, is_begun=True)
         assert ingestion_id not in await sweep.mark_rung(connection, 10_000, is_begun=True)
 
 
-async def hand_over_unfinished(database: Database, ingestion_id: UUID) -> None:
+async def release_unfinished(database: Database, ingestion_id: UUID) -> None:
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        await ingestions.hand_over(connection, lease)
+        await ingestions.release(connection, lease)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
+from app.local.embedded import EmbeddedPostgres
 from app.storage.canonical import canonical
 from app.storage.database import Database
 from app.storage.languages import (

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 from sqlalchemy import text
 
-from app.chaos.cable import Cable
-from app.embedded import EmbeddedPostgres
 from app.errors import DatabaseUnavailable
+from app.local.chaos.cable import Cable
+from app.local.embedded import EmbeddedPostgres
 from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 
 SHORT = Limits(

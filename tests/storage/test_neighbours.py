@@ -6,8 +6,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database
 from app.storage.filters import SearchFilter
 from app.storage.neighbours import with_neighbours

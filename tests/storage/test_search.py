@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sqlalchemy import text
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.filters import Comparison, Compound, Containment, SearchFilter

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.embedded import EmbeddedPostgres
 from app.errors import EmbeddingFailed
+from app.local.embedded import EmbeddedPostgres
 from app.storage import documents, ingestions, sweep
 from app.storage.database import Database
 from app.storage.documents import NewIngestion
@@ -52,9 +52,9 @@ async def may_go_on(database: Database, lease: Lease) -> bool:
         return await ingestions.enter_slow_lane(connection, lease)
 
 
-async def hand_over(database: Database, lease: Lease, *, is_slow: bool = False) -> None:
+async def release(database: Database, lease: Lease, *, is_slow: bool = False) -> None:
     async with database.autocommit() as connection:
-        await ingestions.hand_over(connection, lease, is_slow=is_slow)
+        await ingestions.release(connection, lease, is_slow=is_slow)
 
 
 async def rung(database: Database) -> list[UUID]:
@@ -65,7 +65,7 @@ async def rung(database: Database) -> list[UUID]:
 async def test_nobody_makes_way_while_nothing_waits(empty: Database) -> None:
     slow = [await claimed(empty) for _ in range(3)]
     assert all([await may_go_on(empty, lease) for lease in slow])
-    await hand_over(empty, slow[0])
+    await release(empty, slow[0])
     assert await claim(empty, slow[0].ingestion_id), "it was never called slow"
 
 
@@ -79,7 +79,7 @@ async def test_nobody_makes_way_for_what_only_just_came(empty: Database) -> None
 
 
 async def made_way(database: Database, lease: Lease) -> UUID:
-    await hand_over(database, lease, is_slow=True)
+    await release(database, lease, is_slow=True)
     return lease.ingestion_id
 
 
@@ -98,7 +98,7 @@ async def test_half_of_the_processes_may_be_slow_and_the_others_make_way(empty: 
     assert await may_go_on(empty, second)
     assert not await may_go_on(empty, third)
     assert await may_go_on(empty, first), "it was slow before the others"
-    await hand_over(empty, third, is_slow=True)
+    await release(empty, third, is_slow=True)
     assert await claim(empty, third.ingestion_id) is None
 
 
@@ -162,7 +162,7 @@ async def test_after_two_minutes_of_waiting_a_slow_file_counts_as_any_other(empt
 async def test_making_way_is_no_attempt(empty: Database) -> None:
     slow = await claimed(empty)
     async with empty.autocommit() as connection:
-        await ingestions.hand_over(connection, slow, is_slow=True, is_counted=False)
+        await ingestions.release(connection, slow, is_slow=True, is_counted=False)
     again = await claim(empty, slow.ingestion_id)
     assert again is not None
     assert again.attempt == 1

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from app.embedded import EmbeddedPostgres
 from app.embeddings.base import EmbeddingIdentity
 from app.errors import EmbeddingSpaceMismatch
+from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.spaces import open_space

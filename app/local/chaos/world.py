@@ -14,14 +14,14 @@ from uuid import UUID, uuid4
 import psutil
 import redis
 
-from app.chaos.audit import Content
-from app.chaos.embedding_stub import EmbeddingStub, serving
-from app.chaos.pdfs import Specimen
-from app.chaos.watcher import Sight, Watcher
-from app.client import Client, RequestRefused, ServiceUnreachable
-from app.embedded import free_port
-from app.keeper import Say
-from app.stack import Stack
+from app.local.chaos.audit import Content
+from app.local.chaos.embedding_stub import EmbeddingStub, serving
+from app.local.chaos.pdfs import Specimen
+from app.local.chaos.watcher import Sight, Watcher
+from app.local.client import Client, RequestRefused, ServiceUnreachable
+from app.local.embedded import free_port
+from app.local.stack import Stack
+from app.local.supervisor import Say
 
 WORKERS = ("worker-1", "worker-2")
 PROCESSES = 2

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError, computed_field
 
-from app.client import Client, RequestRefused
+from app.local.client import Client, RequestRefused
 
 HITS = 100  # asked for by question, the most the API gives: enough for 10 pages and 5 documents
 DOCUMENTS = 5  # the k of document hit@k

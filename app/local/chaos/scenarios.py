@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.chaos import faults, loops, surroundings, wishes
-from app.chaos.world import World
+from app.local.chaos import changes, faults, loops, surroundings
+from app.local.chaos.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ SCENARIOS = (
     Scenario("api-kill", faults.kill_api),
     Scenario("embedder-failure", faults.fail_embedder),
     Scenario("poison", faults.poison),
-    Scenario("cancel", wishes.cancel_at_random, is_short=True),
-    Scenario("delete", wishes.delete_at_random),
-    Scenario("replace", wishes.replace_while_searching, needs_versions=True),
+    Scenario("cancel", changes.cancel_at_random, is_short=True),
+    Scenario("delete", changes.delete_at_random),
+    Scenario("replace", changes.replace_while_searching, needs_versions=True),
     Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
     Scenario("crash-loop", loops.crash_loop, needs_large=True),
     Scenario("fleet-crash-loop", loops.fleet_crash_loop),

@@ -11,11 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from app.batch import Bars, Verdict, follow, ingest_files, verdict_of
-from app.client import Client
-from app.embedded import ServerFailed, free_port
-from app.stack import PROJECT, Stack
-from app.terminal import print_hits, print_verdicts
+from app.local.client import Client
+from app.local.embedded import ServerFailed, free_port
+from app.local.progress_bars import Bars, Verdict, follow, ingest_files, verdict_of
+from app.local.stack import PROJECT, Stack
+from app.local.terminal import print_hits, print_verdicts
 
 SAMPLES = PROJECT / "samples"
 PASSWORD = "lighthouse"  # noqa: S105 - of a sample

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import psutil
 
-from app.chaos.pdfs import Specimen
-from app.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
+from app.local.chaos.pdfs import Specimen
+from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
 
 CRASH_SECONDS = 120.0
 CRASH_PAUSE_SECONDS = (1.5, 5.0)

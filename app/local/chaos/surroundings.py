@@ -13,11 +13,11 @@ from uuid import UUID, uuid4
 import httpx
 import psutil
 
-from app.chaos.cable import Cable
-from app.chaos.loops import SETTLE_SECONDS, expect_uncharged
-from app.chaos.pdfs import Specimen
-from app.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
-from app.keeper import Program
+from app.local.chaos.cable import Cable
+from app.local.chaos.loops import SETTLE_SECONDS, expect_uncharged
+from app.local.chaos.pdfs import Specimen
+from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
+from app.local.supervisor import Program
 from app.task_queue import TASK_NAME, new_celery
 
 CUT_SECONDS = (5.0, 10.0)

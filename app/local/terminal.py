@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.batch import Verdict
-from app.evaluate import Comparison, Evaluation, Outcome
+from app.local.evaluate import Comparison, Evaluation, Outcome
+from app.local.progress_bars import Verdict
 
 SHORTEST_MARKED_WORD = 4
 _COLOURS = {"postgres": "blue", "valkey": "magenta", "worker": "green", "api": "cyan", "stack": "bold"}

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.local.cli import cli
 from tests.stacks import SAMPLES, Up, pdf_ingest
 
 
@@ -21,6 +21,15 @@ def test_files_are_ingested_and_their_verdicts_shown(up: Up) -> None:
     assert finished.returncode == 0, finished.stderr
     assert re.search(r"annual-report\.pdf +success +6 +\d+", finished.stdout)
     assert re.search(r"wildbienen\.pdf +success +2 +\d+", finished.stdout)
+
+
+def test_the_command_line_does_without_chaos_which_is_not_in_the_container_image() -> None:
+    program = (
+        "import sys; sys.modules['app.local.chaos'] = None; from app.local.cli import cli; cli(['chaos'])"
+    )
+    refused = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "no chaos in the container image" in refused.stderr
 
 
 def test_the_exit_code_tells_that_a_file_of_a_folder_failed(up: Up, tmp_path: Path) -> None:

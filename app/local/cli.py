@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from app.batch import ingest_files, pdfs_in
-from app.client import Client, RequestRefused, ServiceUnreachable
 from app.config import Settings, get_settings
-from app.demo import run_demo
-from app.embedded import ServerFailed
-from app.evaluate import (
+from app.local.client import Client, RequestRefused, ServiceUnreachable
+from app.local.demo import run_demo
+from app.local.embedded import ServerFailed
+from app.local.evaluate import (
     NotEvaluable,
     compare,
     evaluate,
@@ -28,8 +27,9 @@ from app.evaluate import (
     read_questions,
     write_evaluation,
 )
-from app.stack import PROJECT, Stack
-from app.terminal import (
+from app.local.progress_bars import ingest_files, pdfs_in
+from app.local.stack import PROJECT, Stack
+from app.local.terminal import (
     LogPrinter,
     print_comparison,
     print_documents,
@@ -90,8 +90,11 @@ def chaos(
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:
     """Kill, stop and empty every part of a stack of its own, and count that nothing is lost."""
-    from app.chaos.run import run_chaos  # here: it brings a web server and numpy
-    from app.chaos.scenarios import SCENARIOS, choose
+    try:
+        from app.local.chaos.run import run_chaos  # here: it brings a web server and numpy
+        from app.local.chaos.scenarios import SCENARIOS, choose
+    except ModuleNotFoundError:
+        _refuse("There is no chaos in the container image; `make chaos` runs it in a checkout.")
 
     scenarios = choose(scenario or [], is_short=short)
     if not scenarios:
@@ -278,9 +281,9 @@ def retry(
     """Ingest all failed documents again."""
 
     async def work() -> None:
-        wishes = {"collection": collection, "codes": code or None}
+        filters = {"collection": collection, "codes": code or None}
         async with Client(url) as client:
-            count = await client.retry_failed(**{name: wish for name, wish in wishes.items() if wish})
+            count = await client.retry_failed(**{name: value for name, value in filters.items() if value})
         console.print(f"{count} documents are ingested again.")
 
     _run(work())

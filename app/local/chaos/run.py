@@ -10,12 +10,12 @@ from typing import TextIO
 
 from rich.console import Console
 
-from app.chaos.audit import Remains, contents, count_doubled, count_remains
-from app.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
-from app.chaos.report import Outcome, print_outcomes, print_progress, write_json
-from app.chaos.scenarios import SCENARIOS, Scenario
-from app.chaos.world import WORKERS, Accepted, World, open_world
-from app.embedded import ServerFailed
+from app.local.chaos.audit import Remains, contents, count_doubled, count_remains
+from app.local.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
+from app.local.chaos.report import Outcome, print_outcomes, print_progress, write_json
+from app.local.chaos.scenarios import SCENARIOS, Scenario
+from app.local.chaos.world import WORKERS, Accepted, World, open_world
+from app.local.embedded import ServerFailed
 
 SETTLE_SECONDS = 60.0
 LEFT_OVER_SECONDS = 5.0

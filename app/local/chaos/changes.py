@@ -8,8 +8,8 @@ from hashlib import md5
 from typing import Any
 from uuid import UUID
 
-from app.chaos.pdfs import Specimen
-from app.chaos.world import PATIENCE_SECONDS, Accepted, World
+from app.local.chaos.pdfs import Specimen
+from app.local.chaos.world import PATIENCE_SECONDS, Accepted, World
 from app.task_queue import TaskQueue
 
 STOP_SECONDS = 2.0

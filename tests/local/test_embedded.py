@@ -11,7 +11,7 @@ import psutil
 import pytest
 import redis
 
-from app.embedded import EmbeddedPostgres, EmbeddedValkey, ServerFailed
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, ServerFailed
 from app.storage.database import Database
 
 
@@ -93,7 +93,7 @@ def test_the_servers_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     parent_code = """
 import sys, time
 from pathlib import Path
-from app.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 servers = EmbeddedPostgres(Path(sys.argv[1]) / "p"), EmbeddedValkey(Path(sys.argv[1]) / "v")
 for server in servers:
     server.start()

@@ -1,6 +1,6 @@
 """An OpenAI-compatible embedding server for chaos, tests and benchmarks: real HTTP, vectors from the words.
 
-    python -m app.chaos.embedding_stub --port 9000 [--dimensions 1536] [--delay-ms 100] [--key secret]
+    python -m app.local.chaos.embedding_stub --port 9000 [--dimensions 1536] [--delay-ms 100] [--key secret]
 
 Texts that share words have similar vectors, so search works on them. `GET /stub` says what it has
 embedded; `POST /stub` with fields of `Behaviour` changes what it does, for example

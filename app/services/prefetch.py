@@ -1,4 +1,4 @@
-"""Working ahead: the next item of a slow source is made while the current one is used."""
+"""Prefetching: the next item of a slow source is made while the current one is used."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def ahead(source: AsyncGenerator[T], depth: int = 1) -> AsyncIterator[AsyncGenerator[T]]:
+async def prefetch(source: AsyncGenerator[T], depth: int = 1) -> AsyncIterator[AsyncGenerator[T]]:
     """Iterate `source` in a task of its own, at most `depth` items in front of the consumer.
 
     An error of the source is raised to the consumer after the items before it. Leaving the block

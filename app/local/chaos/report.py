@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.chaos.audit import percentile
+from app.local.chaos.audit import percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

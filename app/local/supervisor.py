@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from app.embedded import ServerFailed, die_with_parent
+from app.local.embedded import ServerFailed, die_with_parent
 
 READY_SECONDS = 120  # the slowest first start seen is 5 s; a crash recovery may need more
 FIRST_DELAY_SECONDS = 0.5
@@ -88,7 +88,7 @@ class _Child(asyncio.SubprocessProtocol):
         self.transport.close()
 
 
-class Keeper:
+class Supervisor:
     """Keeps one program running: starts it again when it dies, until it is stopped."""
 
     def __init__(self, program: Program, say: Say, record: Callable[[str, int], None]) -> None:

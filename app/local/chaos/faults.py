@@ -11,10 +11,10 @@ from uuid import UUID
 import httpx
 import psutil
 
-from app.chaos.embedding_stub import GARBAGE, Failure
-from app.chaos.pdfs import Specimen
-from app.chaos.watcher import Sight
-from app.chaos.world import PATIENCE_SECONDS, WORKERS, World
+from app.local.chaos.embedding_stub import GARBAGE, Failure
+from app.local.chaos.pdfs import Specimen
+from app.local.chaos.watcher import Sight
+from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, World
 
 STOPPED_SECONDS = (4.0, 6.0)  # longer than the lease of 3 s
 POISON_LIMIT_SECONDS = 180.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.evaluate import (
+from app.local.evaluate import (
     Case,
     Comparison,
     Evaluation,

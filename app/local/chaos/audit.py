@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from app.chaos.watcher import Watcher
+from app.local.chaos.watcher import Watcher
 
 Content = tuple[tuple[int, str, str], ...]
 """A document's chunks in order: ordinal, hash of the text, hash of its vectors (all of them)."""

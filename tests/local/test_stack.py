@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from app.embedded import free_port
+from app.local.embedded import free_port
 from tests.stacks import PROJECT, Up, until
 
 
@@ -19,7 +19,7 @@ def are_gone(processes: list[psutil.Process]) -> bool:
 
 
 def run_up(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "app.cli", "up", *options]
+    command = [sys.executable, "-m", "app.local.cli", "up", *options]
     return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=60, check=False)
 
 

@@ -20,10 +20,10 @@ from typing import IO, Self
 import httpx
 import psutil
 
-from app.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
-from app.keeper import Keeper, Program, Say
+from app.local.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
+from app.local.supervisor import Program, Say, Supervisor
 
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 
 
 class Stack:
@@ -52,7 +52,7 @@ class Stack:
         self.environment: dict[str, str] = {}
         """What our programs get when they are started the next time; known once the servers run."""
         self._lock: IO[str] | None = None
-        self._keepers: list[Keeper] = []
+        self._supervisors: list[Supervisor] = []
         self._processes: dict[str, tuple[int, float]] = {}
 
     async def __aenter__(self) -> Self:
@@ -75,12 +75,12 @@ class Stack:
 
     def hurry(self) -> None:
         """Do not wait any longer for work in progress; it is taken up again after the next start."""
-        for keeper in self._keepers:
-            keeper.hurry()
+        for supervisor in self._supervisors:
+            supervisor.hurry()
 
-    def part(self, name: str) -> Keeper:
-        """The keeper of `postgres`, `valkey`, `api` or a worker."""
-        return next(keeper for keeper in self._keepers if keeper.name == name)
+    def part(self, name: str) -> Supervisor:
+        """The supervisor of `postgres`, `valkey`, `api` or a worker."""
+        return next(supervisor for supervisor in self._supervisors if supervisor.name == name)
 
     async def _start(self) -> None:
         await asyncio.to_thread(self._stop_left_over)
@@ -88,17 +88,17 @@ class Stack:
             raise ServerFailed(f"Port {self.port} is in use. Choose another one with --port.")
         postgres = EmbeddedPostgres(self.data_dir / "postgres")
         valkey = EmbeddedValkey(self.data_dir / "valkey")
-        await self._keep(_server_program(postgres), _server_program(valkey))
+        await self._supervise(_server_program(postgres), _server_program(valkey))
         await asyncio.to_thread(postgres.create_database, "pdf_ingest")
         self.environment = self._environment(postgres, valkey)
         await self._migrate()
-        await self._keep(*map(self._worker, self._worker_names), self._api())
+        await self._supervise(*map(self._worker, self._worker_names), self._api())
 
-    async def _keep(self, *programs: Program) -> None:
+    async def _supervise(self, *programs: Program) -> None:
         """Start programs side by side; the first that fails stops the starting of the others."""
-        keepers = [Keeper(program, self.say, self._record) for program in programs]
-        self._keepers += keepers
-        starts = [asyncio.create_task(keeper.start()) for keeper in keepers]
+        supervisors = [Supervisor(program, self.say, self._record) for program in programs]
+        self._supervisors += supervisors
+        starts = [asyncio.create_task(supervisor.start()) for supervisor in supervisors]
         try:
             await asyncio.gather(*starts)
         finally:
@@ -109,9 +109,9 @@ class Stack:
     async def _stop(self) -> None:
         """API first, so that nothing new comes in; the worker next; then what both write to."""
         order = ("api", *self._worker_names, "valkey", "postgres")
-        for keeper in sorted(self._keepers, key=lambda keeper: order.index(keeper.name)):
-            await keeper.stop()
-        self._keepers.clear()
+        for supervisor in sorted(self._supervisors, key=lambda supervisor: order.index(supervisor.name)):
+            await supervisor.stop()
+        self._supervisors.clear()
         if self._lock is not None:
             (self.data_dir / "processes.json").unlink(missing_ok=True)
             self._lock.close()
@@ -178,7 +178,7 @@ class Stack:
 
     async def _migrate(self) -> None:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app.cli", "migrate"),
+            *(sys.executable, "-m", "app.local.cli", "migrate"),
             env=self.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -9,11 +9,11 @@ import pypdf
 import pytest
 from rich.console import Console
 
-from app.chaos.audit import count_doubled, embeddings_table, percentile
-from app.chaos.pdfs import pdf_of, write_specimens
-from app.chaos.run import run_chaos
-from app.chaos.scenarios import SCENARIOS, Scenario, choose
-from app.chaos.world import World
+from app.local.chaos.audit import count_doubled, embeddings_table, percentile
+from app.local.chaos.pdfs import pdf_of, write_specimens
+from app.local.chaos.run import run_chaos
+from app.local.chaos.scenarios import SCENARIOS, Scenario, choose
+from app.local.chaos.world import World
 from tests.stacks import PROJECT
 
 SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel"]
@@ -85,7 +85,7 @@ def test_sabotage_is_found(outcomes: dict[str, dict]) -> None:
 
 def test_an_unknown_scenario_is_refused_with_the_list() -> None:
     refused = subprocess.run(
-        [sys.executable, "-m", "app.cli", "chaos", "--scenario", "earthquake"],
+        [sys.executable, "-m", "app.local.cli", "chaos", "--scenario", "earthquake"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -11,8 +11,8 @@ import psutil
 import pytest
 from rich.console import Console
 
-from app.client import Client
-from app.demo import find_mistakes
+from app.local.client import Client
+from app.local.demo import find_mistakes
 from tests.stacks import PROJECT, SAMPLES, Up
 
 
@@ -42,7 +42,7 @@ async def test_wrong_verdicts_and_wrong_hits_are_named(up: Up, tmp_path: Path) -
 @pytest.mark.heavy
 def test_the_command_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> None:
     finished = subprocess.run(
-        [sys.executable, "-m", "app.cli", "demo"],
+        [sys.executable, "-m", "app.local.cli", "demo"],
         cwd=PROJECT,
         env=os.environ | {"TMPDIR": str(tmp_path)},
         capture_output=True,

@@ -102,9 +102,9 @@ class Client:
         body = {} if password is None else {"password": password}
         return await self._send("POST", f"/documents/{document_id}/retry", json=body)
 
-    async def retry_failed(self, **wishes: Any) -> int:
+    async def retry_failed(self, **filters: Any) -> int:
         """Ingest all failed documents again, of a `collection`, with one of some `codes`; how many."""
-        return int((await self._send("POST", "/documents/retry", json=wishes))["count"])
+        return int((await self._send("POST", "/documents/retry", json=filters))["count"])
 
     async def replace(self, document_id: str, path: Path) -> dict[str, Any]:
         return await self._send("PUT", f"/documents/{document_id}", file=path)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from app.client import Client, RequestRefused
+from app.local.client import Client, RequestRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
