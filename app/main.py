@@ -19,6 +19,7 @@ from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import BodyLimit, Guard, KeyRing, SecurityHeaders
+from app.api.web_page import serve_page
 from app.config import Settings, get_settings
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
@@ -91,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings.metrics_enabled:
         app.include_router(metrics.router)
     serve_docs(app)
+    serve_page(app)
     return app
 
 
