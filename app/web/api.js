@@ -41,7 +41,7 @@ export async function send(method, path, { json, signal, ...options } = {}) {
     if (response.ok) return response;
     const problem = problemOf(response.status, await response.text(), response.headers.get("Retry-After"));
     if (problem.status !== 401) throw problem;
-    await askForKey(used, problem);
+    await askForKey(used);
   }
 }
 
@@ -74,7 +74,7 @@ export function query(parameters) {
 let asking = null;
 
 // One dialog for all requests that were refused; each of them tries again with what was typed.
-export function askForKey(used, problem) {
+export function askForKey(used) {
   if (sessionStorage.getItem(KEY) !== used) return Promise.resolve();
   asking ??= new Promise((resolve) => {
     const input = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true });
@@ -82,7 +82,7 @@ export function askForKey(used, problem) {
     const box = dialog("Key", { class: "small", oncancel: (event) => event.preventDefault() },
       h("form", { method: "dialog" },
         h("h2", {}, "This service wants a key"),
-        refused || h("p", { class: "muted" }, problem.message),
+        refused || h("p", { class: "muted" }, "Whoever runs it can give you one."),
         h("label", { for: "key" }, "Key"), input,
         h("p", { class: "muted" }, "It is kept until you close this tab, and sent to this service only."),
         h("div", { class: "row end" }, h("button", { class: "primary" }, "Continue"))));

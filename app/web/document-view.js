@@ -1,7 +1,7 @@
 // One document: its pages, its passages, its runs.
 
 import { Problem, download, get, openOriginal, query, send } from "./api.js";
-import { dialog, h, reconcile, toast } from "./dom.js";
+import { dialog, fill, h, reconcile, toast } from "./dom.js";
 import { bytes, count, counted, date, nameOf, pages, seconds, time } from "./format.js";
 import { plain } from "./library-view.js";
 import { openViewer } from "./pictures.js";
@@ -39,7 +39,7 @@ class DocumentView extends HTMLElement {
       this.#show();
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.body.replaceChildren(h("div", { class: "empty", role: "alert" }, h("h1", {}, error.status === 404 ? "This document is gone" : "It cannot be shown"), h("p", {}, error.message)));
+      fill(this.body, h("div", { class: "empty", role: "alert" }, h("h1", {}, error.status === 404 ? "This document is gone" : "It cannot be shown"), h("p", {}, error.message)));
     }
   }
 
@@ -47,14 +47,14 @@ class DocumentView extends HTMLElement {
     const one = this.document;
     const isFailed = one.status === "failed" || one.status === "cancelled";
     this.task = h("p", { class: "muted", role: "status" });
-    this.body.replaceChildren(
+    fill(this.body,
       h("header", { class: "document-head row wrap spread" },
         h("div", { class: "grow" }, h("h1", {}, nameOf(one)), h("p", { class: "muted" }, one.filename)),
         h("div", { class: "row wrap" },
           h("button", { type: "button", onclick: () => this.#work(() => openOriginal(this.id_)) }, "Open original"),
-          button("Download", () => download(this.id_, one.filename)),
+          button("Download", () => download(this.id_, one.filename), ""),
           h("button", { type: "button", onclick: () => this.#edit() }, "Edit"),
-          button(isFailed ? "Try again" : "Ingest again", () => retry(this.id_)),
+          button(isFailed ? "Try again" : "Ingest again", () => retry(this.id_), ""),
           h("button", { type: "button", class: "danger", onclick: () => this.#delete() }, "Delete"))),
       one.error && h("p", { class: "error" }, one.error.message),
       one.update?.error && h("p", { class: "error" }, `A newer version could not be ingested: ${one.update.error.message}`),
@@ -95,12 +95,12 @@ class DocumentView extends HTMLElement {
   #pages() {
     const one = this.document;
     if (one.status !== "ready" || !one.pages) {
-      this.panel.replaceChildren(h("p", { class: "muted" }, one.status === "ready" || one.error ? "There are no pages to show." : "Its pages are shown when it is ready."));
+      fill(this.panel, h("p", { class: "muted" }, one.status === "ready" || one.error ? "There are no pages to show." : "Its pages are shown when it is ready."));
       return;
     }
     const shown = Array.from({ length: one.pages }, (_, index) => ({ ...one, page: index + 1 }));
     const notes = new Map([...one.pages_failed.map((page) => [page, "not readable"]), ...one.pages_without_text.map((page) => [page, "no text"])]);
-    this.panel.replaceChildren(h("div", { class: "page-grid" }, ...shown.map((page, place) => {
+    fill(this.panel, h("div", { class: "page-grid" }, ...shown.map((page, place) => {
       const picture = h("page-picture", { "aria-hidden": "true" });
       picture.wanted = { document_id: this.id_, page: page.page, width: 300 };
       return h("button", { type: "button", class: "page-button", "aria-label": `Page ${count(page.page)}`, onclick: () => openViewer(shown, place) },
@@ -111,13 +111,13 @@ class DocumentView extends HTMLElement {
   async #passages() {
     const list = h("div", { class: "passages" });
     const more = h("div", { class: "center" });
-    this.panel.replaceChildren(list, more);
+    fill(this.panel, list, more);
     const known = [];
     const load = async (after) => {
       const page = await get(`/documents/${this.id_}/chunks${query({ limit: PASSAGES, after })}`);
       known.push(...page.data);
       reconcile(list, known, (chunk) => chunk.chunk_id, (chunk) => this.#passage(chunk, known));
-      more.replaceChildren(...(page.next ? [button("More", () => load(page.next))] : known.length ? [] : [h("p", { class: "muted" }, "It has no passages a search could find.")]));
+      fill(more, ...(page.next ? [button("More", () => load(page.next))] : known.length ? [] : [h("p", { class: "muted" }, "It has no passages a search could find.")]));
     };
     await this.#work(() => load());
   }
@@ -127,23 +127,25 @@ class DocumentView extends HTMLElement {
       h("header", { class: "row wrap spread" },
         h("p", { class: "where" }, h("strong", {}, pages(chunk.page_start, chunk.page_end)), chunk.heading && h("span", { class: "heading" }, chunk.heading)),
         h("p", { class: "muted small-text" }, `№ ${count(chunk.ordinal + 1)} · ${counted(chunk.tokens, "token")}`,
-          chunk.hidden_text && h("span", { class: "status failed", title: "Some of it cannot be seen on the page." }, "hidden text"))),
+          chunk.hidden_text && h("span", { class: "pill failed", title: "Some of it cannot be seen on the page." }, "hidden text"))),
       h("p", { class: "passage is-whole" }, chunk.text),
       h("button", { type: "button", class: "quiet small-text", onclick: () => openViewer(known.map((one) => ({ ...this.document, ...one, page: one.page_start, highlight: one.chunk_id })), known.indexOf(chunk)) }, "Show on the page"));
   }
 
   #runs() {
-    this.panel.replaceChildren(h("div", { class: "runs" }, ...this.runs.map((run) => {
+    fill(this.panel, h("div", { class: "runs" }, ...this.runs.map((run) => {
       const total = STAGES.reduce((sum, stage) => sum + (run.seconds[stage] ?? 0), 0);
       return h("article", { class: "chunk" },
-        h("header", { class: "row wrap spread" }, h("p", {}, h("strong", {}, sentence(run)), run.is_served && h("span", { class: "status ready" }, "served")),
+        h("header", { class: "row wrap spread" }, h("p", {}, h("strong", {}, sentence(run)), run.is_served && h("span", { class: "pill ready" }, "served")),
           h("p", { class: "muted small-text" }, time(run.created_at))),
         h("p", { class: "muted small-text" }, [run.filename, bytes(run.bytes), counted(run.attempt, "attempt")].filter(Boolean).join(" · ")),
-        total > 0 && h("div", { class: "stages" }, ...STAGES.filter((stage) => run.seconds[stage]).map((stage) => {
-          const part = h("span", { class: `stage ${stage}` }, `${stage} ${seconds(run.seconds[stage])}`);
-          part.style.flexGrow = String(Math.max(0.08, run.seconds[stage] / total));
+        total > 0 && h("div", { class: "stages", "aria-hidden": "true" }, ...STAGES.filter((stage) => run.seconds[stage]).map((stage) => {
+          const part = h("i", { class: stage });
+          part.style.flexGrow = String(run.seconds[stage] / total);
           return part;
-        })));
+        })),
+        total > 0 && h("ul", { class: "legend" }, ...STAGES.filter((stage) => run.seconds[stage]).map((stage) =>
+          h("li", {}, h("i", { class: stage }), `${stage} ${seconds(run.seconds[stage])}`))));
     })));
   }
 
@@ -191,6 +193,6 @@ customElements.define("document-view", DocumentView);
 function facts(one) {
   const language = one.language && new Intl.DisplayNames(undefined, { type: "language" }).of(one.language);
   const metadata = Object.entries(one.metadata).map(([key, value]) => `${key}: ${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ");
-  return [["Status", h("span", { class: `status ${one.status}` }, one.status)], ["Collection", one.collection], ["Pages", one.pages !== null && count(one.pages)],
+  return [["Status", h("span", { class: `pill ${one.status}` }, one.status)], ["Collection", one.collection], ["Pages", one.pages !== null && count(one.pages)],
     ["Passages", count(one.chunks)], ["Size", bytes(one.bytes)], ["Language", language], ["Read by", one.engine], ["Added", date(one.created_at)], ["Metadata", metadata]].filter(([, value]) => value);
 }

@@ -20,10 +20,10 @@ export function bytes(value) {
 }
 
 export function seconds(value) {
-  const [amount, unit] = value < 90 ? [value, "second"] : value < 5400 ? [value / 60, "minute"]
+  const [amount, unit] = value < 1 ? [value * 1000, "millisecond"] : value < 90 ? [value, "second"] : value < 5400 ? [value / 60, "minute"]
     : value < 129600 ? [value / 3600, "hour"] : [value / 86400, "day"];
   return new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "short",
-    maximumFractionDigits: value < 10 ? 1 : 0 }).format(amount);
+    maximumFractionDigits: amount < 10 ? 1 : 0 }).format(amount);
 }
 
 export function ago(text) {

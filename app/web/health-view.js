@@ -1,7 +1,7 @@
 // Is it well, what is it doing, how fast does it go.
 
 import { Problem, get, query } from "./api.js";
-import { h } from "./dom.js";
+import { fill, h } from "./dom.js";
 import { ago, count, counted, seconds } from "./format.js";
 import { sentence } from "./tasks-view.js";
 
@@ -26,16 +26,16 @@ class HealthView extends HTMLElement {
       if (this.isConnected) this.#show(ready, stats, workers.data, errors.data);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
-      this.body.replaceChildren(h("section", { class: "card wide bad", role: "alert" }, h("h2", {}, "Not well"), h("p", {}, error.message)));
+      fill(this.body, h("section", { class: "card wide state bad", role: "alert" }, h("h2", {}, "Not well"), h("p", {}, error.message)));
     }
   }
 
   #show(ready, stats, workers, errors) {
     const waiting = stats.tasks.queued + stats.tasks.retrying;
-    const recent = stats.pages_per_minute.slice(-6, -1).reduce((sum, one) => sum + one, 0) / 5;
+    const recent = stats.pages_per_minute.slice(-5).reduce((sum, one) => sum + one, 0);
     const state = ready.degraded.length ? "Something is out" : workers.length ? "All is well" : "No worker answers";
     const isBad = state !== "All is well";
-    this.body.replaceChildren(
+    fill(this.body,
       h("section", { class: `card wide state ${isBad ? "bad" : "good"}` }, h("h2", {}, state),
         ...ready.degraded.map((name) => h("p", {}, DOWN[name] ?? name)),
         ...ready.outages.map((one) => h("p", { class: "muted" }, `${one.service.replace("_", " ")}: ${one.reason} (since ${ago(one.since)})`)),
@@ -44,7 +44,7 @@ class HealthView extends HTMLElement {
       card("Documents", figure(Object.values(stats.documents).reduce((sum, one) => sum + one, 0)), list(Object.entries(stats.documents).filter(([, amount]) => amount))),
       card("Queue", figure(waiting), h("p", { class: "muted" }, waiting ? `The oldest has waited ${seconds(stats.queue_oldest_seconds)}.` : "Nothing waits.")),
       card("Found by searches", figure(stats.chunks), h("p", { class: "muted" }, `passages on ${counted(stats.pages, "page")}`)),
-      h("section", { class: "card wide" }, h("div", { class: "row spread wrap" }, h("h2", {}, "Pages a minute"), h("p", { class: "muted" }, `${count(Math.round(recent))} a minute in the last five`)), chart(stats.pages_per_minute)),
+      h("section", { class: "card wide" }, h("div", { class: "row spread wrap" }, h("h2", {}, "Pages a minute"), h("p", { class: "muted" }, `${counted(recent, "page")} in the last five minutes`)), chart(stats.pages_per_minute)),
       h("section", { class: "card wide" }, h("h2", {}, "Workers"), workers.length ? h("ul", { class: "plain" }, ...workers.map((one) =>
         h("li", { class: "row" }, h("span", { class: `dot ${one.task ? "busy" : ""}`, "aria-hidden": "true" }), h("span", { class: "grow" },
           one.task ? [h("a", { href: `#/document?id=${one.task.document_id}` }, one.task.filename), ` · ${sentence(one.task)}`] : "Idle"),

@@ -1,7 +1,7 @@
 // All documents: sorted and filtered by the service, read on as one scrolls.
 
 import { Problem, get, post, query, send } from "./api.js";
-import { dialog, h, reconcile, toast } from "./dom.js";
+import { dialog, fill, h, reconcile, toast } from "./dom.js";
 import { ago, bytes, count, counted, nameOf, time } from "./format.js";
 import { store } from "./tasks.js";
 
@@ -35,11 +35,11 @@ class DocumentRow extends HTMLElement {
     this.link.textContent = name;
     this.link.setAttribute("href", `#/document?id=${one.document_id}`);
     this.more.textContent = [name !== one.filename && one.filename, one.collection !== "default" && one.collection].filter(Boolean).join(" · ");
-    this.cells.status.replaceChildren(h("span", { class: `status ${one.status}`, title: one.error?.message }, one.error ? one.error.code.replaceAll("_", " ") : one.status));
+    fill(this.cells.status, h("span", { class: `pill ${one.status}`, title: one.error?.message }, one.error ? one.error.code.replaceAll("_", " ") : one.status));
     this.cells.pages.textContent = one.pages === null ? "" : count(one.pages);
     this.cells.chunks.textContent = one.chunks ? count(one.chunks) : "";
     this.cells.bytes.textContent = bytes(one.bytes);
-    this.cells.created_at.replaceChildren(h("time", { datetime: one.created_at, title: time(one.created_at) }, ago(one.created_at)));
+    fill(this.cells.created_at, h("time", { datetime: one.created_at, title: time(one.created_at) }, ago(one.created_at)));
   }
 }
 customElements.define("document-row", DocumentRow);
@@ -103,7 +103,7 @@ class LibraryView extends HTMLElement {
       this.#showSelection();
     } });
     const focused = this.head.contains(document.activeElement) ? document.activeElement.dataset.sort : null;
-    this.head.replaceChildren(h("span", { role: "columnheader", class: "cell check" }, all), ...COLUMNS.map(([key, label, first]) => {
+    fill(this.head, h("span", { role: "columnheader", class: "cell check" }, all), ...COLUMNS.map(([key, label, first]) => {
       const isSorted = key === sort;
       return h("span", { role: "columnheader", class: `cell ${key === "title" ? "document" : key}`, "aria-sort": isSorted ? (order === "asc" ? "ascending" : "descending") : "none" },
         h("button", { type: "button", "data-sort": key, onclick: () => this.#go({ sort: key, order: isSorted ? (order === "asc" ? "desc" : "asc") : first }) },
@@ -114,10 +114,10 @@ class LibraryView extends HTMLElement {
 
   async #showChoices() {
     const { collection, status } = this.asked;
-    this.status.replaceChildren(...Object.entries(STATUSES).map(([value, label]) => h("option", { value, selected: value === status }, label)));
+    fill(this.status, ...Object.entries(STATUSES).map(([value, label]) => h("option", { value, selected: value === status }, label)));
     try { this.stats = await get("/stats"); } catch (error) { if (!(error instanceof Problem)) throw error; }
     const known = this.stats?.collections ?? [];
-    this.collection.replaceChildren(h("option", { value: "" }, "All collections"), ...known.map((one) =>
+    fill(this.collection, h("option", { value: "" }, "All collections"), ...known.map((one) =>
       h("option", { value: one.collection, selected: one.collection === collection }, `${one.collection} (${count(one.documents)})`)));
     this.#showNote();
   }
@@ -152,7 +152,7 @@ class LibraryView extends HTMLElement {
     } catch (error) {
       if (error.name === "AbortError") return;
       if (!(error instanceof Problem)) throw error;
-      this.end.replaceChildren(h("div", { class: "empty", role: "alert" }, h("p", {}, error.message), h("button", { type: "button", onclick: () => this.#load() }, "Try again")));
+      fill(this.end, h("div", { class: "empty", role: "alert" }, h("p", {}, error.message), h("button", { type: "button", onclick: () => this.#load() }, "Try again")));
     } finally {
       if (asking === this.asking) this.rows.classList.remove("is-stale");
     }
@@ -183,7 +183,7 @@ class LibraryView extends HTMLElement {
     const shown = this.documents.filter((one) => !this.hiddenIds.has(one.document_id));
     reconcile(this.rows, shown, (one) => one.document_id, () => h("document-row", {}));
     const isFiltered = this.asked.name || this.asked.collection || this.asked.status;
-    this.end.replaceChildren(...(shown.length ? (this.next ? [h("p", { class: "muted center" }, "Loading more …")] : [])
+    fill(this.end, ...(shown.length ? (this.next ? [h("p", { class: "muted center" }, "Loading more …")] : [])
       : [h("div", { class: "empty" }, h("h2", {}, isFiltered ? "No document fits" : "No documents yet"),
         h("p", {}, isFiltered ? "Change the filters above." : "Drop PDFs or folders anywhere on this page."))]));
     this.#showNote();
@@ -200,7 +200,7 @@ class LibraryView extends HTMLElement {
     if (!amount) { this.rows.querySelectorAll("input:checked").forEach((box) => { box.checked = false; }); return; }
     if (this.bar.firstChild) { this.bar.firstChild.textContent = `${count(amount)} selected`; return; }
     const action = (label, work, kind = "") => h("button", { type: "button", class: kind, onclick: () => work([...this.selected]) }, label);
-    this.bar.replaceChildren(h("strong", {}, `${count(amount)} selected`),
+    fill(this.bar, h("strong", {}, `${count(amount)} selected`),
       action("Try again", (ids) => this.#retry(ids)), action("Move …", (ids) => this.#move(ids)), action("Metadata …", (ids) => this.#metadata(ids)),
       action("Delete", (ids) => this.#delete(ids), "danger"), action("Clear", () => this.#clear(), "quiet"));
   }

@@ -1,7 +1,7 @@
 // One field. Results come as you type; the address holds all that was asked.
 
 import { Problem, get, openOriginal, send } from "./api.js";
-import { copy, h, icon, reconcile, toast } from "./dom.js";
+import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
@@ -23,12 +23,16 @@ const isFilter = (text) => {
   try { return typeof JSON.parse(text) === "object"; } catch { return false; }
 };
 
+// The service finds a word in all its forms; what is marked here begins like it.
+const stem = (word) => (word.length < 5 ? word : word.slice(0, word.length < 7 ? -1 : -2));
+
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 // The passage around the first words that were found, these marked.
 function passage(hit, isWhole) {
-  const text = hit.text.replace(/\s+/g, " ").trim();
-  const words = hit.matched.map(escaped).sort((a, b) => b.length - a.length);
+  const whole = hit.text.replace(/\s+/g, " ").trim();
+  const text = hit.heading && whole.startsWith(`${hit.heading} `) ? whole.slice(hit.heading.length + 1) : whole;
+  const words = hit.matched.map(stem).sort((a, b) => b.length - a.length).map(escaped);
   const pattern = words.length ? new RegExp(`(?<![\\p{L}\\p{N}])(?:${words.join("|")})[\\p{L}\\p{N}]*`, "giu") : null;
   let from = 0;
   if (!isWhole && pattern) {
@@ -128,17 +132,17 @@ class SearchView extends HTMLElement {
     this.toggleAttribute("idle", !this.asked.q);
     if (!this.asked.q) {
       this.answer = null;
-      this.results.replaceChildren();
+      fill(this.results);
       this.found.textContent = "";
-      this.tools.replaceChildren();
+      fill(this.tools);
       this.#showIdle();
       return;
     }
-    this.welcome.replaceChildren();
+    fill(this.welcome);
     const asking = new AbortController();
     this.asking = asking;
     this.results.classList.add("is-stale");
-    if (!this.answer) this.results.replaceChildren(...[0, 1, 2].map(() => h("div", { class: "skeleton" })));
+    if (!this.answer) fill(this.results, ...[0, 1, 2].map(() => h("div", { class: "skeleton" })));
     try {
       const began = performance.now();
       const response = await send("POST", "/search", { signal: asking.signal,
@@ -152,7 +156,7 @@ class SearchView extends HTMLElement {
       if (!(error instanceof Problem)) throw error;
       this.answer = null;
       this.found.textContent = "";
-      this.results.replaceChildren(h("div", { class: "empty" }, h("h2", {}, "The search could not be done"), h("p", {}, error.message),
+      fill(this.results, h("div", { class: "empty" }, h("h2", {}, "The search could not be done"), h("p", {}, error.message),
         h("button", { type: "button", class: "primary", onclick: () => this.#run() }, "Search again")));
       if (error.status === 0) this.retrying = setTimeout(() => asking === this.asking && this.#run(), 2000);
     } finally {
@@ -166,20 +170,20 @@ class SearchView extends HTMLElement {
     const { data, took_ms: took, degraded } = this.answer;
     const hits = this.hits;
     this.found.textContent = hits.length
-      ? `${counted(hits.length, "passage")} in ${counted(data.length, "document")} · ${decimal(took)} ms${
+      ? `${counted(hits.length, "passage")} in ${counted(data.length, "document")} · ${took < 10 ? decimal(took) : count(Math.round(took))} ms${
         degraded.includes("embedder") ? " · by words alone: the embedder is out" : ""}` : "";
-    this.tools.replaceChildren(...(hits.length ? [
+    fill(this.tools, ...(hits.length ? [
       h("button", { type: "button", class: "quiet", onclick: () => copy(this.#curl(), "curl command") }, "curl"),
       h("button", { type: "button", class: "quiet", onclick: () => copy(this.#python(), "Python") }, "Python")] : []));
     this.#showFilters();
     if (!hits.length) {
-      this.results.replaceChildren(h("div", { class: "empty", role: "status" }, h("h2", {}, "Nothing was found"),
+      fill(this.results, h("div", { class: "empty", role: "status" }, h("h2", {}, "Nothing was found"),
         h("p", {}, "Try other words, a question, or fewer filters."),
         this.#isFiltered && h("button", { type: "button", class: "quiet", onclick: () => this.#go({ collection: "", documents: [], where: [] }) }, "Search everything")));
       return;
     }
     let place = 0;
-    this.results.replaceChildren(...data.map((one) => this.#group(one, () => place++)));
+    fill(this.results, ...data.map((one) => this.#group(one, () => place++)));
   }
 
   #group(one, nextPlace) {
@@ -196,6 +200,13 @@ class SearchView extends HTMLElement {
   #hit(hit, place) {
     const text = h("p", { class: "passage" }, passage(hit));
     const why = this.#why(hit);
+    const whole = h("button", { type: "button", class: "quiet small-text", "aria-expanded": "false", onclick: () => {
+      const isWhole = text.classList.toggle("is-whole");
+      fill(text, passage(hit, isWhole));
+      whole.textContent = isWhole ? "Less" : "Whole passage";
+      whole.setAttribute("aria-expanded", String(isWhole));
+    } }, "Whole passage");
+    requestAnimationFrame(() => { whole.hidden = text.scrollHeight <= text.clientHeight + 1 && !text.textContent.startsWith("… "); });
     const picture = h("page-picture", { "aria-hidden": "true" });
     picture.wanted = { document_id: hit.document_id, page: hit.boxes[0]?.[0] ?? hit.page_start, highlight: hit.chunk_id, width: 360 };
     const view = () => this.#view(place);
@@ -204,13 +215,8 @@ class SearchView extends HTMLElement {
       h("div", { class: "grow" },
         h("p", { class: "where" }, h("strong", {}, pages(hit.page_start, hit.page_end)), hit.heading && h("span", { class: "heading" }, hit.heading)),
         text,
-        h("div", { class: "row hit-actions" },
-          h("details", { class: "why" }, h("summary", {}, h("span", { class: "meter", "aria-hidden": "true" }, meter(hit.score)), "Why this hit"), why),
-          h("button", { type: "button", class: "quiet small-text", onclick: (event) => {
-            const isWhole = text.classList.toggle("is-whole");
-            text.replaceChildren(...passage(hit, isWhole));
-            event.currentTarget.textContent = isWhole ? "Less" : "Whole passage";
-          } }, "Whole passage"))),
+        h("div", { class: "row hit-actions" }, whole,
+          h("details", { class: "why" }, h("summary", {}, h("span", { class: "meter", "aria-hidden": "true" }, meter(hit.score)), "Why this hit"), why))),
       h("button", { type: "button", class: "page-button", "aria-label": `Show page ${count(hit.page_start)} large`, onclick: view }, picture));
   }
 
@@ -272,7 +278,7 @@ class SearchView extends HTMLElement {
     const chips = [
       ...documents.map((id) => this.#chip(this.#nameOfDocument(id), () => this.#go({ documents: documents.filter((one) => one !== id) }))),
       ...where.map((text) => this.#chip(inWords(JSON.parse(text)), () => this.#go({ where: where.filter((one) => one !== text) })))];
-    this.filters.replaceChildren(choice, how, ...chips,
+    fill(this.filters, choice, how, ...chips,
       h("button", { type: "button", class: "quiet", id: "add-filter", onclick: () => this.#addFilter() }, "+ Filter"));
     if (hadFocus) document.getElementById(hadFocus)?.focus();
   }
@@ -322,13 +328,13 @@ class SearchView extends HTMLElement {
     const total = Object.values(stats.documents).reduce((sum, one) => sum + one, 0);
     if (total) {
       this.trying ||= this.welcome.querySelector(".first") !== null && store.sending.length > 0;
-      this.welcome.replaceChildren(h("p", { class: "muted" }, [counted(stats.documents.ready, "document"), counted(stats.pages, "page"),
+      fill(this.welcome, h("p", { class: "muted" }, [counted(stats.documents.ready, "document"), counted(stats.pages, "page"),
         counted(stats.chunks, "passage")].join(" · ")),
         stats.documents.failed > 0 && h("p", {}, h("a", { href: "#/tasks" }, `${counted(stats.documents.failed, "document")} ${stats.documents.failed === 1 ? "needs" : "need"} attention`)));
       return;
     }
     if (this.welcome.querySelector(".first")) return;
-    this.welcome.replaceChildren(h("div", { class: "first" },
+    fill(this.welcome, h("div", { class: "first" },
       h("h2", {}, "Nothing to search yet"),
       h("p", {}, "Drop PDFs or folders anywhere on this page. Every file ends in a clear verdict, and you find its words on the page they stand on."),
       h("div", { class: "row wrap center" },
@@ -364,7 +370,7 @@ class SearchView extends HTMLElement {
   // The samples on their way, in the place where they were asked for.
   #showFirst() {
     if (!this.first || this.asked.q) return;
-    if (!this.list?.isConnected) this.welcome.replaceChildren(this.list = h("div", { class: "files first" }));
+    if (!this.list?.isConnected) fill(this.welcome, this.list = h("div", { class: "files" }));
     const known = [...store.sending, ...[...store.tasks.values()].filter((task) => task.collection === "samples")];
     reconcile(this.list, known, (one) => one.filename ?? one.name ?? keyOf(one), fileRow);
   }

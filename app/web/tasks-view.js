@@ -1,7 +1,7 @@
 // Three groups: what needs a person, what is running, what is done.
 
 import { cancel, cancelWaiting, isOpen, retry, retryAll, store } from "./tasks.js";
-import { h, reconcile, toast } from "./dom.js";
+import { fill, h, reconcile, toast } from "./dom.js";
 import { ago, bytes, count, counted, seconds } from "./format.js";
 
 const SHOWN = 100;
@@ -68,7 +68,7 @@ class FileRow extends HTMLElement {
     if (state === this.state) return;
     this.state = state;
     const hadFocus = this.actions.contains(document.activeElement);
-    this.actions.replaceChildren(...(isUpload ? this.#uploadActions(one) : this.#taskActions(one)));
+    fill(this.actions, ...(isUpload ? this.#uploadActions(one) : this.#taskActions(one)));
     if (hadFocus) (this.actions.querySelector("input, button, a") ?? this).focus();
   }
 

@@ -172,7 +172,7 @@ class Store extends EventTarget {
         return await this.#request(upload, sent);
       } catch (error) {
         if (error.status !== 401) throw error;
-        await askForKey(sent.Authorization?.slice(7) ?? null, error);
+        await askForKey(sent.Authorization?.slice(7) ?? null);
       }
     }
   }
