@@ -55,7 +55,7 @@ test-python: # Test the bridge and the worker on the Python called NAME, in an e
 	$(NAME) -m venv .venv/$(NAME)
 	.venv/$(NAME)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	.venv/$(NAME)/bin/python -m pytest tests/test_bridge.py tests/test_endurance.py tests/test_worker.py \
-		tests/storage/test_ingestions.py
+		tests/storage/test_runs.py
 
 test-fastembed: install ## Test models in our own processes, in an environment of its own with fastembed
 	$(PYTHON) -m venv .venv/fastembed

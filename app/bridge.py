@@ -24,10 +24,9 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import structlog
 
+# How long a cancelled coroutine may take for its clean-up before the caller stops waiting for it.
 CLEAN_UP_SECONDS = 10.0
-"""How long a cancelled coroutine may take for its clean-up before the caller stops waiting for it."""
-LOOK_SECONDS = 1.0
-"""How often a caller looks whether the loop was closed meanwhile."""
+LOOK_SECONDS = 1.0  # how often a caller looks whether the loop was closed meanwhile
 BLOCKED_SECONDS = 1.0
 
 P = ParamSpec("P")

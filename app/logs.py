@@ -14,8 +14,8 @@ MAX_REQUEST_ID_CHARACTERS = 128
 
 _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID_CHARACTERS}}}")
 
+# Libraries whose errors quote what they were given: texts of documents, passwords, whole rows.
 _QUOTE_VALUES = frozenset({"asyncpg", "fastapi", "pydantic", "pydantic_core", "sqlalchemy"})
-"""Libraries whose errors quote what they were given: texts of documents, passwords, whole rows."""
 
 LogFormat = Literal["auto", "console", "json"]
 

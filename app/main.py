@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import documents, health, metrics, overview, pages, search, tasks
+from app.api import documents, health, metrics, overview, page_pictures, search, tasks
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
@@ -86,7 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     answer_errors_with_problems(app)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, pages, tasks, search, overview):
+    for module in (documents, page_pictures, tasks, search, overview):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
     if settings.metrics_enabled:

@@ -20,9 +20,9 @@ _folders: list[TemporaryFolder] = []
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+# Where processes of one pool keep their counts. prometheus_client looks at it once, when it is imported: so
+# that is done in functions here, after the parent of the pool has chosen a folder.
 _SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Where processes of one pool keep their counts. prometheus_client looks at it once, when it is imported:
-so that is done in functions here, after the parent of the pool has chosen a folder."""
 
 
 @dataclass(frozen=True, slots=True)

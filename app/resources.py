@@ -15,7 +15,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.detection import LanguageDetector
-from app.services.documents import DocumentService
+from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
@@ -211,7 +211,7 @@ def _documents(settings: Settings, resources: _Resources) -> DocumentService:
     return DocumentService(
         database=resources.database,
         files=resources.files,
-        ring=resources.queue.enqueue,
+        enqueue=resources.queue.enqueue,
         cipher=resources.cipher,
         max_upload_bytes=settings.max_upload_bytes,
         max_queued=settings.max_queued,

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 Purpose = Literal["copy", "metrics", "probe"]
-YOUNG_SECONDS = 60.0
-"""So young a folder may not be locked yet."""
+YOUNG_SECONDS = 60.0  # so young a folder may not be locked yet
 
 
 class TemporaryFolder:

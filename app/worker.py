@@ -45,8 +45,8 @@ from app.services.rag_service import RAGService
 from app.task_queue import REQUEST_ID_HEADER, TASK_NAME, new_celery
 
 DATABASE_PATIENCE_SECONDS = 5
+# Celery's pools by the name of their module.
 POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"thread": "threads"}
-"""Celery's pools by the name of their module."""
 HARD_LIMIT_MARGIN_SECONDS = 60
 
 log = structlog.get_logger(__name__)

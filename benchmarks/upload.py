@@ -32,7 +32,7 @@ from app.local.chaos.audit import percentile
 from app.local.chaos.pdfs import pdf_of
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
-from app.services.documents import UploadOptions
+from app.services.document_service import UploadOptions
 from app.services.idempotency import Answer
 from app.task_queue import BEGUN_PRIORITY, NEW_PRIORITY, QUEUE, new_celery
 

@@ -43,6 +43,7 @@ BORDERS = {
     "starlette": {"api", "main", "local"},  # of local: the embedder that chaos breaks
     "pypdf": {"pdf"},
     "pypdfium2": {"pdf"},
+    "pgvector": {"storage"},
     "obstore": {"storage"},
     "wordllama": {"embeddings"},
     "py3langid": {"services"},

@@ -237,6 +237,6 @@ async def test_no_text_no_password_and_no_key_is_ever_logged(
     assert exploded["result"]["code"] == "internal_error"
     output = logged.output()
     assert "CheckViolation" in output
-    assert "/app/storage/ingestions.py" in output
+    assert "/app/storage/runs/lease.py" in output
     secrets = [*SECRETS, environment["SECRET_KEY"], EXPLOSIVE, REFUSED]
     assert [secret for secret in secrets if secret.lower() in output.lower()] == []

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
-from app.storage import ingestions, sweep
+from app.storage import runs, sweep
 from app.storage.database import Database
 from app.storage.models import Base
+from app.storage.runs import LostLease
 from app.storage.spaces import open_space
-from app.storage.sweep import LostLease
 from tests.databases import PROJECT, migrated, run_alembic
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
@@ -122,18 +122,18 @@ async def test_rows_of_the_version_before_are_gone_on_with(postgres: EmbeddedPos
     assert await execute(
         url, "SELECT DISTINCT losses, deaths, slow_since, path, waits_for, chunks_hash FROM ingestions"
     ) == {(0, 0, None, None, None, None)}
-    database, space_id = Database(url), await open_a_space(url)
+    database = Database(url)
     async with database.autocommit() as connection:
         assert await sweep.files_to_delete(connection, 10) == ["old.pdf"]
         lost = [
-            LostLease(row.id, row.lease_epoch, is_own_death=True) for row in await sweep.holders(connection)
+            LostLease(row.id, row.lease_epoch, is_own_death=True) for row in await runs.holders(connection)
         ]
-        (again,) = await sweep.requeue_lost(connection, space_id, lost)
+        (again,) = await runs.requeue_lost(connection, lost)
         assert again.pause_seconds == 0
         rows = await execute(url, "SELECT id FROM ingestions WHERE status IN ('queued', 'retrying')")
         assert len(rows) == 3
         for (ingestion_id,) in rows:
-            assert await ingestions.claim(connection, UUID(str(ingestion_id)), str(ingestion_id)) is not None
+            assert await runs.claim(connection, UUID(str(ingestion_id)), str(ingestion_id)) is not None
     await database.close()
 
 

@@ -47,6 +47,18 @@ async def test_work_that_was_begun_is_heard_before_new_work(queue: TaskQueue, br
     assert receive(broker_url, 4) == [begun, *new]
 
 
+def test_code_without_a_loop_rings_too(queue: TaskQueue, broker_url: str) -> None:
+    ingestion_id = uuid4()
+    assert queue.enqueue_from_sync(ingestion_id)
+    assert receive(broker_url, 1) == [ingestion_id]
+
+
+async def test_a_running_loop_is_not_blocked_but_told_what_to_call(queue: TaskQueue) -> None:
+    with pytest.raises(RuntimeError, match=r"await enqueue\(\) instead"):
+        queue.enqueue_from_sync(uuid4())
+    assert await queue.length() == 0
+
+
 async def test_asking_again_and_again_takes_no_new_connections(queue: TaskQueue, broker_url: str) -> None:
     with redis.Redis.from_url(broker_url) as broker:
         assert await queue.enqueue(uuid4())
@@ -75,6 +87,7 @@ async def test_a_broker_that_is_down_is_said_and_not_raised() -> None:
     queue = TaskQueue("redis://127.0.0.1:1/0")
     try:
         assert await queue.enqueue(uuid4()) is False
+        assert await asyncio.to_thread(queue.enqueue_from_sync, uuid4()) is False
         assert await queue.length() is None
     finally:
         queue.close()

@@ -20,7 +20,7 @@ from sqlalchemy import text
 from app.local.chaos.cable import Cable
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.services.progress import ingestion_id_of
-from app.storage import ingestions
+from app.storage import runs
 from app.storage.database import Database
 from app.task_queue import TaskQueue
 from tests.databases import migrated
@@ -110,7 +110,7 @@ async def ingest(client: Celery, path: Path | str, task_id: str | None = None) -
 
 async def row_of(database: Database, task_id: str):
     async with database.autocommit() as connection:
-        return await ingestions.find(connection, ingestion_id_of(task_id))
+        return await runs.find(connection, ingestion_id_of(task_id))
 
 
 async def wait_for_row(database: Database, task_id: str, condition, seconds: float = 20):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
-from app.services.documents import DocumentService
+from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher

@@ -19,10 +19,10 @@ from pydantic import (
 from app.api.problems import Problem, problem_of
 from app.api.schemas import CollectionName, ErrorCode, Metadata, TaskStatusName, storable_text
 from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
-from app.services.documents import AcceptedFile, RefusedFile
+from app.services.document_service import AcceptedFile, RefusedFile
 from app.services.uploads import clean_filename
 from app.storage.chunks import StoredChunk
-from app.storage.document_views import DocumentFilter, DocumentView, SortKey, Update, Verdict
+from app.storage.document_views import DocumentFilter, DocumentView, Failure, SortKey, Update
 from app.storage.documents import Change
 
 MAX_PASSWORD_CHARACTERS = 1_000
@@ -211,10 +211,10 @@ class DocumentError(BaseModel):
     retryable: bool = Field(description="Whether trying the same PDF again can help.")
 
     @classmethod
-    def of(cls, verdict: Verdict | None) -> Self | None:
-        if verdict is None:
+    def of(cls, failure: Failure | None) -> Self | None:
+        if failure is None:
             return None
-        return cls(code=verdict.code, message=verdict.message, retryable=verdict.retryable)
+        return cls(code=failure.code, message=failure.message, retryable=failure.retryable)
 
 
 class DocumentUpdate(BaseModel):

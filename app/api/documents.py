@@ -58,13 +58,12 @@ from app.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from app.services.documents import AcceptedFile, RefusedFile, UploadOptions
+from app.services.document_service import AcceptedFile, RefusedFile, UploadOptions
 from app.services.idempotency import Answer
 from app.storage.document_views import DocumentOrder, DocumentPlace
 from app.storage.documents import FailedDocuments
 
-POLL_SECONDS = 1
-"""The Retry-After of an accepted upload: small PDFs are done by then."""
+POLL_SECONDS = 1  # the Retry-After of an accepted upload: small PDFs are done by then
 
 _CHUNK_CURSOR = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,9})")
 

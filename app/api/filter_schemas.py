@@ -20,8 +20,7 @@ from app.storage.filters import FIELDS, Comparison, Compound, Condition, Contain
 
 MAX_KEY_CHARACTERS = 200
 MAX_FILTER_DEPTH = 5
-MAX_CONDITIONS = 30
-"""Each takes up to 0.9 us a document."""
+MAX_CONDITIONS = 30  # each takes up to 0.9 us a document
 MAX_LISTED_VALUES = 1_000
 
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}

@@ -31,7 +31,7 @@ EXPECTED_VERDICTS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class KnownHit:
     """A search, and what its first hit must be."""
 
     query: str
@@ -41,9 +41,9 @@ class Question:
 
 
 QUESTIONS = (
-    Question("output of the turbines from July to September", "annual-report.pdf", 3, "4,246"),
-    Question("Does a dead marsh in winter protect a dike?", "salt-marsh-article.pdf", 2, "nearly as well"),
-    Question("Wie überwintern die Königinnen der Hummeln?", "wildbienen.pdf", 2, "Glyzerin"),
+    KnownHit("output of the turbines from July to September", "annual-report.pdf", 3, "4,246"),
+    KnownHit("Does a dead marsh in winter protect a dike?", "salt-marsh-article.pdf", 2, "nearly as well"),
+    KnownHit("Wie überwintern die Königinnen der Hummeln?", "wildbienen.pdf", 2, "Glyzerin"),
 )
 
 
@@ -125,7 +125,7 @@ async def _unlock(client: Client, locked: Verdict, console: Console) -> Verdict:
 
 
 async def _search(
-    client: Client, question: Question, collection: str, console: Console
+    client: Client, question: KnownHit, collection: str, console: Console
 ) -> AsyncIterator[str]:
     console.print(Text(f"\nSearch: {question.query}", style="bold"))
     request = {"query": question.query, "collection": collection, "limit": 2}
@@ -138,7 +138,7 @@ async def _search(
         )
 
 
-def _answers(hit: dict[str, Any], question: Question) -> bool:
+def _answers(hit: dict[str, Any], question: KnownHit) -> bool:
     return (
         hit["filename"] == question.filename
         and hit["page_start"] <= question.page <= hit["page_end"]

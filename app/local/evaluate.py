@@ -133,7 +133,7 @@ class Evaluation(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Difference:
     """In how many questions a search is better and worse than another."""
 
     better: int
@@ -184,7 +184,7 @@ def outcome_of(case: Case, hits: Sequence[Mapping[str, Any]], *, k: int, seconds
     )
 
 
-def compare(now: Evaluation, then: Evaluation) -> tuple[Comparison, Comparison]:
+def compare(now: Evaluation, then: Evaluation) -> tuple[Difference, Difference]:
     """By hit@k and by rank, over the questions that both asked. Raises NotEvaluable."""
     if (now.k, now.within) != (then.k, then.within):
         raise NotEvaluable("The earlier result cannot be compared: it was made with another --k or --within.")
@@ -192,7 +192,7 @@ def compare(now: Evaluation, then: Evaluation) -> tuple[Comparison, Comparison]:
     pairs = [(outcome, earlier[outcome.key]) for outcome in now.outcomes if outcome.key in earlier]
     hits = ((is_hit(one, now.k), is_hit(other, now.k)) for one, other in pairs)
     ranks = ((-(one.rank or math.inf), -(other.rank or math.inf)) for one, other in pairs)
-    return Comparison.of(hits), Comparison.of(ranks)
+    return Difference.of(hits), Difference.of(ranks)
 
 
 def cases_of(

@@ -18,8 +18,7 @@ FIRST_DELAY_SECONDS = 0.5
 LONGEST_DELAY_SECONDS = 30.0
 STEADY_SECONDS = 60  # a program that ran this long starts its back-off anew
 
-Say = Callable[[str, str], None]
-"""Takes one line of output: who says it, and what."""
+Say = Callable[[str, str], None]  # takes one line of output: who says it, and what
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.local.evaluate import Comparison, Evaluation, Outcome
+from app.local.evaluate import Difference, Evaluation, Outcome
 from app.local.progress_bars import Verdict
 
 SHORTEST_MARKED_WORD = 4
@@ -155,7 +155,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         console.print(f"{len(evaluation.left_out)} questions left out: none of their documents is there")
 
 
-def print_comparison(console: Console, hits: Comparison, ranks: Comparison) -> None:
+def print_comparison(console: Console, hits: Difference, ranks: Difference) -> None:
     """Both in the number of questions, with the p of the exact sign test."""
     for name, one in (("hits", hits), ("ranks", ranks)):
         console.print(

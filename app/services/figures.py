@@ -12,11 +12,10 @@ from app.services.fresh import Fresh
 from app.storage.database import Database
 from app.storage.figures import STAGES, read_figures, read_minutes, read_shelves
 from app.storage.outages import Outage, list_outages
+from app.storage.runs.conditions import OPEN, UNCLAIMED
 from app.storage.sweep import count_undeletable
 
-WAITING = ("queued", "retrying")
 SERVICES = ("embedder", "file_store")
-UNFINISHED = ("queued", "retrying", "processing")
 DOCUMENT_STATUSES = ("queued", "processing", "ready", "failed", "cancelled")
 
 
@@ -148,15 +147,15 @@ def _of_unfinished(rows: Sequence[Any]) -> list[Figure]:
     unfinished = _unfinished(rows)
     return [
         Figure("unfinished", "Ingestions not ended, by status.", unfinished, "status"),
-        Figure("queue_length", "Ingestions that wait.", sum(unfinished[status] for status in WAITING)),
+        Figure("queue_length", "Ingestions that wait.", sum(unfinished[status] for status in UNCLAIMED)),
         Figure("queue_oldest_seconds", "Age of the oldest one that waits.", _oldest_seconds(rows)),
     ]
 
 
 def _unfinished(rows: Sequence[Any]) -> dict[str, int]:
-    counts = {row.status: row.ingestions for row in rows if row.status in UNFINISHED}
-    return dict.fromkeys(UNFINISHED, 0) | counts
+    counts = {row.status: row.ingestions for row in rows if row.status in OPEN}
+    return dict.fromkeys(OPEN, 0) | counts
 
 
 def _oldest_seconds(rows: Sequence[Any]) -> float:
-    return max((row.oldest_seconds for row in rows if row.status in WAITING), default=0)
+    return max((row.oldest_seconds for row in rows if row.status in UNCLAIMED), default=0)

@@ -6,8 +6,7 @@ from uuid import UUID
 
 from app.storage.search import Hit
 
-GROUPED_HITS: Final = 100
-"""Hits that are grouped: as many as one may ask for ungrouped."""
+GROUPED_HITS: Final = 100  # hits that are grouped: as many as one may ask for ungrouped
 
 
 def best_of_documents(hits: Iterable[Hit], documents: int, group_size: int) -> list[Hit]:

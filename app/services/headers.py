@@ -6,8 +6,7 @@ In a sum of words' vectors the same line in every chunk of a document would only
 
 import re
 
-VERSION = 1
-"""Raised by every change of this file that makes other lines."""
+VERSION = 1  # raised by every change of this file that makes other lines
 
 _LONGEST_PART = 120  # characters; titles that PDFs give themselves may be a thousand
 _EXTENSION = re.compile(r"\.[A-Za-z]{1,4}$")

@@ -24,7 +24,7 @@ from app.errors import (
 from app.services.outages import Outages
 from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.uploads import ReceivedFile, Upload, clean_filename
-from app.storage import documents, ingestions, path_files
+from app.storage import documents, runs
 from app.storage.database import Connection, Database
 from app.storage.documents import KnownContent
 from app.storage.files import FileStore
@@ -61,9 +61,7 @@ class IncomingFiles:
         """
         file_path = str(file_path)  # a script may hand over a Path, and a message anything that JSON can hold
         async with self.database.autocommit() as connection:
-            await path_files.insert_if_unknown(
-                connection, ingestion_id, uuid7(), _name_of(file_path), file_path
-            )
+            await runs.ask_by_path(connection, ingestion_id, uuid7(), _name_of(file_path), file_path)
         await self.take(ingestion_id, file_path)
 
     async def go_on(self, row: Any) -> None:
@@ -79,8 +77,8 @@ class IncomingFiles:
                 file = await upload.receive(_name_of(file_path), parts)
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
-            async with self.database.autocommit() as connection:
-                await ingestions.end(connection, ingestion_id, self.space_id, error)
+            async with self.database.transaction() as connection:
+                await runs.end(connection, ingestion_id, self.space_id, error)
             raise
         except StorageFailed as error:
             await self._put_off(ingestion_id, error)
@@ -91,7 +89,7 @@ class IncomingFiles:
     async def settle(self, ingestion_id: UUID) -> Outcome:
         """Look again at a run that waits for another one with the same bytes."""
         async with self.database.transaction() as connection:
-            waiting = await path_files.find_waiting(connection, ingestion_id)
+            waiting = await runs.find_waiting(connection, ingestion_id)
             if waiting is None:
                 return "known"
             outcome = await self._decide(connection, ingestion_id, waiting.collection, waiting.sha256)
@@ -103,7 +101,7 @@ class IncomingFiles:
         """Give the run its file. Any number of deliveries of one task may do this at the same time."""
         async with self.database.transaction() as connection:
             await documents.lock_contents(connection, self.collection, [file.sha256])
-            if not await path_files.give_file(
+            if not await runs.give_file(
                 connection, ingestion_id, file.sha256, file.byte_size, file.storage_key
             ):
                 return "known"
@@ -119,10 +117,10 @@ class IncomingFiles:
         await documents.lock_contents(connection, collection, [sha256])
         known = await documents.find_content(connection, collection, sha256)
         if known and known.is_live:
-            await path_files.share(connection, ingestion_id, known.ingestion_id)
+            await runs.share(connection, ingestion_id, known.ingestion_id)
             return "success"
         if known and known.is_in_work:
-            await path_files.wait_for(connection, ingestion_id, known.document_id, known.ingestion_id)
+            await runs.wait_for_equal(connection, ingestion_id, known.document_id, known.ingestion_id)
             return "waiting"
         await self._move(connection, ingestion_id, collection, known)
         return "queued"
@@ -132,24 +130,24 @@ class IncomingFiles:
     ) -> None:
         """To the document whose run with these bytes has failed, or to one of its own."""
         if known and await documents.lock_document(connection, known.document_id):
-            await path_files.move(connection, ingestion_id, known.document_id)
+            await runs.move(connection, ingestion_id, known.document_id)
             await documents.make_latest(connection, self.space_id, known.document_id, ingestion_id)
             return
         document_id = uuid7()
-        await path_files.move(connection, ingestion_id, document_id)
-        await path_files.insert_document(connection, document_id, collection, ingestion_id)
+        await runs.move(connection, ingestion_id, document_id)
+        await documents.insert_document(connection, document_id, collection, ingestion_id)
 
     async def _put_off(self, ingestion_id: UUID, error: Temporary) -> None:
         is_out = await self.outages.report(error.owner, error)
-        async with self.database.autocommit() as connection:
-            row = await ingestions.find(connection, ingestion_id)
+        async with self.database.transaction() as connection:
+            row = await runs.find(connection, ingestion_id)
             if row is None:
                 return
             if row.retries >= MAX_RETRIES:
-                await ingestions.end(connection, ingestion_id, self.space_id, error)
+                await runs.end(connection, ingestion_id, self.space_id, error)
                 return
             seconds = pause_seconds(row.retries)
-            await path_files.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)
+            await runs.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)
         log.warning("retrying later", task_id=str(ingestion_id), code=error.code, seconds=round(seconds, 1))
 
     async def _delete(self, storage_key: str) -> None:

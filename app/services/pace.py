@@ -3,8 +3,8 @@
 from app.pdf.processes import cpu_seconds_of
 
 SLOW_SECONDS = 10.0
+# Reading a page takes milliseconds, opening a document tens of them: so long a step is a bad sign.
 SILENT_SECONDS = 0.5
-"""Reading a page takes milliseconds, opening a document tens of them: so long a step is a bad sign."""
 
 
 class ReadingPace:

@@ -48,19 +48,20 @@ from app.services.resuming import ChunkChain, behind
 from app.services.retries import MAX_RETRIES, pause_seconds
 from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
-from app.services.sweeper import lost_leases
-from app.storage import canonical, ingestions, languages, sweep
+from app.services.sweeper import free, lost_leases
+from app.storage import canonical, languages, runs
 from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.ingestions import Lease, Progress, StoredChunks
 from app.storage.languages import TextLanguage, TextSearch
 from app.storage.passwords import PasswordCipher
-from app.storage.tasks import FINAL_STATUSES, result_of
+from app.storage.runs import Lease, Progress, StoredChunks
+from app.storage.runs.conditions import FINAL, UNCLAIMED
+from app.storage.tasks import result_of
 
 HEARTBEAT_SECONDS = 1.0
+# What is read by then is known to be progress, however soon the process may be killed.
 FIRST_HEARTBEAT_SECONDS = 0.25
-"""What is read by then is known to be progress, however soon the process may be killed."""
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_OUTAGE_PAUSE_SECONDS = 30.0
@@ -128,15 +129,15 @@ class RAGService:
         row = await self._find(ingestion_id)
         if row is None:
             raise TaskNotFound
-        return result_of(row) if row.status in FINAL_STATUSES else None
+        return result_of(row) if row.status in FINAL else None
 
     async def give_up(self, ingestion_id: UUID) -> None:
         """End an ingestion that ran into its time limit, whoever holds it; but not in an outage."""
         if await self.outages.has_any():
             log.info("time limit reached in an outage", task_id=str(ingestion_id))
             return
-        async with self.database.autocommit() as connection:
-            await ingestions.end(connection, ingestion_id, self.space_id, TaskTimedOut())
+        async with self.database.transaction() as connection:
+            await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())
         log.warning("time limit reached", task_id=str(ingestion_id))
 
     async def _ingest_to_verdict(self, lease: Lease) -> int:
@@ -189,7 +190,7 @@ class RAGService:
                         vectors = await self._embed([chunk.embedded_text for chunk in batch])
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
-                            await ingestions.store(
+                            await runs.store(
                                 *(connection, lease, self.space_id, batch, vectors, progress),
                                 language=language,
                                 digest=chain.add(batch),
@@ -201,8 +202,8 @@ class RAGService:
         progress.stage = "publishing"
         stage_seconds = clock.seconds(reading.ocr_seconds)
         async with self.database.autocommit() as connection:
-            await ingestions.count_words(connection, lease, canonical.canonical(lease.filename, is_name=True))
-            published = await ingestions.publish(
+            await runs.count_words(connection, lease, canonical.canonical(lease.filename, is_name=True))
+            published = await runs.publish(
                 connection,
                 lease,
                 self.space_id,
@@ -275,8 +276,8 @@ class RAGService:
                 continue
             try:
                 async with self.database.autocommit() as connection:
-                    if not await ingestions.enter_slow_lane(connection, lease):
-                        await ingestions.release(connection, lease, is_slow=True, is_counted=False)
+                    if not await runs.enter_slow_lane(connection, lease):
+                        await runs.release(connection, lease, is_slow=True, is_counted=False)
                         log.info("made way", reason="slow to read")
                         raise WorkHeld
             except Temporary:
@@ -296,7 +297,7 @@ class RAGService:
     async def _begin_anew(self, lease: Lease) -> None:
         log.warning("beginning anew", reason="an earlier attempt has read something else")
         async with self.database.autocommit() as connection:
-            await ingestions.begin_anew(connection, lease, self.space_id)
+            await runs.begin_anew(connection, lease, self.space_id)
 
     async def _begin(self, lease: Lease, reading: Reading) -> StoredChunks:
         """The chunks that an earlier attempt has stored, cut by the same recipe."""
@@ -305,7 +306,7 @@ class RAGService:
             f" words {canonical.VERSION}"
         )
         async with self.database.autocommit() as connection:
-            return await ingestions.begin(connection, lease, self.space_id, reading.facts, recipe)
+            return await runs.begin(connection, lease, self.space_id, reading.facts, recipe)
 
     async def _detect(self, batch: Sequence[Chunk]) -> TextLanguage:
         code = await asyncio.to_thread(self.detector.detect, [chunk.text for chunk in batch])
@@ -323,41 +324,41 @@ class RAGService:
             row = await self._find(ingestion_id)
             if row is None:
                 await self.incoming.begin(ingestion_id, file_path)
-            elif row.status in ("queued", "retrying"):
+            elif row.status in UNCLAIMED:
                 await self._go_on_if_due(row)
             elif row.status == "processing":
                 await self._free_if_dead(ingestion_id)
-            elif row.status in FINAL_STATUSES:
+            elif row.status in FINAL:
                 return None
             lease = await self._try_to_claim(ingestion_id)
         if lease is None:
             row = await self._find(ingestion_id)
-            if row is None or row.status not in FINAL_STATUSES:
+            if row is None or row.status not in FINAL:
                 log.info("held by another worker, or not its turn")
                 raise WorkHeld
         return lease
 
     async def _try_to_claim(self, ingestion_id: UUID) -> Lease | None:
         async with self.database.autocommit() as connection:
-            return await ingestions.claim(connection, ingestion_id, self.holder)
+            return await runs.claim(connection, ingestion_id, self.holder)
 
     async def _go_on_if_due(self, row: Any) -> None:
         async with self.database.autocommit() as connection:
-            is_due = await ingestions.is_due(connection, row.id)
+            is_due = await runs.is_due(connection, row.id)
         if is_due:
             await self.incoming.go_on(row)
 
     async def _free_if_dead(self, ingestion_id: UUID) -> None:
         """The sweeper would do it within a second. What else its holder had says whose fault it was."""
         async with self.database.autocommit() as connection:
-            lost = lost_leases(self.processes, await sweep.holders(connection))
-            mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
-            if mine:
-                await sweep.requeue_lost(connection, self.space_id, mine, with_expired=False)
+            lost = lost_leases(self.processes, await runs.holders(connection))
+        mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
+        if mine:
+            await free(self.database, self.space_id, mine)
 
     async def _find(self, ingestion_id: UUID) -> Any:
         async with self.database.autocommit() as connection:
-            return await ingestions.find(connection, ingestion_id)
+            return await runs.find(connection, ingestion_id)
 
     async def _chunks_of_final(self, ingestion_id: UUID) -> int:
         row = await self._find(ingestion_id)
@@ -376,7 +377,7 @@ class RAGService:
             pause_seconds = HEARTBEAT_SECONDS
             try:
                 async with self.database.autocommit() as connection:
-                    await ingestions.renew(connection, lease, progress)
+                    await runs.renew(connection, lease, progress)
             except Temporary:  # late is not lost: as long as the epoch is ours, we go on
                 continue
 
@@ -390,29 +391,28 @@ class RAGService:
             return
         delay_seconds = pause_seconds(lease.retries)
         async with self.database.autocommit() as connection:
-            await ingestions.retry_later(connection, lease, error, delay_seconds)
+            await runs.retry_later(connection, lease, error, delay_seconds)
         counters().retries.labels(error.code).inc()
         log.warning("retrying later", code=error.code, seconds=round(delay_seconds, 1))
 
     async def _try_again_or_fail(self, lease: Lease, error: Interrupted) -> None:
         async with self.database.autocommit() as connection:
-            seconds = await ingestions.give_up_attempt(connection, lease, self.space_id, error)
+            seconds = await runs.requeue(connection, lease)
         if seconds is None:
-            counters().verdicts.labels(error.code).inc()
-            log.info("failed", code=error.code)
+            await self._fail(lease, error)
         else:
             log.warning("interrupted", reason=error.message, seconds=seconds)
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
-        async with self.database.autocommit() as connection:
-            await ingestions.fail(connection, lease, self.space_id, error)
+        async with self.database.transaction() as connection:
+            await runs.fail(connection, lease, self.space_id, error)
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)
 
     async def _release(self, lease: Lease, *, is_counted: bool = True) -> None:
         try:
             async with self.database.autocommit() as connection:
-                await ingestions.release(connection, lease, is_counted=is_counted)
+                await runs.release(connection, lease, is_counted=is_counted)
             log.info("released")
         except (LeaseLost, Temporary):
             log.info("the lease was not given back; it runs out")
@@ -423,7 +423,7 @@ class RAGService:
         while time.monotonic() < deadline:
             try:
                 async with self.database.autocommit() as connection:
-                    await ingestions.release(connection, lease, is_counted=False)
+                    await runs.release(connection, lease, is_counted=False)
             except LeaseLost:
                 return
             except Temporary:

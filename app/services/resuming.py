@@ -7,7 +7,7 @@ import orjson
 
 from app.errors import ChunksDiffer
 from app.storage.chunks import Chunk
-from app.storage.ingestions import StoredChunks
+from app.storage.runs import StoredChunks
 
 HASH_BYTES = 16
 

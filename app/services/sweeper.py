@@ -1,4 +1,4 @@
-"""Finds what nobody works on and rings for it again; removes files that no row needs.
+"""Finds what nobody works on and announces it again; removes files that no row needs.
 
 One coroutine on every open event loop, in the API and in the workers. Each frees what dead processes of its
 own host held; the rest is done by one of them at a time, the leader.
@@ -12,21 +12,22 @@ from typing import Any, NoReturn, Protocol
 from uuid import UUID
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
-from app.errors import PDFIngestError, StorageFailed, WorkerLost
+from app.errors import LeaseLost, PDFIngestError, StorageFailed, WorkerLost
 from app.services.holder import Processes
 from app.services.outages import Outages
-from app.storage import sweep
+from app.storage import runs, sweep
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.ingestions import LEASE_SECONDS
 from app.storage.outages import list_outages
-from app.storage.sweep import LostLease
+from app.storage.runs import LostLease
+from app.storage.runs.conditions import LEASE_SECONDS
 
 SWEEP_SECONDS = 1.0
 TIDY_SECONDS = 600.0
 ORPHAN_SECONDS = 3600.0
-RINGS_PER_SWEEP = 500
+MESSAGES_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000
 RUNS_AT_ONCE = 1000
@@ -80,7 +81,7 @@ class Sweeper:
         # When nobody swept for a while, the database or all of us stood still: leases may yet be renewed.
         await self._free_lost(with_expired=led_seconds is not None and led_seconds > LEASE_SECONDS)
         if self._is_leader:
-            await self._ring_for_unannounced()
+            await self._announce_what_waits()
 
     async def delete_files(self) -> None:
         """Rows went first; the files follow, and are forgotten once they are gone."""
@@ -120,19 +121,13 @@ class Sweeper:
 
     async def _free_lost(self, *, with_expired: bool) -> None:
         async with self._database.autocommit() as connection:
-            lost = lost_leases(self._processes, await sweep.holders(connection))
-            if not lost and not with_expired:
-                return
-            found = await sweep.requeue_lost(connection, self._space_id, lost, with_expired=with_expired)
-        for row in found:
-            ids = {"task_id": str(row.id), "document_id": str(row.document_id)}
-            if row.pause_seconds is None:
-                log.warning("failed", **ids, code=WorkerLost.code)
-                continue
-            log.warning("requeued", **ids, reason="its worker is lost", pause_seconds=row.pause_seconds)
-        await self._ring([(row.id, True) for row in found if row.pause_seconds == 0])
+            lost = lost_leases(self._processes, await runs.holders(connection))
+        if not lost and not with_expired:
+            return
+        found = await free(self._database, self._space_id, lost, with_expired=with_expired)
+        await self._announce([(row.id, True) for row in found if row.pause_seconds == 0])
 
-    async def _ring_for_unannounced(self) -> None:
+    async def _announce_what_waits(self) -> None:
         """For what waits for a worker without a message; not while it could not be worked on."""
         waiting_messages = await self._queue.length()
         if waiting_messages is None:
@@ -141,14 +136,18 @@ class Sweeper:
             if await list_outages(connection):
                 return
             # A killed worker takes messages with it, and redeliveries make the queue look full enough.
-            begun = await sweep.mark_rung(connection, RINGS_PER_SWEEP, is_begun=True)
+            begun = await sweep.mark_announced(connection, MESSAGES_PER_SWEEP, is_begun=True)
             missing = await sweep.count_due(connection) - waiting_messages - len(begun)
-            new = await sweep.mark_rung(connection, min(missing, RINGS_PER_SWEEP)) if missing > 0 else []
-        await self._ring([*((one, True) for one in begun), *((one, False) for one in new)])
+            new = (
+                await sweep.mark_announced(connection, min(missing, MESSAGES_PER_SWEEP))
+                if missing > 0
+                else []
+            )
+        await self._announce([*((one, True) for one in begun), *((one, False) for one in new)])
 
-    async def _ring(self, bells: Sequence[tuple[UUID, bool]]) -> None:
-        """Until the broker takes no more: each bell it does not take costs a second."""
-        for ingestion_id, is_begun in bells:
+    async def _announce(self, messages: Sequence[tuple[UUID, bool]]) -> None:
+        """Until the broker takes no more: each message it does not take costs a second."""
+        for ingestion_id, is_begun in messages:
             if not await self._queue.enqueue(ingestion_id, is_begun=is_begun):
                 return
 
@@ -183,6 +182,33 @@ def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
         LostLease(row.id, row.lease_epoch, leases[row.worker] == 1 and processes.is_alone_dead(row.worker))
         for row in dead
     ]
+
+
+async def free(
+    database: Database, space_id: int, lost: Sequence[LostLease], *, with_expired: bool = False
+) -> Sequence[Any]:
+    """Queue again what has lost its worker, or end it when its own process died too often.
+
+    Returns the rows of `runs.requeue_lost`.
+    """
+    async with database.autocommit() as connection:
+        found = await runs.requeue_lost(connection, lost, with_expired=with_expired)
+    for row in found:
+        with bound_contextvars(task_id=str(row.id), document_id=str(row.document_id)):
+            if row.pause_seconds is None:
+                await _give_up(database, space_id, LostLease(row.id, row.lease_epoch, is_own_death=True))
+            else:
+                log.warning("requeued", reason="its worker is lost", pause_seconds=row.pause_seconds)
+    return found
+
+
+async def _give_up(database: Database, space_id: int, lost: LostLease) -> None:
+    try:
+        async with database.transaction() as connection:
+            await runs.fail(connection, lost, space_id, WorkerLost())
+    except LeaseLost:  # it was cancelled, say
+        return
+    log.warning("failed", code=WorkerLost.code)
 
 
 async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> NoReturn:

@@ -16,8 +16,7 @@ from app.storage.database import Connection
 from app.storage.languages import ACCENTED, CONFIG_OF_OLD, TextLanguage, chunk_vector
 
 LACKS_LANGUAGE: Final = "i.text_search_config IS NULL"
-LACKS_WORDS: Final = "NOT i.has_counted_words"
-"""Conditions on `ingestions i`, for find_lacking."""
+LACKS_WORDS: Final = "NOT i.has_counted_words"  # conditions on `ingestions i`, for find_lacking
 
 
 async def find_lacking(connection: Connection, lacks: str, after: UUID, limit: int) -> Sequence[UUID]:

@@ -11,8 +11,7 @@ import unicodedata
 from itertools import pairwise
 from typing import Final
 
-VERSION: Final = 1
-"""Counts up when the form changes: what is half stored in another one is begun again."""
+VERSION: Final = 1  # counts up when the form changes: what is half stored in another one is begun again
 
 _YEAR = r"(?:19|20)\d\d"
 

@@ -1,13 +1,13 @@
 """Chunks: what the splitter makes, and the statements that list and delete them.
 
-They are inserted by the fenced statement in ingestions.py and found by search.py.
+They are inserted by the fenced statement in runs/content.py and found by search.py.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Uuid, column, delete, select, table
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.pdf.pages import Box
@@ -95,12 +95,24 @@ async def find_boxes(
 
 async def delete_chunks(connection: AsyncConnection, space_id: int, ingestion_ids: Sequence[UUID]) -> None:
     """Delete the chunks of these ingestions, their words and their vectors, in one statement."""
-    vectors = table(embeddings_table(space_id), column("ingestion_id", Uuid()))
-    with_ingestion = (models.Chunk, models.DocumentWord)
-    theirs = [delete(one).where(one.ingestion_id.in_(ingestion_ids)).cte() for one in with_ingestion]
     await connection.execute(
-        delete(vectors).where(vectors.c.ingestion_id.in_(ingestion_ids)).add_cte(*theirs)
+        text(f"""
+        WITH gone AS (SELECT unnest(CAST(:ids AS uuid[])) AS id), {without_chunks("gone", space_id)}
+        SELECT 1
+        """),
+        {"ids": list(ingestion_ids)},
     )
+
+
+def without_chunks(of: str, space_id: int) -> str:
+    """CTEs that delete the chunks, words and vectors of the ingestions in the CTE `of`."""
+    return f"""
+        gone_chunks AS (DELETE FROM chunks USING {of} WHERE chunks.ingestion_id = {of}.id),
+        gone_words AS (DELETE FROM document_words USING {of} WHERE document_words.ingestion_id = {of}.id),
+        gone_vectors AS (
+            DELETE FROM {embeddings_table(space_id)} e USING {of} WHERE e.ingestion_id = {of}.id
+        )
+    """
 
 
 def embeddings_table(space_id: int) -> str:

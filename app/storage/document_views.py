@@ -26,10 +26,11 @@ from sqlalchemy.orm import aliased
 from app.errors import error_for_code
 from app.storage.chunks import StoredChunk
 from app.storage.models import Document, Ingestion
+from app.storage.runs.conditions import UNCLAIMED
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Failure:
     """Why a run ended without success."""
 
     code: str
@@ -43,7 +44,7 @@ class Update:
 
     task_id: UUID
     status: str
-    error: Verdict | None
+    error: Failure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class DocumentView:
     sha256: str
     metadata: dict[str, Any]
     task_id: UUID
-    error: Verdict | None
+    error: Failure | None
     update: Update | None
     created_at: datetime
     updated_at: datetime
@@ -127,7 +128,7 @@ IS_LIVE = Document.live_ingestion_id.is_not(None)
 IS_SHOWN = SHOWN.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
 STATUS = case(
     (IS_LIVE, "ready"),
-    (LATEST.status.in_(("queued", "retrying")), "queued"),
+    (LATEST.status.in_(UNCLAIMED), "queued"),
     (LATEST.status == "success", "ready"),
     (LATEST.status == "error", "failed"),
     else_=LATEST.status,
@@ -259,7 +260,7 @@ def _documents() -> Select[Any]:
 
 def _view(row: Any) -> DocumentView:
     is_live = row.live_ingestion_id is not None
-    verdict = _verdict(row)
+    verdict = _failure(row)
     has_update = is_live and row.latest_ingestion_id != row.live_ingestion_id
     return DocumentView(
         id=row.id,
@@ -284,11 +285,11 @@ def _view(row: Any) -> DocumentView:
     )
 
 
-def _verdict(row: Any) -> Verdict | None:
+def _failure(row: Any) -> Failure | None:
     if row.latest_status not in ("error", "cancelled"):
         return None
     error = error_for_code(row.error_code or row.latest_status, row.error_message)
-    return Verdict(row.error_code or error.code, error.message, error.retryable)
+    return Failure(row.error_code or error.code, error.message, error.retryable)
 
 
 def _chunk(row: Any) -> StoredChunk:

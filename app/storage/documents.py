@@ -1,6 +1,6 @@
-"""Documents and the runs asked for them: every statement behind uploading, listing and deleting.
+"""Documents: every statement behind uploading, replacing and deleting.
 
-The document's row is locked before any row of its ingestions, here and in `ingestions.publish`: newer
+The document's row is locked before any row of its ingestions, here and in `runs.publish`: newer
 requests, cancelling and publishing cannot wait for each other in a circle.
 """
 
@@ -10,41 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import Cancelled, PDFIngestError, QueueFull, Superseded
+from app.errors import QueueFull
+from app.storage import runs
 from app.storage.chunks import delete_chunks
-
-log = structlog.get_logger(__name__)
+from app.storage.runs.asking import HAS_ROOM, INSERT_RUN, NewIngestion, values_of
+from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
 
 MOST_CONTENT_LOCKS = 32
-IS_OPEN = "status IN ('queued', 'processing', 'retrying')"
-# Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
-_HAS_ROOM = """(
-    SELECT count(*) FROM (
-        SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT :max_queued
-    ) AS waiting
-) < :max_queued"""
-# A task that waits for the run of equal bytes has bytes of its own, which a newer version does not replace.
-_WAITS_FOR_NONE = "(waits_for IS NULL OR finished_at IS NOT NULL)"
-_FINISHED = (
-    "finished_at = clock_timestamp(), password = NULL, lease_expires_at = NULL, chunks = 0, "
-    "error_code = :code, error_message = :message, revision = revision + 1"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class NewIngestion:
-    """A run to ask for; its file is in the file store already. `password` is encrypted."""
-
-    ingestion_id: UUID
-    filename: str
-    sha256: bytes
-    byte_size: int
-    storage_key: str
-    password: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +34,7 @@ class KnownContent:
 
     @property
     def is_in_work(self) -> bool:
-        return self.status in ("queued", "processing", "retrying")
+        return self.status in OPEN
 
 
 async def lock_contents(connection: AsyncConnection, collection: str, hashes: Collection[bytes]) -> None:
@@ -99,7 +74,7 @@ async def add_document(
     """
     found = await connection.execute(
         _ADD_DOCUMENT,
-        _values(document_id, ingestion)
+        values_of(document_id, ingestion)
         | {
             "collection": collection,
             "metadata": _json(metadata or {}),
@@ -113,16 +88,17 @@ async def add_document(
     return KnownContent(**row._mapping) if row.ingestion_id else None
 
 
-async def insert_ingestion(
-    connection: AsyncConnection, document_id: UUID, ingestion: NewIngestion, max_queued: int
+async def insert_document(
+    connection: AsyncConnection, document_id: UUID, collection: str, ingestion_id: UUID
 ) -> None:
-    """A run that its document does not point at yet. Raises QueueFull, with nothing written."""
-    made = await connection.execute(
-        text(f"{_INSERT_INGESTION} WHERE {_HAS_ROOM} RETURNING id"),
-        _values(document_id, ingestion) | {"max_queued": max_queued},
+    """A document for a run that exists."""
+    await connection.execute(
+        text(
+            "INSERT INTO documents (id, collection, latest_ingestion_id)"
+            " VALUES (:document_id, :collection, :ingestion_id)"
+        ),
+        {"document_id": document_id, "collection": collection, "ingestion_id": ingestion_id},
     )
-    if made.one_or_none() is None:
-        raise QueueFull
 
 
 async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
@@ -168,17 +144,10 @@ async def make_latest(
             "metadata": None if metadata is None else _json(metadata),
         },
     )
-    await _end_open(
-        connection,
-        space_id,
-        Superseded(),
-        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE}",
-        document_id=document_id,
-        ingestion_id=ingestion_id,
-    )
+    await runs.supersede(connection, document_id, ingestion_id, space_id)
     await _give_up_files(
         connection,
-        f"document_id = :document_id AND id <> :ingestion_id AND {_WAITS_FOR_NONE} AND NOT EXISTS"
+        f"document_id = :document_id AND id <> :ingestion_id AND {WAITS_FOR_NONE} AND NOT EXISTS"
         " (SELECT FROM documents WHERE live_ingestion_id = ingestions.id)",
         document_id=document_id,
         ingestion_id=ingestion_id,
@@ -275,7 +244,7 @@ async def retry_failed(
                 AND (CAST(:collection AS text) IS NULL OR collection = :collection)
                 AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
                 AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
-                AND {_HAS_ROOM}
+                AND {HAS_ROOM}
             ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
         ), paired AS (
             SELECT new.id AS new_id, failed.*
@@ -289,7 +258,7 @@ async def retry_failed(
             UPDATE documents SET latest_ingestion_id = new_id, updated_at = clock_timestamp()
             FROM paired WHERE documents.id = document_id
         )
-        SELECT (SELECT count(*) FROM paired) AS begun, {_HAS_ROOM} AS has_room
+        SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
         """),
         {
             "collection": wanted.collection,
@@ -307,43 +276,12 @@ async def retry_failed(
     return begun
 
 
-async def cancel(connection: AsyncConnection, space_id: int, ingestion_id: UUID) -> bool:
-    """End a run that is not finished; its partial chunks go, its file stays for a retry.
-
-    False when there is no such run. A finished one stays as it is.
-    """
-    ended = await _end_open(
-        connection, space_id, Cancelled(), "id = :ingestion_id", ingestion_id=ingestion_id
-    )
-    return bool(ended) or await find_run(connection, ingestion_id) is not None
-
-
-async def cancel_waiting(
-    connection: AsyncConnection, space_id: int, collection: str | None, most: int
-) -> int:
-    """End runs that wait, of a collection if one is named: how many, at most `most` at a time."""
-    found = await connection.execute(
-        text("""
-        SELECT ingestions.id FROM ingestions JOIN documents ON documents.id = document_id
-        WHERE status IN ('queued', 'retrying')
-            AND (CAST(:collection AS text) IS NULL OR collection = :collection)
-        ORDER BY ingestions.id LIMIT :most FOR UPDATE OF ingestions SKIP LOCKED
-        """),
-        {"collection": collection, "most": most},
-    )
-    waiting = list(found.scalars())
-    ended = await _end_open(
-        connection, space_id, Cancelled(), "id = ANY(:ingestion_ids)", ingestion_ids=waiting
-    )
-    return len(ended)
-
-
 async def delete_document(connection: AsyncConnection, space_id: int, document_id: UUID) -> Sequence[str]:
     """Delete a document whose row is locked. Returns its files' keys.
 
     Its ingestions stay for a while, for pollers, without what they say of the file.
     """
-    await _end_open(connection, space_id, Cancelled(), "document_id = :document_id", document_id=document_id)
+    await runs.cancel_all(connection, document_id, space_id)
     served = await connection.scalar(
         text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
     )
@@ -357,35 +295,6 @@ async def delete_document(connection: AsyncConnection, space_id: int, document_i
         {"document_id": document_id},
     )
     return await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
-
-
-async def _end_open(
-    connection: AsyncConnection,
-    space_id: int,
-    error: PDFIngestError,
-    which: str,
-    **parameters: UUID | list[UUID],
-) -> Sequence[UUID]:
-    """End the unfinished ones among the runs `which` names; their chunks and vectors go.
-
-    Two statements: a batch that its worker stores just now is waited for by the first and seen by
-    the second only.
-    """
-    status = Cancelled.code if isinstance(error, Cancelled) else "error"
-    ended = await connection.execute(
-        text(
-            f"UPDATE ingestions SET status = :status, {_FINISHED} WHERE {which} AND {IS_OPEN}"
-            " RETURNING id, document_id"
-        ),
-        {"status": status, "code": error.code, "message": error.message, **parameters},
-    )
-    ingestion_ids = []
-    for row in ended:
-        log.info(error.code, task_id=str(row.id), document_id=str(row.document_id))
-        ingestion_ids.append(row.id)
-    if ingestion_ids:
-        await delete_chunks(connection, space_id, ingestion_ids)
-    return ingestion_ids
 
 
 async def _give_up_files(connection: AsyncConnection, which: str, **parameters: UUID) -> Sequence[str]:
@@ -410,12 +319,6 @@ _KNOWN_CONTENT = f"""
     WHERE sha256 = :sha256 AND collection = :collection
     ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
 """
-_INSERT_INGESTION = """
-    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password)
-    SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
-        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea)
-"""
-
 
 # All are made once: to make one of its text each time takes 0.1 ms of an upload.
 _LOCK_CONTENTS = text("""
@@ -427,7 +330,7 @@ _LOCK_COLLECTION = text("SELECT pg_advisory_xact_lock(hashtextextended(:collecti
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (
-        {_INSERT_INGESTION} WHERE NOT EXISTS (SELECT FROM known) AND {_HAS_ROOM} RETURNING id, document_id
+        {INSERT_RUN} WHERE NOT EXISTS (SELECT FROM known) AND {HAS_ROOM} RETURNING id, document_id
     ), made AS (
         INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
         SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
@@ -435,18 +338,6 @@ _ADD_DOCUMENT = text(f"""
     SELECT document_id, ingestion_id, status, chunks, is_live FROM known
     UNION ALL SELECT id, NULL, NULL, NULL, NULL FROM made
 """)
-
-
-def _values(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
-    return {
-        "ingestion_id": ingestion.ingestion_id,
-        "document_id": document_id,
-        "filename": ingestion.filename,
-        "sha256": ingestion.sha256,
-        "byte_size": ingestion.byte_size,
-        "storage_key": ingestion.storage_key,
-        "password": ingestion.password,
-    }
 
 
 def _json(metadata: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,11 +69,6 @@ class FileStore:
             await writer.close()
             if self._folder is not None:
                 await asyncio.to_thread(_flush_to_disk, self._folder / key)
-
-    async def copy_in(self, path: Path, key: str) -> None:
-        """Store a file of this machine. Raises FileNotFound when it is not there or is not a file."""
-        async with aclosing(_parts_of(path)) as parts:
-            await self.write(key, parts)
 
     async def size(self, key: str) -> int:
         """Bytes of the file."""
@@ -197,16 +192,6 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
         if any(name in reason for name in _DISK_IS_FULL):
             raise StorageFailed("The disk of the file store is full.") from error
         raise StorageFailed("The file store did not do its work. The log has the details.") from error
-
-
-async def _parts_of(path: Path) -> AsyncGenerator[bytes]:
-    try:
-        source = await asyncio.to_thread(path.open, "rb")
-    except OSError as error:
-        raise FileNotFound from error
-    with source:
-        while part := await asyncio.to_thread(source.read, _READ_BYTES):
-            yield part
 
 
 def _folder_of(url: str) -> Path | None:

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.sweep import IDEMPOTENCY_HOURS
 
+# A claim without a sign of life for this long belongs to a request that died; the next one takes it.
 CLAIM_SECONDS = 15
-"""A claim without a sign of life for this long belongs to a request that died; the next one takes it."""
 
 
 @dataclass(frozen=True, slots=True)

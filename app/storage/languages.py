@@ -19,15 +19,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.database import Database
 
+# The config that leaves words as they are: for languages without a stemmer, and those cut into pairs.
 SIMPLE: Final = "simple"
-"""The config that leaves words as they are: for languages without a stemmer, and those cut into pairs."""
 
+# What made the words of ingestions that have no config of their own: before there was a choice.
 CONFIG_OF_OLD: Final = "english"
-"""What made the words of ingestions that have no config of their own: before there was a choice."""
 
+# A Latin letter that may have an accent, in words that Python and Postgres both understand.
 ACCENTED: Final = re.compile(r"[\u00c0-\u024f\u1e00-\u1eff]")
-"""A Latin letter that may have an accent, in words that Python and Postgres both understand."""
 
+# ISO 639-1 codes and the names of configs; which of them a server has depends on its version.
 CONFIGS: Final = {
     "ar": "arabic", "ca": "catalan", "da": "danish", "de": "german", "el": "greek", "en": "english",
     "es": "spanish", "et": "estonian", "eu": "basque", "fi": "finnish", "fr": "french", "ga": "irish",
@@ -36,8 +37,10 @@ CONFIGS: Final = {
     "no": "norwegian", "pt": "portuguese", "ro": "romanian", "ru": "russian", "sr": "serbian",
     "sv": "swedish", "ta": "tamil", "tr": "turkish", "yi": "yiddish",
 }  # fmt: skip
-"""ISO 639-1 codes and the names of configs; which of them a server has depends on its version."""
 
+# SQL: the configs a question must be put through, one a row, in constant time: one step of an index each.
+# There may be some that only documents had which are deleted by now. What another server made that this one
+# has no config for is found by its other words only.
 CONFIGS_IN_USE: Final = f"""
     SELECT CAST(pg_ts_config.oid AS regconfig) AS config FROM (
         WITH RECURSIVE used(name) AS (
@@ -51,11 +54,6 @@ CONFIGS_IN_USE: Final = f"""
         )
         SELECT name FROM used UNION SELECT '{CONFIG_OF_OLD}'
     ) used JOIN pg_ts_config ON cfgname = used.name AND cfgnamespace = CAST('pg_catalog' AS regnamespace)
-"""
-"""SQL: the configs a question must be put through, one a row, in constant time: one step of an index each.
-
-There may be some that only documents had which are deleted by now. What another server made that this
-one has no config for is found by its other words only.
 """
 
 

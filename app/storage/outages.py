@@ -1,6 +1,6 @@
 """Services that all work needs and that are out, one row each, for the whole fleet.
 
-While there is one, nothing is claimed (`ingestions.claim`).
+While there is one, nothing is claimed (`runs.claim`).
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.storage.runs.conditions import IS_UNCLAIMED
 
 MAX_PROBE_PAUSE_SECONDS = 30
 
@@ -53,13 +55,13 @@ async def take_probes(connection: AsyncConnection) -> Sequence[str]:
 
 
 async def end_outage(connection: AsyncConnection, service: str) -> float | None:
-    """How many seconds it took; None when there was none. What waits is rung for at once."""
+    """How many seconds it took; None when there was none. What waits is announced at once."""
     seconds: float | None = await connection.scalar(
-        text("""
+        text(f"""
         WITH over AS (DELETE FROM outages WHERE service = :service RETURNING since),
         waiting AS (
             UPDATE ingestions SET rung_at = NULL, rings = 0 FROM over
-            WHERE status IN ('queued', 'retrying') AND rings > 0
+            WHERE {IS_UNCLAIMED} AND rings > 0
         )
         SELECT CAST(extract(epoch FROM clock_timestamp() - since) AS float8) FROM over
         """),

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import HalfVector
 from sqlalchemy import bindparam
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
@@ -22,7 +23,6 @@ from sqlalchemy.types import NullType
 
 from app.pdf.pages import Box
 from app.storage.chunks import boxes_from_json
-from app.storage.database import halfvecs
 from app.storage.filters import SearchFilter
 from app.storage.ranking import NEAREST_CHUNKS, Ranking, nearest
 from app.storage.visible import begin_search
@@ -78,7 +78,7 @@ async def search_vector(
 ) -> list[Hit]:
     """The chunks nearest to a vector of length 1. Scores are cosine similarities, -1 to 1."""
     visible = await begin_search(connection, wanted)
-    parameters = visible.parameters | {"vector": _halfvec(vector), "depth": limit, "limit": limit}
+    parameters = visible.parameters | {"vector": HalfVector(vector), "depth": limit, "limit": limit}
     ranked = f"{nearest(visible, space_id)}, found AS (SELECT chunk_id, similarity AS score FROM nearest)"
     return _at_least(min_score, [_hit(row) for row in await _find(connection, ranked, parameters)])
 
@@ -119,7 +119,7 @@ async def search_hybrid(  # noqa: PLR0913, PLR0917 - a space and its vector, a q
     visible = await begin_search(connection, wanted)
     ranking = Ranking(question, visible, space_id, is_contextual=is_contextual)
     parameters = ranking.parameters | {
-        "vector": _halfvec(vector),
+        "vector": HalfVector(vector),
         "depth": max(limit, NEAREST_CHUNKS),
         "limit": limit,
     }
@@ -172,10 +172,6 @@ def _ranked_hit(row: Any, question: Question) -> Hit:
         explain=parts,
         places={name: place for name, place in places.items() if place is not None},
     )
-
-
-def _halfvec(vector: NDArray[np.float32]) -> bytes:
-    return halfvecs(vector[np.newaxis])[0]
 
 
 def _at_least(min_score: float | None, hits: list[Hit]) -> list[Hit]:

@@ -11,8 +11,7 @@ from app.errors import EmbeddingSpaceMismatch
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database
 
-MAX_DIMENSIONS: Final = 4_000
-"""pgvector's HNSW indexes no longer halfvec."""
+MAX_DIMENSIONS: Final = 4_000  # pgvector's HNSW indexes no longer halfvec
 
 _LOCK: Final = 0x5061_6365  # any number, the same in every process
 

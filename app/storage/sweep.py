@@ -1,23 +1,12 @@
-"""What the sweeper asks and changes: lost leases, work that no message announces, files without a row."""
+"""What the sweeper asks and changes: who leads, work that no message announces, files without a row."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import WorkerLost
-from app.storage.ingestions import (
-    IS_DUE,
-    IS_EXPIRED,
-    IS_LANE_FREE,
-    IS_SLOW,
-    LOSSES_IN_COMPANY,
-    RUNNING,
-    after_loss,
-)
+from app.storage.runs.conditions import IS_DUE, IS_LANE_FREE, IS_SLOW, RUNNING
 
 # Of what is slow, the first ones are next as soon as the slow lane is free.
 IS_NEXT = f"""(
@@ -26,14 +15,14 @@ IS_NEXT = f"""(
         ORDER BY slow_since, id LIMIT greatest(2, {RUNNING})
     )
 )"""
-RING_BACK_OFF_SECONDS = 2
-MAX_RING_BACK_OFF_SECONDS = 60
-NEXT_RING = f"""coalesce(rung_at, created_at) + make_interval(secs => least(
-    {MAX_RING_BACK_OFF_SECONDS},
-    {RING_BACK_OFF_SECONDS} * 2 ^ CASE WHEN is_slow THEN 0 ELSE least(rings, 10) END
+MESSAGE_BACK_OFF_SECONDS = 2
+MAX_MESSAGE_BACK_OFF_SECONDS = 60
+NEXT_MESSAGE = f"""coalesce(rung_at, created_at) + make_interval(secs => least(
+    {MAX_MESSAGE_BACK_OFF_SECONDS},
+    {MESSAGE_BACK_OFF_SECONDS} * 2 ^ CASE WHEN is_slow THEN 0 ELSE least(rings, 10) END
 ))"""
+# Less than a lease: when nobody could sweep for so long, leases may have run out for the same reason.
 LEADER_SECONDS = 2.5
-"""Less than a lease: when nobody could sweep for so long, leases may have run out for the same reason."""
 NEW_LEADERSHIP = f"clock_timestamp() + interval '{LEADER_SECONDS} seconds'"
 IDEMPOTENCY_HOURS = 24
 MAX_DELETE_PAUSE_SECONDS = 3600
@@ -70,75 +59,18 @@ async def lead(connection: AsyncConnection, holder: str, dead_leader: str | None
     return seconds
 
 
-async def holders(connection: AsyncConnection) -> Sequence[Row[Any]]:
-    """(id, worker, lease_epoch) of every run in work."""
-    found = await connection.execute(
-        text(
-            "SELECT id, worker, lease_epoch FROM ingestions"
-            " WHERE status = 'processing' AND worker IS NOT NULL"
-        )
-    )
-    return found.all()
-
-
-@dataclass(frozen=True, slots=True)
-class LostLease:
-    """The lease of a dead holder. `is_own_death`: nothing else died with it."""
-
-    ingestion_id: UUID
-    epoch: int
-    is_own_death: bool
-
-
-async def requeue_lost(
-    connection: AsyncConnection,
-    space_id: int,
-    lost: Sequence[LostLease] = (),
-    *,
-    with_expired: bool = True,
-) -> Sequence[Row[Any]]:
-    """Queue again what lost its lease, or end it as worker_lost when its own process died too often.
-
-    Returns (id, document_id, pause_seconds) of each, None for what has ended; what is queued without a pause
-    counts as rung for.
-    """
-    error = WorkerLost()
-    found = await connection.execute(
-        text(f"""
-        WITH lost AS (
-            SELECT id, deaths AS deaths_before,
-                coalesce(is_own_death, false) OR losses >= {LOSSES_IN_COMPANY} AS is_counted
-            FROM ingestions LEFT JOIN unnest(
-                CAST(:ids AS uuid[]), CAST(:epochs AS bigint[]), CAST(:are_own AS bool[])
-            ) AS dead(dead_id, dead_epoch, is_own_death) ON id = dead_id AND lease_epoch = dead_epoch
-            WHERE status = 'processing' AND (dead_id IS NOT NULL OR :with_expired AND {IS_EXPIRED})
-            ORDER BY id LIMIT 1000 FOR UPDATE OF ingestions SKIP LOCKED
-        ), {after_loss(space_id)}
-        SELECT id, document_id, pause_seconds FROM requeued
-        UNION ALL SELECT id, document_id, NULL FROM ended
-        """),
-        {
-            "ids": [lease.ingestion_id for lease in lost],
-            "epochs": [lease.epoch for lease in lost],
-            "are_own": [lease.is_own_death for lease in lost],
-            "with_expired": with_expired,
-            "code": error.code,
-            "message": error.message,
-        },
-    )
-    return found.all()
-
-
 async def count_due(connection: AsyncConnection) -> int:
     """How many ingestions wait for a worker: as many messages should be in the queue."""
     due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW}")
     return await connection.scalar(due) or 0
 
 
-async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool = False) -> Sequence[UUID]:
-    """The next ingestions to ring for, at most `limit`: new ones, or those that were begun.
+async def mark_announced(
+    connection: AsyncConnection, limit: int, *, is_begun: bool = False
+) -> Sequence[UUID]:
+    """The next runs to send messages for, at most `limit`: new ones, or those that were begun.
 
-    Each is rung again after 2, 4, 8 … 60 seconds, so that a long queue is not flooded; the one that is
+    Each is announced again after 2, 4, 8 … 60 seconds, so that a long queue is not flooded; the one that is
     next in the slow lane every 2.
     """
     found = await connection.execute(
@@ -147,7 +79,7 @@ async def mark_rung(connection: AsyncConnection, limit: int, *, is_begun: bool =
         WHERE id IN (
             SELECT id FROM ingestions
             WHERE {IS_DUE} AND {IS_NEXT} AND (started_at IS NOT NULL) = :is_begun AND (
-                rung_at IS NULL AND started_at IS NOT NULL OR {NEXT_RING} < clock_timestamp()
+                rung_at IS NULL AND started_at IS NOT NULL OR {NEXT_MESSAGE} < clock_timestamp()
             )
             ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
         )

@@ -10,8 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
-
-FINAL_STATUSES = frozenset({"success", "error", "cancelled"})
+from app.storage.runs.conditions import FINAL, OPEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class TaskStatus:
 
     @property
     def is_final(self) -> bool:
-        return self.status in FINAL_STATUSES
+        return self.status in FINAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,24 +133,22 @@ _TASKS = """
 """
 _NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
 # What is small begins and ends between two looks: therefore all that was asked for just now, too.
-_FRONT = """
+_FRONT = f"""
     SELECT front.id FROM unnest(CAST(:collections AS text[])) AS wanted(name) CROSS JOIN LATERAL (
         (
             SELECT i.id FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id
-            WHERE i.status IN ('queued', 'processing', 'retrying')
+            WHERE i.status IN {OPEN}
                 AND (wanted.name IS NULL OR d.collection = wanted.name)
-            ORDER BY i.status = 'queued', i.is_slow, i.created_at, i.id LIMIT {most}
+            ORDER BY i.status = 'queued', i.is_slow, i.created_at, i.id LIMIT {MOST_FOLLOWED}
         ) UNION (
             SELECT i.id FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id
             WHERE i.created_at > clock_timestamp() - interval '10 seconds'
                 AND (wanted.name IS NULL OR d.collection = wanted.name)
-            ORDER BY i.created_at DESC LIMIT {most}
+            ORDER BY i.created_at DESC LIMIT {MOST_FOLLOWED}
         )
     ) front
 """
-_FOLLOWED = text(
-    f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) UNION {_FRONT.format(most=MOST_FOLLOWED)})"
-)
+_FOLLOWED = text(f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) UNION {_FRONT})")
 _QUEUE = text("""
     SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')
     FROM ingestions WHERE status = 'queued'
@@ -182,7 +179,7 @@ def _task_status(row: Any) -> TaskStatus:
         chunks=row.chunks,
         attempt=row.attempt,
         next_attempt_at=row.next_attempt_at,
-        result=result_of(row) if row.status in FINAL_STATUSES else None,
+        result=result_of(row) if row.status in FINAL else None,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

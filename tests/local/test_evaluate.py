@@ -8,7 +8,7 @@ import pytest
 
 from app.local.evaluate import (
     Case,
-    Comparison,
+    Difference,
     Evaluation,
     NotEvaluable,
     Outcome,
@@ -106,10 +106,10 @@ def test_a_comparison_counts_the_questions_that_both_results_have() -> None:
 
 
 def test_the_test_of_a_comparison_is_the_exact_binomial_one() -> None:
-    assert Comparison(better=9, worse=1, equal=50).p == pytest.approx(22 / 1024)
-    assert Comparison(better=1, worse=9, equal=0).p == pytest.approx(22 / 1024)
-    assert Comparison(better=3, worse=3, equal=0).p == 1
-    assert Comparison(better=0, worse=0, equal=7).p == 1
+    assert Difference(better=9, worse=1, equal=50).p == pytest.approx(22 / 1024)
+    assert Difference(better=1, worse=9, equal=0).p == pytest.approx(22 / 1024)
+    assert Difference(better=3, worse=3, equal=0).p == 1
+    assert Difference(better=0, worse=0, equal=7).p == 1
 
 
 @pytest.mark.parametrize("then", [evaluation(1, k=5), evaluation(1, within=True)])

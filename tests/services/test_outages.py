@@ -19,10 +19,10 @@ from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure
 from app.resources import Services, open_services
-from app.services.documents import AcceptedFile, UploadOptions
+from app.services.document_service import AcceptedFile, UploadOptions
 from app.services.readiness import check_readiness
 from app.services.searching import Search
-from app.storage import ingestions
+from app.storage import runs
 from app.storage.database import Database
 from tests.databases import migrated
 from tests.pdfs.hostile import prose
@@ -94,7 +94,7 @@ async def upload(services: Services, pages: int = 2) -> UUID:
 
 async def row_of(services: Services, task_id: UUID) -> Any:
     async with services.database.autocommit() as connection:
-        return await ingestions.find(connection, task_id)
+        return await runs.find(connection, task_id)
 
 
 async def degraded(services: Services) -> list[str]:

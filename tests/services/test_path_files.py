@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from app.errors import EmptyFile, FileNotFound, PathNotAllowed, StorageFailed, UploadNotAPDF, UploadTooLarge
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
-from app.storage import ingestions
+from app.storage import runs
 from app.storage.database import Database
 from tests.services.workshop import Workshop, pdf
 
@@ -58,7 +58,7 @@ async def document_of(workshop: Workshop, task_id: UUID) -> UUID:
 
 async def can_be_claimed(workshop: Workshop, ingestion_id: UUID) -> bool:
     async with workshop.database.autocommit() as connection:
-        return await ingestions.claim(connection, ingestion_id, "test") is not None
+        return await runs.claim(connection, ingestion_id, "test") is not None
 
 
 async def make_due(workshop: Workshop, ingestion_id: UUID) -> None:

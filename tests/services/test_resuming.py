@@ -14,7 +14,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.services.resuming import ChunkChain, behind
 from app.storage.chunks import Chunk
-from app.storage.ingestions import StoredChunks
+from app.storage.runs import StoredChunks
 from tests.databases import migrated
 from tests.services.test_outages import row_of, upload
 

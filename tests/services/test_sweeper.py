@@ -18,7 +18,7 @@ from app.local.embedded import EmbeddedPostgres
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases
-from app.storage import ingestions, sweep
+from app.storage import runs, sweep
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.spaces import open_space
@@ -29,10 +29,10 @@ class Bells:
     """A queue of messages that nobody hears."""
 
     def __init__(self) -> None:
-        self.rung: list[UUID] = []
+        self.announced: list[UUID] = []
 
     async def enqueue(self, ingestion_id: UUID, *, is_begun: bool = False) -> bool:
-        self.rung.append(ingestion_id)
+        self.announced.append(ingestion_id)
         return True
 
     async def length(self) -> int | None:
@@ -105,7 +105,7 @@ async def test_a_session_cut_off_in_the_middle_of_a_sweep_holds_up_nobody(
     """As a process under SIGSTOP: its last statement is over, its connection open."""
     async with own_database.autocommit() as connection:
         await sweep.lead(connection, "elsewhere/1")
-        await sweep.requeue_lost(connection, 1, [])
+        await runs.requeue_lost(connection)
         await asyncio.sleep(sweep.LEADER_SECONDS + 0.1)
         async with asyncio.timeout(5):
             await sweepers[1].sweep()
@@ -204,7 +204,7 @@ async def column(database: Database, statement: str) -> list[object]:
 async def in_work(database: Database, holder: str) -> UUID:
     ingestion_id = await queued(database)
     async with database.autocommit() as connection:
-        assert await ingestions.claim(connection, ingestion_id, holder) is not None
+        assert await runs.claim(connection, ingestion_id, holder) is not None
     return ingestion_id
 
 
@@ -228,7 +228,7 @@ async def queued(database: Database) -> UUID:
 def rung(sweeper: Sweeper) -> list[UUID]:
     queue = sweeper._queue
     assert isinstance(queue, Bells)
-    return queue.rung
+    return queue.announced
 
 
 @dataclass(frozen=True)

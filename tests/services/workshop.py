@@ -14,16 +14,16 @@ from sqlalchemy import Row, text
 
 from app.errors import Corrupted, PDFIngestError
 from app.pdf.pages import DocumentFacts
-from app.services.documents import AcceptedFile, DocumentService, RefusedFile, UploadOptions
+from app.services.document_service import AcceptedFile, DocumentService, RefusedFile, UploadOptions
 from app.services.idempotency import Answer, Claim
 from app.services.uploads import ReceivedFile
-from app.storage import ingestions
+from app.storage import runs
 from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.ingestions import Lease, Progress
 from app.storage.languages import TextLanguage
 from app.storage.passwords import PasswordCipher
+from app.storage.runs import Lease, Progress
 
 ENGLISH = TextLanguage("en", "english")
 
@@ -62,20 +62,20 @@ class Workshop:
     collection: str = field(default_factory=lambda: f"c-{uuid4()}")
 
     def __post_init__(self) -> None:
-        self.rung: list[UUID] = []
+        self.announced: list[UUID] = []
         self.files = FileStore(self.folder.as_uri())
         self.service = DocumentService(
             database=self.database,
             files=self.files,
-            ring=self._ring,
+            enqueue=self._enqueue,
             cipher=self.cipher,
             max_upload_bytes=1_000_000,
             max_queued=self.max_queued,
             space_id=self.space_id,
         )
 
-    async def _ring(self, ingestion_id: UUID) -> None:
-        self.rung.append(ingestion_id)
+    async def _enqueue(self, ingestion_id: UUID) -> None:
+        self.announced.append(ingestion_id)
 
     def stored(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
@@ -119,7 +119,7 @@ class Workshop:
 
     async def row(self, ingestion_id: UUID) -> Row[Any]:
         async with self.database.transaction() as connection:
-            row = await ingestions.find(connection, ingestion_id)
+            row = await runs.find(connection, ingestion_id)
         assert row is not None
         return row
 
@@ -149,10 +149,10 @@ class Workshop:
     async def begin(self, ingestion_id: UUID) -> Lease:
         """As a worker: take the lease and read the first page."""
         async with self.database.autocommit() as connection:
-            lease = await ingestions.claim(connection, ingestion_id, "test")
+            lease = await runs.claim(connection, ingestion_id, "test")
             assert lease is not None
             facts = DocumentFacts(engine="pdfium", pages_total=3, title="Title")
-            await ingestions.begin(connection, lease, self.space_id, facts, "recipe")
+            await runs.begin(connection, lease, self.space_id, facts, "recipe")
         return lease
 
     async def store(self, lease: Lease, first: int = 0, count: int = 2) -> None:
@@ -162,7 +162,7 @@ class Workshop:
         ]
         vectors = np.eye(count, 256, k=first % 200, dtype=np.float32)
         async with self.database.autocommit() as connection:
-            await ingestions.store(
+            await runs.store(
                 *(connection, lease, self.space_id, chunks, vectors, Progress("embedding", 1)),
                 language=ENGLISH,
                 digest=b"digest",
@@ -170,7 +170,7 @@ class Workshop:
 
     async def publish(self, lease: Lease) -> None:
         async with self.database.autocommit() as connection:
-            await ingestions.publish(
+            await runs.publish(
                 connection,
                 lease,
                 self.space_id,
@@ -187,4 +187,4 @@ class Workshop:
     async def fail(self, ingestion_id: UUID, error: PDFIngestError | None = None) -> None:
         lease = await self.begin(ingestion_id)
         async with self.database.autocommit() as connection:
-            await ingestions.fail(connection, lease, self.space_id, error or Corrupted())
+            await runs.fail(connection, lease, self.space_id, error or Corrupted())

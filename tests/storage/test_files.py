@@ -199,20 +199,6 @@ async def test_keys_of_an_object_store_are_listed_by_age(store: FileStore) -> No
     assert len(await keys(store, -60)) == 120
 
 
-async def test_a_file_of_this_machine_is_copied_in(store: FileStore, tmp_path: Path) -> None:
-    path = tmp_path / "report.pdf"
-    path.write_bytes(b"%PDF-1.7" * MEGABYTE)
-    await store.copy_in(path, "a.pdf")
-    assert await whole(store, "a.pdf") == path.read_bytes()
-
-
-@pytest.mark.parametrize("name", ["nothing.pdf", "."])
-async def test_what_is_not_a_file_cannot_be_copied_in(store: FileStore, tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFound):
-        await store.copy_in(tmp_path / name, "a.pdf")
-    assert await keys(store, -60) == []
-
-
 @pytest.mark.parametrize("key", ["", "../a.pdf", "/etc/passwd", "x/y.pdf", ".."])
 async def test_a_key_cannot_name_a_path(store: FileStore, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):

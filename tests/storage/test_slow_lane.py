@@ -9,10 +9,10 @@ from uuid_utils.compat import uuid7
 
 from app.errors import EmbeddingFailed
 from app.local.embedded import EmbeddedPostgres
-from app.storage import documents, ingestions, sweep
+from app.storage import documents, runs, sweep
 from app.storage.database import Database
 from app.storage.documents import NewIngestion
-from app.storage.ingestions import Lease
+from app.storage.runs import Lease
 from tests.databases import migrated
 
 
@@ -38,7 +38,7 @@ async def queued(database: Database) -> UUID:
 async def claim(database: Database, ingestion_id: UUID, worker: str | None = None) -> Lease | None:
     """By a process of its own, unless one is named."""
     async with database.autocommit() as connection:
-        return await ingestions.claim(connection, ingestion_id, worker or str(uuid4()))
+        return await runs.claim(connection, ingestion_id, worker or str(uuid4()))
 
 
 async def claimed(database: Database, worker: str | None = None) -> Lease:
@@ -49,17 +49,17 @@ async def claimed(database: Database, worker: str | None = None) -> Lease:
 
 async def may_go_on(database: Database, lease: Lease) -> bool:
     async with database.autocommit() as connection:
-        return await ingestions.enter_slow_lane(connection, lease)
+        return await runs.enter_slow_lane(connection, lease)
 
 
 async def release(database: Database, lease: Lease, *, is_slow: bool = False) -> None:
     async with database.autocommit() as connection:
-        await ingestions.release(connection, lease, is_slow=is_slow)
+        await runs.release(connection, lease, is_slow=is_slow)
 
 
 async def rung(database: Database) -> list[UUID]:
     async with database.transaction() as connection:
-        return list(await sweep.mark_rung(connection, 100, is_begun=True))
+        return list(await sweep.mark_announced(connection, 100, is_begun=True))
 
 
 async def test_nobody_makes_way_while_nothing_waits(empty: Database) -> None:
@@ -144,7 +144,7 @@ async def test_the_only_process_looks_at_slow_files_last(empty: Database) -> Non
     lease = await claim(empty, waiting, "only")
     assert lease is not None
     async with empty.autocommit() as connection:
-        await ingestions.retry_later(connection, lease, EmbeddingFailed(), 60)
+        await runs.retry_later(connection, lease, EmbeddingFailed(), 60)
     assert await rung(empty) == [slow.ingestion_id]
     assert await claim(empty, slow.ingestion_id, "only")
 
@@ -162,7 +162,7 @@ async def test_after_two_minutes_of_waiting_a_slow_file_counts_as_any_other(empt
 async def test_making_way_is_no_attempt(empty: Database) -> None:
     slow = await claimed(empty)
     async with empty.autocommit() as connection:
-        await ingestions.release(connection, slow, is_slow=True, is_counted=False)
+        await runs.release(connection, slow, is_slow=True, is_counted=False)
     again = await claim(empty, slow.ingestion_id)
     assert again is not None
     assert again.attempt == 1

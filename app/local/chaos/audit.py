@@ -10,8 +10,8 @@ from uuid import UUID
 
 from app.local.chaos.watcher import Watcher
 
+# A document's chunks in order: ordinal, hash of the text, hash of its vectors (all of them).
 Content = tuple[tuple[int, str, str], ...]
-"""A document's chunks in order: ordinal, hash of the text, hash of its vectors (all of them)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from app.local.chaos.pdfs import Specimen
-from app.local.chaos.world import PATIENCE_SECONDS, Accepted, World
+from app.local.chaos.world import PATIENCE_SECONDS, AcceptedUpload, World
 from app.task_queue import TaskQueue
 
 STOP_SECONDS = 2.0
@@ -17,10 +17,10 @@ SEARCH_LIMIT = 100  # all chunks of a document with fewer
 
 
 async def cancel_at_random(world: World) -> None:
-    """Queued or running; some are rung for again, as a redelivery would."""
+    """Queued or running; some get another message, as in a redelivery."""
     queue = TaskQueue(world.stack.environment["CELERY_BROKER_URL"])
 
-    async def cancel(accepted: Accepted) -> None:
+    async def cancel(accepted: AcceptedUpload) -> None:
         await world.client.cancel(str(accepted.task_id))
         if world.chance.random() < 0.3:
             await queue.enqueue(accepted.task_id, is_begun=True)
@@ -32,14 +32,14 @@ async def cancel_at_random(world: World) -> None:
 
 
 async def delete_at_random(world: World) -> None:
-    async def delete(accepted: Accepted) -> None:
+    async def delete(accepted: AcceptedUpload) -> None:
         await world.delete(accepted.document_id)
         world.excused.setdefault(accepted.specimen.mark, "success")  # if it was ready just before
 
     await _end_at_random(world, delete)
 
 
-async def _end_at_random(world: World, end: Callable[[Accepted], Awaitable[None]]) -> None:
+async def _end_at_random(world: World, end: Callable[[AcceptedUpload], Awaitable[None]]) -> None:
     world.upload_all(world.specimens)
     silences = []
     async for _ in world.beats(0.1, 0.6, at_most=len(world.specimens) // 3):
@@ -119,7 +119,7 @@ async def _replace(world: World, versions: list[Specimen]) -> None:
     document = await world.client.document(str(accepted.document_id))
     if document["status"] != "ready" or (document["update"] or {}).get("status") != "error":
         world.mistakes.append(f"after a damaged version {first.mark} is {document['status']}")
-    world.accepted[third.mark] = Accepted(third, accepted.document_id, newer)
+    world.accepted[third.mark] = AcceptedUpload(third, accepted.document_id, newer)
 
 
 async def _put(world: World, document_id: UUID, specimen: Specimen) -> UUID:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import psutil
 
 from app.local.chaos.pdfs import Specimen
-from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
+from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, AcceptedUpload, World
 
 CRASH_SECONDS = 120.0
 CRASH_PAUSE_SECONDS = (1.5, 5.0)
@@ -133,7 +133,7 @@ async def slow_files_in_a_stream(world: World) -> None:
     await world.settle(SETTLE_SECONDS)
 
 
-def _has_ended(world: World, accepted: Accepted) -> bool:
+def _has_ended(world: World, accepted: AcceptedUpload) -> bool:
     sight = world.watcher.sights.get(accepted.task_id)
     return sight is not None and sight.is_final
 

@@ -14,7 +14,7 @@ from app.local.chaos.audit import percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Findings:
     """Of one scenario. Seconds are lists: one entry for each ingestion that a fault has hit."""
 
     scenario: str
@@ -52,7 +52,7 @@ class Outcome:
         )
 
 
-def print_progress(console: Console, outcome: Outcome) -> None:
+def print_progress(console: Console, outcome: Findings) -> None:
     """A scenario is over; what was wrong in it."""
     verdict = "as it should be" if outcome.is_good else "NOT as it should be"
     how = f"{outcome.faults} faults, {outcome.seconds:.0f} s"
@@ -66,7 +66,7 @@ def print_progress(console: Console, outcome: Outcome) -> None:
         console.print(Text(f"  {left}", style="bold red"))
 
 
-def print_outcomes(console: Console, outcomes: Sequence[Outcome]) -> None:
+def print_outcomes(console: Console, outcomes: Sequence[Findings]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))  # fits into 80 columns
     table.add_column("scenario", no_wrap=True)
     for name in ("docs", "lost", "double", "wrong", "left", "stuck", "again", "p50", "p99", "max"):
@@ -84,7 +84,7 @@ was taken away: from its return) until the progress of an ingestion that it
 hit moves again."""
 
 
-def _cells(outcome: Outcome) -> list[Text | str]:
+def _cells(outcome: Findings) -> list[Text | str]:
     must_be_zero = (
         len(outcome.lost),
         outcome.doubled_chunks,
@@ -106,7 +106,7 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def write_json(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
+def write_json(path: Path, outcomes: Sequence[Findings], *, seed: int) -> None:
     summary: dict[str, Any] = {
         "seed": seed,
         "is_good": all(outcome.is_good for outcome in outcomes),
@@ -115,7 +115,7 @@ def write_json(path: Path, outcomes: Sequence[Outcome], *, seed: int) -> None:
     path.write_text(json.dumps(summary, indent=2) + "\n")
 
 
-def _recovery(outcome: Outcome) -> dict[str, Any]:
+def _recovery(outcome: Findings) -> dict[str, Any]:
     return {
         name: {f"p{round(share * 100)}": percentile(values, share) for share in (0.5, 0.99, 1)}
         for name, values in (("moving", outcome.moving_seconds), ("storing", outcome.storing_seconds))

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from app.local.chaos.audit import Remains, contents, count_doubled, count_remains
 from app.local.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
-from app.local.chaos.report import Outcome, print_outcomes, print_progress, write_json
+from app.local.chaos.report import Findings, print_outcomes, print_progress, write_json
 from app.local.chaos.scenarios import SCENARIOS, Scenario
-from app.local.chaos.world import WORKERS, Accepted, World, open_world
+from app.local.chaos.world import WORKERS, AcceptedUpload, World, open_world
 from app.local.embedded import ServerFailed
 
 SETTLE_SECONDS = 60.0
@@ -92,7 +92,7 @@ def _write_versions(folder: Path, seed: int) -> list[list[Specimen]]:
     return lists
 
 
-async def _play_all(world: World, scenarios: Sequence[Scenario], console: Console) -> list[Outcome]:
+async def _play_all(world: World, scenarios: Sequence[Scenario], console: Console) -> list[Findings]:
     started = time.monotonic()
     await _learn_truth(world, scenarios)
     chunks = sum(map(len, world.truths.values()))
@@ -129,7 +129,7 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
     await _delete_all(world)
 
 
-async def _play(world: World, scenario: Scenario) -> Outcome:
+async def _play(world: World, scenario: Scenario) -> Findings:
     started = time.monotonic()
     await world.begin(scenario.name)
     await scenario.play(world)
@@ -148,7 +148,7 @@ async def _play(world: World, scenario: Scenario) -> Outcome:
     before = await _remains(world)
     await _delete_all(world)
     after = await _remains(world)
-    return Outcome(
+    return Findings(
         scenario=scenario.name,
         faults=world.faults,
         documents=documents,
@@ -192,7 +192,7 @@ async def _compare(world: World) -> tuple[list[str], int, int]:
     return lost, doubled, wrong
 
 
-def _describe(world: World, accepted: Accepted) -> str:
+def _describe(world: World, accepted: AcceptedUpload) -> str:
     sight = world.watcher.sights.get(accepted.task_id)
     if sight is None:
         return "has no row:"

@@ -16,7 +16,7 @@ import psutil
 from app.local.chaos.cable import Cable
 from app.local.chaos.loops import SETTLE_SECONDS, expect_uncharged
 from app.local.chaos.pdfs import Specimen
-from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, Accepted, World
+from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, AcceptedUpload, World
 from app.local.supervisor import Program
 from app.task_queue import TASK_NAME, new_celery
 
@@ -153,7 +153,9 @@ async def full_store(world: World) -> None:
     await world.watcher.until(lambda sights: sent.keys() <= sights.keys(), PATIENCE_SECONDS)
     await world.settle(SETTLE_SECONDS)
     for task_id, specimen in sent.items():
-        world.accepted[specimen.mark] = Accepted(specimen, world.watcher.sights[task_id].document_id, task_id)
+        world.accepted[specimen.mark] = AcceptedUpload(
+            specimen, world.watcher.sights[task_id].document_id, task_id
+        )
     await expect_uncharged(world)
 
 

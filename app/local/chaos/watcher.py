@@ -10,7 +10,8 @@ from uuid import UUID
 
 import asyncpg
 
-FINAL = frozenset({"success", "error", "cancelled"})
+from app.local.client import FINAL
+
 LOOK_SECONDS = 0.02
 RECONNECT_SECONDS = 0.05
 _AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -41,7 +42,7 @@ class Sight:
 
 
 @dataclass(slots=True)
-class Hit:
+class Victim:
     """Work that a fault has hit, and when."""
 
     seen: Sight
@@ -62,14 +63,15 @@ class Hit:
 
 @dataclass
 class Recoveries:
-    """Seconds from a fault until the work it hit moves again, and until it has stored something again."""
+    """Seconds from a fault until the work it hit moves again, and until it has stored something again.
+
+    Of what was hit again before the first time was over, only the second time counts.
+    """
 
     moving: list[float] = field(default_factory=list)
     storing: list[float] = field(default_factory=list)
     queue: list[float] = field(default_factory=list)
     """Seconds from the return of what was taken away until waiting work was taken up again."""
-    hit_again: int = 0
-    """Hit a second time before the first was over: only the second counts."""
 
 
 class Watcher:
@@ -79,7 +81,7 @@ class Watcher:
         self._url = database_url.replace("+asyncpg", "")
         self._connection: asyncpg.Connection | None = None
         self._lock = asyncio.Lock()
-        self._hits: dict[UUID, Hit] = {}
+        self._hits: dict[UUID, Victim] = {}
         self._waiting: set[UUID] = set()
         self._waiting_since = 0.0
         self.sights: dict[UUID, Sight] = {}
@@ -158,8 +160,7 @@ class Watcher:
         for sight in sights.values():
             held = sight.holder_pid in lost if lost is not None else _is_in(before, sight)
             if held and sight.is_held:
-                self.recoveries.hit_again += sight.id in self._hits
-                self._hits[sight.id] = Hit(sight, at, lost_holder=lost is not None)
+                self._hits[sight.id] = Victim(sight, at, lost_holder=lost is not None)
 
     @property
     def unrecovered(self) -> int:

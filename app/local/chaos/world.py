@@ -37,7 +37,7 @@ _TRY_AGAIN = {"storage_failed", "not_ready", "internal_error", ""}
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class AcceptedUpload:
     """An upload that got its 202."""
 
     specimen: Specimen
@@ -68,7 +68,7 @@ class World:
     truths: dict[str, Content] = field(default_factory=dict)
     """By the specimen's mark: what an undisturbed run has stored."""
     collection: str = ""
-    accepted: dict[str, Accepted] = field(default_factory=dict)
+    accepted: dict[str, AcceptedUpload] = field(default_factory=dict)
     excused: dict[str, str] = field(default_factory=dict)
     """By mark: the status that the scenario itself has brought about."""
     replaced: dict[str, UUID] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class World:
         """In the background: scenarios begin while files still come in."""
         self.uploading = asyncio.create_task(self._upload_all(list(specimens)))
 
-    async def upload(self, specimen: Specimen) -> Accepted:
+    async def upload(self, specimen: Specimen) -> AcceptedUpload:
         """Sent again until it is accepted, as a client would that must not lose it."""
         while True:
             try:
@@ -108,7 +108,7 @@ class World:
                 if refusal.code not in _TRY_AGAIN:
                     raise
                 await asyncio.sleep(0.2)
-        accepted = Accepted(specimen, UUID(answer["document_id"]), UUID(answer["task_id"]))
+        accepted = AcceptedUpload(specimen, UUID(answer["document_id"]), UUID(answer["task_id"]))
         self.accepted[specimen.mark] = accepted
         return accepted
 

@@ -1,16 +1,68 @@
-"""Runs asked for by the path of a file: the task's id is given, and the same bytes may be here already."""
+"""How a run begins: asked for with its file, or by a path, whose file is taken in later.
 
+A run asked for by its path has its task's id and a row from the first moment. Its file is put off while it
+cannot be taken in; its bytes may be here already, and then it shares what they gave, or waits for it.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import PDFIngestError
-from app.storage.database import Connection
+from app.errors import PDFIngestError, QueueFull
+from app.storage.runs.conditions import IS_UNCLAIMED
+
+# Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
+HAS_ROOM = f"""(
+    SELECT count(*) FROM (SELECT FROM ingestions WHERE {IS_UNCLAIMED} LIMIT :max_queued) AS waiting
+) < :max_queued"""
+INSERT_RUN = """
+    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password)
+    SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
+        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea)
+"""
 
 
-async def insert_if_unknown(
-    connection: Connection, ingestion_id: UUID, document_id: UUID, filename: str, path: str
+@dataclass(frozen=True, slots=True)
+class NewIngestion:
+    """A run to ask for; its file is in the file store already. `password` is encrypted."""
+
+    ingestion_id: UUID
+    filename: str
+    sha256: bytes
+    byte_size: int
+    storage_key: str
+    password: bytes | None = None
+
+
+async def ask(
+    connection: AsyncConnection, document_id: UUID, ingestion: NewIngestion, max_queued: int
+) -> None:
+    """A run that its document does not point at yet. Raises QueueFull, with nothing written."""
+    made = await connection.execute(
+        text(f"{INSERT_RUN} WHERE {HAS_ROOM} RETURNING id"),
+        values_of(document_id, ingestion) | {"max_queued": max_queued},
+    )
+    if made.one_or_none() is None:
+        raise QueueFull
+
+
+def values_of(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
+    return {
+        "ingestion_id": ingestion.ingestion_id,
+        "document_id": document_id,
+        "filename": ingestion.filename,
+        "sha256": ingestion.sha256,
+        "byte_size": ingestion.byte_size,
+        "storage_key": ingestion.storage_key,
+        "password": ingestion.password,
+    }
+
+
+async def ask_by_path(
+    connection: AsyncConnection, ingestion_id: UUID, document_id: UUID, filename: str, path: str
 ) -> None:
     """A queued run whose file is not taken in yet, of a document that is not there yet."""
     await connection.execute(
@@ -28,15 +80,15 @@ async def insert_if_unknown(
 
 
 async def give_file(
-    connection: Connection, ingestion_id: UUID, sha256: bytes, byte_size: int, storage_key: str
+    connection: AsyncConnection, ingestion_id: UUID, sha256: bytes, byte_size: int, storage_key: str
 ) -> bool:
     """The file of a run has been taken in. False when it has one already, or has ended."""
     given = await connection.execute(
-        text("""
+        text(f"""
         UPDATE ingestions SET
             sha256 = :sha256, byte_size = :byte_size, storage_key = :storage_key, path = NULL,
             status = 'queued', retries = 0, error_code = NULL, error_message = NULL, next_attempt_at = NULL
-        WHERE id = :id AND path IS NOT NULL AND status IN ('queued', 'retrying') RETURNING id
+        WHERE id = :id AND path IS NOT NULL AND {IS_UNCLAIMED} RETURNING id
         """),
         {"id": ingestion_id, "sha256": sha256, "byte_size": byte_size, "storage_key": storage_key},
     )
@@ -44,15 +96,20 @@ async def give_file(
 
 
 async def put_off(
-    connection: Connection, ingestion_id: UUID, error: PDFIngestError, seconds: float, *, is_counted: bool
+    connection: AsyncConnection,
+    ingestion_id: UUID,
+    error: PDFIngestError,
+    seconds: float,
+    *,
+    is_counted: bool,
 ) -> None:
     """The file could not be taken in now."""
     await connection.execute(
-        text("""
+        text(f"""
         UPDATE ingestions SET status = 'retrying', error_code = :code, error_message = :message,
             retries = retries + CAST(:is_counted AS int), rung_at = NULL, rings = 0,
             next_attempt_at = clock_timestamp() + make_interval(secs => :seconds), revision = revision + 1
-        WHERE id = :id AND path IS NOT NULL AND status IN ('queued', 'retrying')
+        WHERE id = :id AND path IS NOT NULL AND {IS_UNCLAIMED}
         """),
         {
             "id": ingestion_id,
@@ -64,7 +121,7 @@ async def put_off(
     )
 
 
-async def find_waiting(connection: Connection, ingestion_id: UUID) -> Row[Any] | None:
+async def find_waiting(connection: AsyncConnection, ingestion_id: UUID) -> Row[Any] | None:
     """(collection, sha256, storage_key) of a queued run that waits for another one with the same bytes."""
     found = await connection.execute(
         text("""
@@ -77,7 +134,9 @@ async def find_waiting(connection: Connection, ingestion_id: UUID) -> Row[Any] |
     return found.one_or_none()
 
 
-async def wait_for(connection: Connection, ingestion_id: UUID, document_id: UUID, other_id: UUID) -> None:
+async def wait_for_equal(
+    connection: AsyncConnection, ingestion_id: UUID, document_id: UUID, other_id: UUID
+) -> None:
     """Look again in a second: the other run, the document's newest, has the same bytes in work."""
     await connection.execute(
         text("""
@@ -89,25 +148,7 @@ async def wait_for(connection: Connection, ingestion_id: UUID, document_id: UUID
     )
 
 
-async def share(connection: Connection, ingestion_id: UUID, served_id: UUID) -> None:
-    """End as success with the chunks that are served already; the run's own file is not needed."""
-    await connection.execute(
-        text("""
-        UPDATE ingestions AS mine SET
-            status = 'success', stage = 'publishing', document_id = served.document_id, title = served.title,
-            pages_done = served.pages_done, pages_total = served.pages_total, chunks = served.chunks,
-            pages_failed = served.pages_failed, pages_without_text = served.pages_without_text,
-            engine = served.engine, language = served.language, storage_key = NULL, waits_for = NULL,
-            next_attempt_at = NULL, revision = mine.revision + 1,
-            started_at = coalesce(mine.started_at, clock_timestamp()), finished_at = clock_timestamp()
-        FROM ingestions AS served
-        WHERE mine.id = :id AND mine.status = 'queued' AND served.id = :served_id
-        """),
-        {"id": ingestion_id, "served_id": served_id},
-    )
-
-
-async def move(connection: Connection, ingestion_id: UUID, document_id: UUID) -> None:
+async def move(connection: AsyncConnection, ingestion_id: UUID, document_id: UUID) -> None:
     """Give the run to a document, which is to point at it in the same transaction."""
     await connection.execute(
         text(
@@ -115,17 +156,4 @@ async def move(connection: Connection, ingestion_id: UUID, document_id: UUID) ->
             " WHERE id = :id"
         ),
         {"id": ingestion_id, "document_id": document_id},
-    )
-
-
-async def insert_document(
-    connection: Connection, document_id: UUID, collection: str, ingestion_id: UUID
-) -> None:
-    """A document for a run that exists."""
-    await connection.execute(
-        text(
-            "INSERT INTO documents (id, collection, latest_ingestion_id)"
-            " VALUES (:document_id, :collection, :ingestion_id)"
-        ),
-        {"document_id": document_id, "collection": collection, "ingestion_id": ingestion_id},
     )

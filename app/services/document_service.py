@@ -27,7 +27,7 @@ from app.errors import (
 )
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
-from app.storage import document_views, documents
+from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import (
     ChunkPage,
@@ -37,9 +37,10 @@ from app.storage.document_views import (
     DocumentView,
     OriginalFile,
 )
-from app.storage.documents import Change, FailedDocuments, NewIngestion
+from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.runs import NewIngestion
 
 log = structlog.get_logger()
 
@@ -82,7 +83,7 @@ class RefusedFile:
 class DocumentService:
     """Rows first, files after; but a file that comes in is stored before its row exists.
 
-    `ring` is called with each new task after the commit, without anybody waiting for it.
+    `enqueue` is called with each new task after the commit, without anybody waiting for it.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class DocumentService:
         *,
         database: Database,
         files: FileStore,
-        ring: Callable[[UUID], Coroutine[Any, Any, object]],
+        enqueue: Callable[[UUID], Coroutine[Any, Any, object]],
         cipher: PasswordCipher | None,
         max_upload_bytes: int,
         max_queued: int,
@@ -98,7 +99,7 @@ class DocumentService:
     ) -> None:
         self._database = database
         self._files = files
-        self._ring = ring
+        self._enqueue = enqueue
         self._cipher = cipher
         self._max_queued = max_queued
         self._space_id = space_id
@@ -106,7 +107,7 @@ class DocumentService:
         self.max_upload_bytes = max_upload_bytes
 
     async def close(self) -> None:
-        """Wait for what still runs after answers: bells and deleted files."""
+        """Wait for what still runs after answers: messages and deleted files."""
         if self._afterwards:
             await asyncio.wait(self._afterwards)
 
@@ -213,7 +214,7 @@ class DocumentService:
     async def retry_failed(self, wanted: FailedDocuments) -> int:
         """Ingest failed documents again; how many.
 
-        Raises QueueFull when none could be begun. The sweeper rings for them.
+        Raises QueueFull when none could be begun. The sweeper announces them.
         """
         count = 0
         while True:
@@ -236,7 +237,7 @@ class DocumentService:
         Raises TaskNotFound.
         """
         async with self._database.transaction() as connection:
-            if not await documents.cancel(connection, self._space_id, task_id):
+            if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
 
     async def cancel_waiting(self, collection: str | None = None) -> int:
@@ -244,7 +245,7 @@ class DocumentService:
         count = 0
         while True:
             async with self._database.transaction() as connection:
-                ended = await documents.cancel_waiting(connection, self._space_id, collection, AT_ONCE)
+                ended = await runs.cancel_unclaimed(connection, collection, AT_ONCE, self._space_id)
             count += ended
             if ended < AT_ONCE:
                 return count
@@ -371,7 +372,7 @@ class DocumentService:
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """The document's row must be locked. Raises QueueFull."""
-        await documents.insert_ingestion(connection, document_id, new, self._max_queued)
+        await runs.ask(connection, document_id, new, self._max_queued)
         await documents.make_latest(connection, self._space_id, document_id, new.ingestion_id, metadata)
 
     async def _ingest_copy(
@@ -400,7 +401,7 @@ class DocumentService:
     def _announce(self, *begun: AcceptedFile) -> None:
         for file in begun:
             log.info("accepted", task_id=str(file.task_id), document_id=str(file.document_id))
-            self._do_afterwards(self._ring(file.task_id))
+            self._do_afterwards(self._enqueue(file.task_id))
 
     def _do_afterwards(self, work: Coroutine[Any, Any, object]) -> None:
         """Without letting the answer wait; a task that nobody holds could be collected half-way."""

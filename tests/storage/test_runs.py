@@ -11,12 +11,12 @@ from uuid_utils.compat import uuid7
 
 from app.errors import Corrupted, EmbeddingFailed, LeaseLost, ReaderKilled, error_for_code
 from app.pdf.pages import DocumentFacts
-from app.storage import ingestions, sweep
+from app.services.sweeper import free
+from app.storage import runs, sweep
 from app.storage.chunks import Chunk
-from app.storage.database import Database
-from app.storage.ingestions import Lease, Progress
+from app.storage.database import Connection, Database
 from app.storage.languages import TextLanguage
-from app.storage.sweep import LostLease
+from app.storage.runs import Lease, LostLease, Progress
 
 FACTS = DocumentFacts(engine="pdfium", pages_total=9, title="A title")
 DIMENSIONS = 256
@@ -53,7 +53,7 @@ async def add_document(database: Database, document_id: UUID | None = None) -> U
 async def claim(database: Database, ingestion_id: UUID, holder: str | None = None) -> Lease | None:
     """By a process of its own, unless one is named."""
     async with database.autocommit() as connection:
-        return await ingestions.claim(connection, ingestion_id, holder or str(uuid7()))
+        return await runs.claim(connection, ingestion_id, holder or str(uuid7()))
 
 
 async def lose(
@@ -61,8 +61,7 @@ async def lose(
 ) -> dict[UUID, float | None]:
     """Seconds of pause by ingestion, None for what has ended."""
     lost = [LostLease(lease.ingestion_id, lease.epoch, is_own_death) for lease in leases]
-    async with database.autocommit() as connection:
-        rows = await sweep.requeue_lost(connection, space_id, lost, with_expired=with_expired)
+    rows = await free(database, space_id, lost, with_expired=with_expired)
     return {row.id: row.pause_seconds for row in rows}
 
 
@@ -81,6 +80,13 @@ async def claimed(database: Database, ingestion_id: UUID) -> Lease:
 
 
 async def store(database: Database, lease: Lease, space_id: int, first: int = 0, count: int = 3) -> None:
+    async with database.autocommit() as connection:
+        await store_through(connection, lease, space_id, first, count)
+
+
+async def store_through(
+    connection: Connection, lease: Lease, space_id: int, first: int = 0, count: int = 3
+) -> None:
     chunks = [
         Chunk(
             ordinal=first + n,
@@ -94,17 +100,16 @@ async def store(database: Database, lease: Lease, space_id: int, first: int = 0,
     ]
     vectors = np.random.default_rng(first).normal(size=(count, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    async with database.autocommit() as connection:
-        await ingestions.store(
-            *(connection, lease, space_id, chunks, vectors, Progress("embedding", 2)),
-            language=ENGLISH,
-            digest=b"hash",
-        )
+    await runs.store(
+        *(connection, lease, space_id, chunks, vectors, Progress("embedding", 2)),
+        language=ENGLISH,
+        digest=b"hash",
+    )
 
 
 async def publish(database: Database, lease: Lease, space_id: int) -> int:
     async with database.autocommit() as connection:
-        return await ingestions.publish(
+        return await runs.publish(
             connection,
             lease,
             space_id,
@@ -126,7 +131,7 @@ async def run_out(database: Database, ingestion_id: UUID) -> None:
 
 async def row_of(database: Database, ingestion_id: UUID):
     async with database.autocommit() as connection:
-        return await ingestions.find(connection, ingestion_id)
+        return await runs.find(connection, ingestion_id)
 
 
 async def count_rows(database: Database, space_id: int, ingestion_id: UUID) -> tuple[int, int]:
@@ -180,9 +185,9 @@ async def test_a_lease_that_ran_out_is_taken_and_its_old_holder_changes_nothing(
             await attempt
     async with database.autocommit() as connection:
         with pytest.raises(LeaseLost):
-            await ingestions.fail(connection, zombie, space_id, Corrupted())
+            await runs.fail(connection, zombie, space_id, Corrupted())
         with pytest.raises(LeaseLost):
-            await ingestions.renew(connection, zombie, Progress())
+            await runs.renew(connection, zombie, Progress())
     assert await count_rows(database, space_id, ingestion_id) == (3, 3)
     assert (await row_of(database, ingestion_id)).lease_epoch == taker.epoch
 
@@ -254,7 +259,7 @@ async def test_a_verdict_removes_partial_chunks_and_the_password(
     assert lease.password == b"x"
     await store(database, lease, space_id)
     async with database.autocommit() as connection:
-        await ingestions.fail(connection, lease, space_id, Corrupted())
+        await runs.fail(connection, lease, space_id, Corrupted())
     row = await row_of(database, ingestion_id)
     assert (row.status, row.error_code, row.chunks, row.password) == ("error", "corrupted", 0, None)
     assert row.finished_at is not None
@@ -267,7 +272,7 @@ async def test_an_attempt_continues_behind_the_stored_chunks_only_with_the_same_
 ) -> None:
     async def begin(lease: Lease, recipe: str) -> int:
         async with database.autocommit() as connection:
-            stored = await ingestions.begin(connection, lease, space_id, FACTS, recipe)
+            stored = await runs.begin(connection, lease, space_id, FACTS, recipe)
             assert stored.digest == (b"hash" if stored.count else b"")
             return stored.count
 
@@ -287,7 +292,7 @@ async def test_a_retry_waits_for_its_time_and_keeps_what_is_stored(
     lease = await claimed(database, ingestion_id)
     await store(database, lease, space_id)
     async with database.autocommit() as connection:
-        await ingestions.retry_later(connection, lease, EmbeddingFailed(), delay_seconds=5)
+        await runs.retry_later(connection, lease, EmbeddingFailed(), delay_seconds=5)
     assert (await row_of(database, ingestion_id)).status == "retrying"
     assert await claim(database, ingestion_id) is None
     async with database.transaction() as connection:
@@ -302,7 +307,7 @@ async def test_a_retry_waits_for_its_time_and_keeps_what_is_stored(
 async def test_released_work_can_be_claimed_at_once(database: Database, ingestion_id: UUID) -> None:
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        await ingestions.release(connection, lease)
+        await runs.release(connection, lease)
     assert await claim(database, ingestion_id) is not None
 
 
@@ -328,10 +333,10 @@ async def test_before_the_pause_is_over_nobody_takes_what_died(
         await lose(database, space_id, await claimed(database, ingestion_id), is_own_death=True)
     assert await claim(database, ingestion_id) is None
     async with database.transaction() as connection:
-        assert ingestion_id not in await sweep.mark_rung(connection, 10_000, is_begun=True)
+        assert ingestion_id not in await sweep.mark_announced(connection, 10_000, is_begun=True)
     await make_due(database, ingestion_id)
     async with database.transaction() as connection:
-        assert ingestion_id in await sweep.mark_rung(connection, 10_000, is_begun=True)
+        assert ingestion_id in await sweep.mark_announced(connection, 10_000, is_begun=True)
 
 
 async def test_a_whole_worker_that_dies_again_and_again_ends_no_run_that_makes_progress(
@@ -342,7 +347,7 @@ async def test_a_whole_worker_that_dies_again_and_again_ends_no_run_that_makes_p
         leases = [await claimed(database, ingestion_id) for ingestion_id in ids]
         for lease in leases:
             async with database.autocommit() as connection:
-                await ingestions.renew(connection, lease, Progress("reading", attempt + 1, 20))
+                await runs.renew(connection, lease, Progress("reading", attempt + 1, 20))
         assert await lose(database, space_id, *leases) == dict.fromkeys(ids, 0)
     assert [(await row_of(database, one)).deaths for one in ids] == [0, 0, 0]
 
@@ -385,7 +390,7 @@ async def test_what_was_lost_twice_goes_on_alone_in_its_process(
     assert beside is not None
     assert await claim(database, ingestion_id, "threads") is None, "it would not be alone"
     async with database.autocommit() as connection:
-        await ingestions.release(connection, beside)
+        await runs.release(connection, beside)
     assert await claim(database, ingestion_id, "threads") is not None
     assert await claim(database, second, "threads") is None, "it is to be left alone"
     assert await claim(database, second, "another process") is not None
@@ -422,7 +427,7 @@ async def test_pages_that_were_read_before_are_no_progress(
         await make_due(database, ingestion_id)
         lease = await claimed(database, ingestion_id)
         async with database.autocommit() as connection:
-            await ingestions.renew(connection, lease, Progress("reading", 7, 9))
+            await runs.renew(connection, lease, Progress("reading", 7, 9))
         await lose(database, space_id, lease, is_own_death=True)
     row = await row_of(database, ingestion_id)
     assert (row.deaths, row.pages_done) == (3, 7)
@@ -436,15 +441,15 @@ async def test_an_attempt_that_its_own_worker_gives_up_counts_as_a_death(
         await make_due(database, ingestion_id)
         lease = await claimed(database, ingestion_id)
         async with database.autocommit() as connection:
-            pauses.append(
-                await ingestions.give_up_attempt(connection, lease, space_id, ReaderKilled("killed"))
-            )
+            pauses.append(await runs.requeue(connection, lease))
     assert pauses == [0, 1, 5, 20, 60, None]
+    async with database.transaction() as connection:
+        await runs.fail(connection, lease, space_id, ReaderKilled("killed"))
     row = await row_of(database, ingestion_id)
     assert (row.error_code, row.error_message) == ("worker_lost", "killed")
     async with database.autocommit() as connection:
         with pytest.raises(LeaseLost):
-            await ingestions.give_up_attempt(connection, lease, space_id, ReaderKilled())
+            await runs.requeue(connection, lease)
 
 
 async def test_requeueing_spares_leases_that_are_alive(
@@ -461,13 +466,32 @@ async def test_a_time_limit_ends_an_ingestion_whoever_holds_it(
 ) -> None:
     lease = await claimed(database, ingestion_id)
     await store(database, lease, space_id)
-    async with database.autocommit() as connection:
-        await ingestions.end(connection, ingestion_id, space_id, Corrupted())
-        await ingestions.end(connection, ingestion_id, space_id, EmbeddingFailed())
+    async with database.transaction() as connection:
+        await runs.end(connection, ingestion_id, space_id, Corrupted())
+        await runs.end(connection, ingestion_id, space_id, EmbeddingFailed())
     assert (await row_of(database, ingestion_id)).error_code == "corrupted"
     assert await count_rows(database, space_id, ingestion_id) == (0, 0)
     with pytest.raises(LeaseLost):
         await store(database, lease, space_id, first=3)
+
+
+async def test_what_is_being_stored_while_a_run_ends_goes_with_it(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    lease = await claimed(database, ingestion_id)
+
+    async def end() -> None:
+        async with database.transaction() as connection:
+            await runs.end(connection, ingestion_id, space_id, Corrupted())
+
+    async with database.transaction() as connection:
+        await store_through(connection, lease, space_id)
+        ending = asyncio.create_task(end())
+        await asyncio.sleep(0.2)
+        assert not ending.done()
+    await ending
+    assert (await row_of(database, ingestion_id)).status == "error"
+    assert await count_rows(database, space_id, ingestion_id) == (0, 0)
 
 
 async def test_a_writer_stopped_in_its_middle_holds_no_lock(
@@ -476,18 +500,18 @@ async def test_a_writer_stopped_in_its_middle_holds_no_lock(
     """A statement of its own is over when Postgres has run it, whatever the client does afterwards."""
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        await ingestions.renew(connection, lease, Progress())  # the connection stays open, as if stopped here
+        await runs.renew(connection, lease, Progress())  # the connection stays open, as if stopped here
         async with asyncio.timeout(1):
             assert await lose(database, space_id, lease) == {ingestion_id: 0}
             await claimed(database, ingestion_id)
         with pytest.raises(LeaseLost):
-            await ingestions.renew(connection, lease, Progress())
+            await runs.renew(connection, lease, Progress())
 
 
 async def test_what_has_no_message_is_rung_for_with_back_off(database: Database, ingestion_id: UUID) -> None:
     async def rung() -> bool:
         async with database.transaction() as connection:
-            return ingestion_id in await sweep.mark_rung(connection, 10_000)
+            return ingestion_id in await sweep.mark_announced(connection, 10_000)
 
     assert not await rung(), "its own message is on its way"
     async with database.transaction() as connection:
@@ -504,12 +528,12 @@ async def test_what_was_begun_is_rung_for_apart_from_what_is_new(
 ) -> None:
     await release_unfinished(database, ingestion_id)
     async with database.transaction() as connection:
-        assert ingestion_id not in await sweep.mark_rung(connection, 10_000)
-        assert ingestion_id in await sweep.mark_rung(connection, 10_000, is_begun=True)
-        assert ingestion_id not in await sweep.mark_rung(connection, 10_000, is_begun=True)
+        assert ingestion_id not in await sweep.mark_announced(connection, 10_000)
+        assert ingestion_id in await sweep.mark_announced(connection, 10_000, is_begun=True)
+        assert ingestion_id not in await sweep.mark_announced(connection, 10_000, is_begun=True)
 
 
 async def release_unfinished(database: Database, ingestion_id: UUID) -> None:
     lease = await claimed(database, ingestion_id)
     async with database.autocommit() as connection:
-        await ingestions.release(connection, lease)
+        await runs.release(connection, lease)

@@ -24,9 +24,9 @@ from app.errors import (
     UploadTooLarge,
 )
 from app.local.embedded import free_port
-from app.services.documents import AcceptedFile, RefusedFile
+from app.services.document_service import AcceptedFile, RefusedFile
 from app.services.uploads import clean_filename
-from app.storage import ingestions
+from app.storage import runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import DocumentFilter, DocumentOrder, DocumentPlace
 from app.storage.documents import Change, FailedDocuments
@@ -53,7 +53,7 @@ async def test_an_upload_is_a_queued_task_with_a_stored_file(workshop: Workshop)
 async def test_the_bell_rings_after_the_answer(workshop: Workshop):
     added = await workshop.add(pdf())
     await workshop.service.close()
-    assert workshop.rung == [added.task_id]
+    assert workshop.announced == [added.task_id]
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ async def test_cancelled_work_stops_and_never_comes_back(workshop: Workshop):
     with pytest.raises(LeaseLost):
         await workshop.publish(lease)
     async with workshop.database.autocommit() as connection:
-        assert await ingestions.claim(connection, added.task_id, "test") is None
+        assert await runs.claim(connection, added.task_id, "test") is None
     assert (await workshop.service.find(added.document_id)).status == "cancelled"
 
 
