@@ -332,7 +332,9 @@ def main() -> None:
 
 async def _serve(stack: Stack) -> None:
     async with stack:
-        stack.say("stack", f"ready: {stack.url}/docs shows the API. Ctrl-C stops everything.")
+        stack.say(
+            "stack", f"ready: {stack.url} in a browser, {stack.url}/docs for the API; Ctrl-C ends all"
+        )
         await asyncio.Event().wait()
 
 
