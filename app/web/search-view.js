@@ -28,6 +28,13 @@ const stem = (word) => (word.length < 5 ? word : word.slice(0, word.length < 7 ?
 
 const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
+// Of its pages the one that has most of its lines.
+function pageOf(hit) {
+  const lines = new Map();
+  for (const [page] of hit.boxes) lines.set(page, (lines.get(page) ?? 0) + 1);
+  return [...lines].reduce((best, one) => (one[1] > best[1] ? one : best), [hit.page_start, 0])[0];
+}
+
 // The passage around the first words that were found, these marked.
 function passage(hit, isWhole) {
   const whole = hit.text.replace(/\s+/g, " ").trim();
@@ -192,7 +199,7 @@ class SearchView extends HTMLElement {
     return h("section", { class: "group", "aria-label": name },
       h("header", { class: "row spread" },
         h("div", { class: "grow" }, h("h2", {}, h("a", { href: `#/document?id=${one.document_id}` }, name)),
-          name !== one.filename && h("p", { class: "muted small-text" }, one.filename)),
+          h("p", { class: "muted small-text" }, [name !== one.filename && one.filename, counted(one.hits.length, "passage")].filter(Boolean).join(" · "))),
         !isOnly && h("button", { type: "button", class: "quiet", onclick: () => this.#go({ documents: [one.document_id] }) }, "Only here")),
       ...one.hits.map((hit) => this.#hit(hit, nextPlace())));
   }
@@ -208,7 +215,7 @@ class SearchView extends HTMLElement {
     } }, "Whole passage");
     requestAnimationFrame(() => { whole.hidden = text.scrollHeight <= text.clientHeight + 1 && !text.textContent.startsWith("… "); });
     const picture = h("page-picture", { "aria-hidden": "true" });
-    picture.wanted = { document_id: hit.document_id, page: hit.boxes[0]?.[0] ?? hit.page_start, highlight: hit.chunk_id, width: 360 };
+    picture.wanted = { document_id: hit.document_id, page: pageOf(hit), highlight: hit.chunk_id, width: 360 };
     const view = () => this.#view(place);
     return h("article", { class: "hit", tabindex: "0", "data-place": String(place),
       "aria-label": `${pages(hit.page_start, hit.page_end)}${hit.heading ? `, ${hit.heading}` : ""}` },
@@ -231,7 +238,7 @@ class SearchView extends HTMLElement {
   }
 
   #view(place) {
-    openViewer(this.hits.map((hit) => ({ ...hit, page: hit.boxes[0]?.[0] ?? hit.page_start, highlight: hit.chunk_id })), place);
+    openViewer(this.hits.map((hit) => ({ ...hit, page: pageOf(hit), highlight: hit.chunk_id })), place);
   }
 
   #keys(event) {
@@ -243,7 +250,7 @@ class SearchView extends HTMLElement {
     else if (event.key === "Enter") this.#view(Number(hit.dataset.place));
     else if (event.key === "o") {
       const one = this.hits[hit.dataset.place];
-      openOriginal(one.document_id, one.page_start).catch((error) => toast(error.message));
+      openOriginal(one.document_id, pageOf(one)).catch((error) => toast(error.message));
     } else return;
     event.preventDefault();
   }
@@ -264,7 +271,7 @@ class SearchView extends HTMLElement {
 
   async #showFilters() {
     const stats = await this.#statsOnce();
-    if (!this.isConnected || !stats) return;
+    if (!this.isConnected || !stats || this.querySelector(".filter-form")) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
     const names = stats.collections.map((one) => one.collection);
@@ -300,11 +307,16 @@ class SearchView extends HTMLElement {
       event.preventDefault();
       const many = operator.value === "in" || operator.value === "nin";
       const given = many ? value.value.split(",").map((one) => valueOf(one.trim())) : valueOf(value.value.trim());
+      close();
       this.#go({ where: [...this.asked.where, JSON.stringify({ type: operator.value, key: key.value.trim(), value: given })] });
-      this.input.focus();
-    }, onkeydown: (event) => event.key === "Escape" && this.#showFilters() },
+    }, onkeydown: (event) => event.key === "Escape" && close() },
       h("datalist", { id: "fields" }, ...["filename", "pages", "language", "created_at"].map((name) => h("option", { value: name }))),
       key, operator, value, h("button", { class: "primary" }, "Add"));
+    const close = () => {
+      form.remove();
+      this.#showFilters();
+      this.input.focus();
+    };
     this.filters.lastElementChild.replaceWith(form);
     key.focus();
   }

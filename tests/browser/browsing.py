@@ -53,7 +53,8 @@ class Visit:
 
     def _note_request(self, request: Request) -> None:
         self.requests.append(request)
-        if not request.url.startswith((self.url, f"blob:{self.url}", "data:")):
+        # The browser shows a PDF with an extension of its own.
+        if not request.url.startswith((self.url, f"blob:{self.url}", "data:", "chrome-extension://")):
             self.faults.append(f"a request to {request.url}")
 
     def _note_console(self, message: Any) -> None:
