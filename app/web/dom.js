@@ -38,6 +38,12 @@ export function icon(name) {
   return svg;
 }
 
+// The view and what is asked of it, as the address says: `#/search?q=why%3F`.
+export function address() {
+  const [, path, rest] = /^#\/([^?]*)\??(.*)$/s.exec(location.hash) ?? ["", "", "", ""];
+  return { path, asked: new URLSearchParams(rest) };
+}
+
 // Make the children of `parent` those of `items`, each made once for its key: what stays keeps its focus.
 export function reconcile(parent, items, keyOf, make) {
   const known = new Map([...parent.children].map((child) => [child.key, child]));

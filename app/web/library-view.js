@@ -1,7 +1,7 @@
 // All documents: sorted and filtered by the service, read on as one scrolls.
 
 import { Problem, get, post, query, send } from "./api.js";
-import { dialog, fill, h, reconcile, toast } from "./dom.js";
+import { address, dialog, fill, h, reconcile, toast } from "./dom.js";
 import { ago, bytes, count, counted, nameOf, time } from "./format.js";
 import { store } from "./tasks.js";
 
@@ -90,7 +90,7 @@ class LibraryView extends HTMLElement {
     const next = { ...this.asked, ...change };
     if (next.sort === "created_at" && next.order === "desc") next.sort = next.order = "";
     history[isNew ? "pushState" : "replaceState"](null, "", `#/library${query(next)}`);
-    this.open(new URLSearchParams(location.hash.split("?")[1]));
+    this.open(address().asked);
   }
 
   #showHead() {

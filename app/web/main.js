@@ -1,7 +1,7 @@
 // The frame around the views: addresses, keys, what is dropped, and whether the service answers.
 
 import { forgetKey, hasKey, keyEvents } from "./api.js";
-import { dialog, h, toast } from "./dom.js";
+import { address, dialog, h, toast } from "./dom.js";
 import { count, counted } from "./format.js";
 import { filesOf, isOpen, store } from "./tasks.js";
 import "./search-view.js";
@@ -15,7 +15,7 @@ const main = document.getElementById("main");
 let shown = null;
 
 function route() {
-  const [path, rest] = location.hash.slice(2).split("?");
+  const { path, asked } = address();
   const name = VIEWS[path] ? path : "search";
   const isNew = shown?.localName !== `${name}-view`;
   if (isNew) {
@@ -30,7 +30,7 @@ function route() {
     window.scrollTo(0, 0);
     if (document.activeElement === document.body || !document.activeElement?.isConnected) main.focus({ preventScroll: true });
   }
-  shown.open?.(new URLSearchParams(rest));
+  shown.open?.(asked);
 }
 window.addEventListener("hashchange", route);
 window.addEventListener("popstate", route);
@@ -40,10 +40,10 @@ function add(files) {
     toast("There is no PDF in it.");
     return;
   }
-  const [, rest] = location.hash.split("?");
-  const collection = location.hash.startsWith("#/library") && new URLSearchParams(rest).get("collection");
+  const { path, asked } = address();
+  const collection = path === "library" && asked.get("collection");
   store.add(files, collection ? { collection } : {});
-  toast(`${counted(files.length, "file")} on the way.`, location.hash.startsWith("#/tasks") ? { seconds: 3 }
+  toast(`${counted(files.length, "file")} on the way.`, path === "tasks" ? { seconds: 3 }
     : { action: "Show", onaction: () => { location.hash = "#/tasks"; } });
 }
 
@@ -88,7 +88,7 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "/") {
-    if (!location.hash.startsWith("#/search")) location.hash = "#/search";
+    if (address().path !== "search") location.hash = "#/search";
     setTimeout(() => document.getElementById("query")?.select());
   } else if (event.key === "?") help();
   else return;

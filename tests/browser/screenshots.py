@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from playwright.async_api import expect
 
@@ -19,9 +20,11 @@ async def take(url: str, scheme: str) -> None:
         browsing() as browser,
         visiting(browser, url, viewport={"width": 1200, "height": 800}, color_scheme=scheme) as visit,
     ):
-        page = await visit.open(f"#/search?q={QUESTION.replace(' ', '+')}")
-        for place in range(2):
-            await expect(page.locator(".hit img").nth(place)).to_be_visible()
+        page = await visit.open(f"#/search?q={quote_plus(QUESTION)}")
+        for _ in range(4):  # the first searches of a service open what later ones use
+            await page.reload()
+            for place in range(2):
+                await expect(page.locator(".hit img").nth(place)).to_be_visible()
         await page.evaluate("document.activeElement.blur()")
         await page.screenshot(path=FOLDER / f"search-{scheme}.png")
 

@@ -282,6 +282,8 @@ async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit
     await page.go_back()
     await expect(page.locator(".hit").first).to_be_visible()
     assert await page.get_by_label("Collection").input_value() == "reports"
+    await page.goto(f"{visit.url}/#/search?q=why+eagles?")
+    await expect(page.get_by_role("searchbox", name="Search")).to_have_value("why eagles?")
     shared = await visit.context.new_page()
     await shared.goto(address)
     await expect(shared.get_by_role("searchbox", name="Search")).to_have_value(QUESTION)
