@@ -9,7 +9,7 @@
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault
-    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed · DatabaseUnavailable
+    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed (StoreFull) · DatabaseUnavailable
     │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
@@ -99,7 +99,7 @@ class UploadTooLarge(UploadRefused):
 class UploadTooSlow(UploadRefused):
     code = "upload_timed_out"
     status_code = 408
-    default_message = "The upload took too long to arrive."
+    default_message = "The body of this request took too long to arrive."
 
 
 class PasswordNeedsKey(UploadRefused):
@@ -214,6 +214,10 @@ class StorageFailed(Temporary):
     owner = "file_store"
     status_code = 507
     default_message = "The file could not be stored."
+
+
+class StoreFull(StorageFailed):
+    default_message = "The files stored here have reached the limit of this server (MAX_STORE_BYTES)."
 
 
 class DatabaseUnavailable(Temporary):
@@ -331,7 +335,8 @@ class IdempotencyKeyInWork(RequestRefused):
 class PasswordGone(RequestRefused):
     code = "password_gone"
     default_message = (
-        "The PDF is encrypted. Its password was erased when it had been read, so its pages cannot be drawn."
+        "The PDF is encrypted. Its pages can be drawn as long as a task that was given the right password is "
+        "in work; then the password is erased."
     )
 
 

@@ -19,7 +19,7 @@ BROWSER_LOCK = (PROJECT / "requirements-browser.lock").read_text()
     ("name", "extras", "groups"),
     [
         ("requirements.lock", ["embedded"], ["dev"]),
-        ("requirements-fastembed.lock", ["embedded", "fastembed"], ["dev", "models"]),
+        ("requirements-fastembed.lock", ["embedded", "fastembed"], ["dev", "models", "checks"]),
     ],
 )
 def test_every_dependency_is_locked_in_a_version_that_fits(

@@ -332,9 +332,7 @@ def main() -> None:
 
 async def _serve(stack: Stack) -> None:
     async with stack:
-        stack.say(
-            "stack", f"ready: {stack.url} in a browser, {stack.url}/docs for the API; Ctrl-C ends all"
-        )
+        stack.say("stack", f"ready: {stack.url} in a browser, {stack.url}/docs for the API; Ctrl-C ends all")
         await asyncio.Event().wait()
 
 

@@ -31,7 +31,7 @@ from app.pdf.child import LONGEST_TRACEBACK
 from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
 from app.pdf.parent import Recognition
-from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
+from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of, is_asleep
 from app.pdf.text import clean
 from app.pdf.wire import (
     LARGEST_PICTURE,
@@ -207,6 +207,10 @@ class Reading:
                     body = await _received_in_time(process, seconds)
                     found = await self._understood(body, conversation)
             except TimeoutError as error:
+                if await is_asleep(
+                    process.pid
+                ):  # which no engine ever is: another process would be no better
+                    raise ReadingTimedOut from error
                 if self._has_stood_still(await self.end()):
                     raise ReadingStalled from error
                 raise _ProcessDied("took too long", ReadingTimedOut()) from error

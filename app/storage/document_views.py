@@ -228,6 +228,21 @@ def _conditions(wanted: DocumentFilter) -> list[ColumnElement[bool]]:
     return [test for name, test in tests.items() if getattr(wanted, name) is not None]
 
 
+async def find_password(connection: AsyncConnection, document_id: UUID, sha256: str) -> bytes | None:
+    """The encrypted password of these bytes, while a run of the document that was given it is in work."""
+    found: bytes | None = await connection.scalar(
+        select(Ingestion.password)
+        .where(
+            Ingestion.document_id == document_id,
+            Ingestion.sha256 == bytes.fromhex(sha256),
+            Ingestion.password.is_not(None),
+        )
+        .order_by(Ingestion.id.desc())
+        .limit(1)
+    )
+    return found
+
+
 def _documents() -> Select[Any]:
     return (
         select(

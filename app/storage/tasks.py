@@ -1,6 +1,6 @@
 """Where tasks stand, read from their ingestions' rows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -114,6 +114,18 @@ async def list_tasks(
     return [_task_status(row) for row in await connection.execute(statement, parameters | {"limit": limit})]
 
 
+async def list_changes(
+    connection: AsyncConnection, versions: Mapping[UUID, int]
+) -> list[tuple[UUID, int, TaskStatus | None]]:
+    """(task, version of its row, status) of those whose row has another version than the one that is known.
+
+    None: there is no row. What does not change, as thousands of tasks that wait, costs no more than a look.
+    """
+    known = {"ids": list(versions), "versions": list(versions.values())}
+    rows = await connection.execute(_CHANGES, known)
+    return [(row.asked, row.version or 0, _task_status(row) if row.id else None) for row in rows]
+
+
 async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
     """All that is queued, the next one first: at most MAX_QUEUED ids, in one array."""
     queue: Sequence[UUID] = await connection.scalar(_QUEUE)
@@ -123,14 +135,14 @@ async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
 MOST_FOLLOWED = 200
 """Of a collection that is followed: so many in work or next in the queue, and as many of the last seconds."""
 
-_TASKS = """
-    SELECT i.id, i.document_id, i.status, i.stage, i.pages_done, i.pages_total, i.pages_failed,
+_COLUMNS = """
+    i.id, i.document_id, i.status, i.stage, i.pages_done, i.pages_total, i.pages_failed,
         i.pages_without_text, i.engine, i.chunks, i.attempt, i.next_attempt_at, i.error_code, i.error_message,
         i.revision, i.created_at, i.started_at, i.finished_at, i.filename, i.byte_size, i.worker,
         i.stage_seconds, d.collection, d.latest_ingestion_id IS NOT DISTINCT FROM i.id AS is_latest,
         d.live_ingestion_id IS NOT DISTINCT FROM i.id AS is_served
-    FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id
 """
+_TASKS = f"SELECT {_COLUMNS} FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id"
 _NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
 # What is small begins and ends between two looks: therefore all that was asked for just now, too.
 _FRONT = f"""
@@ -149,6 +161,13 @@ _FRONT = f"""
     ) front
 """
 _FOLLOWED = text(f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) UNION {_FRONT})")
+# xmin: of the transaction that wrote the row as it is.
+_CHANGES = text(f"""
+    SELECT known.id AS asked, CAST(CAST(i.xmin AS text) AS bigint) AS version, {_COLUMNS}
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (id, version)
+    LEFT JOIN ingestions i ON i.id = known.id LEFT JOIN documents d ON d.id = i.document_id
+    WHERE CAST(CAST(i.xmin AS text) AS bigint) IS DISTINCT FROM known.version
+""")
 _QUEUE = text("""
     SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')
     FROM ingestions WHERE status = 'queued'

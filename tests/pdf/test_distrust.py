@@ -1,7 +1,9 @@
 """Reading processes that say what none of ours would: each is a real one, taken over by its file."""
 
 import asyncio
+import os
 import resource
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
@@ -177,6 +180,52 @@ ENDLESS = {
 async def test_what_never_ends_is_ended(owner: PDFReader, write: Write, content: bytes) -> None:
     with bounded(), pytest.raises((Unreadable, ReadingStalled)):
         await read(owner, write(content))
+
+
+SILENT = {
+    "silence": b"s",
+    "silence after a word": said(at(), how=b"s"),
+    "silence between pages": said(at(), facts(2), page(), how=b"s"),
+    "dozing": said(at(), how=b"d"),
+}
+
+
+@pytest.mark.parametrize("content", SILENT.values(), ids=SILENT.keys())
+async def test_a_process_that_says_nothing_of_its_own_accord_gets_its_verdict_at_once(
+    owner: PDFReader, write: Write, content: bytes
+) -> None:
+    with bounded(), pytest.raises(Unreadable) as verdict:
+        await read(owner, write(content))
+    assert verdict.value.code == "timed_out"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which CPU a process may use")
+async def test_a_process_that_the_machine_starves_gets_none(owner: PDFReader, write: Write) -> None:
+    """It may use one CPU, as the last of all, and somebody else does."""
+    cpu = min(os.sched_getaffinity(0))
+    busy = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    hogs = [await asyncio.create_subprocess_exec(sys.executable, "-c", busy) for _ in range(2)]
+    try:
+        reading = asyncio.create_task(read(owner, write(b"b")))
+        pid = (await until_one_reads()).pid
+        os.sched_setaffinity(pid, {cpu})
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        with pytest.raises(ReadingStalled):
+            await reading
+    finally:
+        for hog in hogs:
+            hog.kill()
+            await hog.wait()
+
+
+async def until_one_reads() -> psutil.Process:
+    async with asyncio.timeout(10):
+        while True:
+            for parent in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if "tests.pdf.taken_over" in parent.cmdline() and (found := parent.children()):
+                        return found[0]
+            await asyncio.sleep(0.002)
 
 
 async def test_a_process_that_asks_its_parent_for_something_else_is_a_crash(
