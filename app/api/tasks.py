@@ -105,8 +105,8 @@ async def follow_tasks(
     """Follow many tasks on one stream.
 
     With `ids` it shows these and ends with the last of them. Else it goes on, with all that come: up to 200
-    in work or next in the queue, and what was asked for in the last 10 seconds. It starts with where each
-    stands: who connects again misses nothing but an end, which `GET /tasks` tells.
+    in work, as many next in the queue, and what was asked for in the last 10 seconds. It starts with where
+    each stands: who connects again misses nothing but an end, which `GET /tasks` tells.
     """
     if ids is not None and collection is not None:
         refuse("query", "ids", "must not be given together with collection")
