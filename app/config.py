@@ -112,13 +112,13 @@ class Settings(BaseSettings):
     )
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
     max_characters: int = Field(
-        10_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."
+        50_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."
     )
     pdf_engines: Annotated[tuple[Literal["pdfium", "pypdf"], ...], NoDecode] = Field(
         ("pdfium", "pypdf"), min_length=1, description="In the order in which they are tried."
     )
     reading_max_seconds: float = Field(
-        45, gt=0, description="PDFs that take more CPU time to read end as timed_out."
+        90, gt=0, description="PDFs that take more CPU time to read end as timed_out."
     )
     reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
     sandbox: Literal["auto", "require"] = Field(

@@ -11,11 +11,20 @@ from typing import NamedTuple
 
 import psutil
 
-from app.pdf.parent import EXIT, PID, Recognition
-from app.pdf.wire import LARGEST_FRAME, LENGTH_BYTES, Request, length_of, packed, request_to_frame
+from app.pdf.wire import (
+    EXIT,
+    LARGEST_FRAME,
+    LENGTH_BYTES,
+    PID,
+    Recognition,
+    Request,
+    length_of,
+    packed,
+    request_to_frame,
+)
 
+# A slow consumer keeps the process waiting, not pages in memory.
 BUFFERED_BYTES = 256 * 1024
-"""A slow consumer keeps the process waiting, not pages in memory."""
 END_SECONDS = 5.0
 LOOKS = 20
 ASLEEP_LOOKS = 18

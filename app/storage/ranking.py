@@ -30,26 +30,24 @@ FEW_HITS: Final = 3
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
 FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
 
+# Documents of a long list that are looked at for one word, those with most of it first.
 LISTED_DOCUMENTS: Final = 500
-"""Documents of a long list that are looked at for one word, those with most of it first."""
 
+# Documents of a long list that are weighed by all words, those with most of the best words first.
 WEIGHED_DOCUMENTS: Final = 100
-"""Documents of a long list that are weighed by all words, those with most of the best words first."""
 
-CHOSEN_DOCUMENTS: Final = 20
-"""Documents of a long list all of whose chunks are compared, the best first ..."""
+CHOSEN_DOCUMENTS: Final = 20  # documents of a long list all of whose chunks are compared, the best first ...
 
+# ... until they have this many chunks: 6 us each with twelve words, all steps together.
 CHOSEN_CHUNKS: Final = 2_500
-"""... until they have this many chunks: 6 us each with twelve words, all steps together."""
 
-NEAREST_CHUNKS: Final = 100
-"""Chunks that the index of vectors brings."""
+NEAREST_CHUNKS: Final = 100  # chunks that the index of vectors brings
 
+# Chunks, the best by their words and documents, whose vectors are compared too: 2 us each.
 COMPARED_CHUNKS: Final = 200
-"""Chunks, the best by their words and documents, whose vectors are compared too: 2 us each."""
 
+# Pages of the table of vectors that tell how near just any chunk is: 300 of 256 dimensions.
 SAMPLE_PAGES: Final = 20
-"""Pages of the table of vectors that tell how near just any chunk is: 300 of 256 dimensions."""
 
 
 def nearest(visible: Visible, space_id: int) -> str:

@@ -22,23 +22,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.storage.canonical import canonical
 from app.storage.languages import CONFIGS_IN_USE, SIMPLE, phrase_query, question_words
 
-MAX_WORDS: Final = 32
-"""A longer question is searched by its rarest words."""
+MAX_WORDS: Final = 32  # a longer question is searched by its rarest words
 
+# Words in a candidate query, if there are pairs: the index weighs each of them for every row.
 MAX_TERMS: Final = 16
-"""Words in a candidate query, if there are pairs: the index weighs each of them for every row."""
 
+# Chunks a candidate query should match. Words of one subject occur together, so that twice as many may.
 CANDIDATE_CHUNKS: Final = 500
-"""Chunks a candidate query should match. Words of one subject occur together, so that twice as many may."""
 
+# Documents of one word that are counted, at 0.1 us each; of more, statistics are near enough.
 COUNTED_DOCUMENTS: Final = 5_000
-"""Documents of one word that are counted, at 0.1 us each; of more, statistics are near enough."""
 
+# Chunks of single words that the index may look through for pairs of them: 0.5 us each, in any library.
 READ_CHUNKS: Final = 20_000
-"""Chunks of single words that the index may look through for pairs of them: 0.5 us each, in any library."""
 
+# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms.
 SAMPLE_PAGES: Final = 200
-"""Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms."""
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 

@@ -9,8 +9,8 @@ import os
 import signal
 import time
 
-from app.pdf import child
-from app.pdf.parent import main
+from app.pdf.sandbox import child
+from app.pdf.sandbox.parent import main
 
 
 def live(file: int, channel: int, asking: int) -> None:

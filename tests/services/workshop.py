@@ -179,6 +179,7 @@ class Workshop:
                 connection,
                 lease,
                 self.space_id,
+                engines=["pdfium"],
                 pages_failed=[],
                 pages_without_text=[3],
                 stage_seconds={},
