@@ -14,6 +14,7 @@ from tests.stacks import SAMPLES
 
 CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
 PATIENCE_MS = 20_000
+OF_THE_BROWSER = ("chrome-extension://", "chrome://")  # what it shows a PDF with
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -53,8 +54,7 @@ class Visit:
 
     def _note_request(self, request: Request) -> None:
         self.requests.append(request)
-        # The browser shows a PDF with an extension of its own.
-        if not request.url.startswith((self.url, f"blob:{self.url}", "data:", "chrome-extension://")):
+        if not request.url.startswith((self.url, f"blob:{self.url}", "data:", *OF_THE_BROWSER)):
             self.faults.append(f"a request to {request.url}")
 
     def _note_console(self, message: Any) -> None:

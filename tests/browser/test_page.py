@@ -547,6 +547,11 @@ async def test_a_key_is_asked_for_kept_for_the_session_and_never_in_an_address(
         async with page.expect_download() as downloaded:
             await page.get_by_role("button", name="Download").click()
         assert (await (await downloaded.value).path()).read_bytes() == sample("annual-report.pdf")[1]
+        async with visit.context.expect_page() as opened:
+            await page.get_by_role("button", name="Open original").click()
+        original = await opened.value
+        await original.wait_for_url(re.compile("^blob:"))
+        await original.close()
         await drop(page, [sample("wildbienen.pdf")])
         await page.goto(f"{locked.url}/#/tasks")
         await expect(row_of(group(page, "Done"), "wildbienen.pdf")).to_be_visible()
