@@ -16,8 +16,9 @@ T = TypeVar("T")
 class Fresh(Generic[T]):
     """Found out at most once at a time, however many ask."""
 
-    def __init__(self, find_out: Callable[[], Awaitable[T]]) -> None:
+    def __init__(self, find_out: Callable[[], Awaitable[T]], max_load: float = MAX_LOAD) -> None:
         self._find_out = find_out
+        self._max_load = max_load
         self._lock = asyncio.Lock()
         self._stale_at = 0.0
         self._found: T
@@ -32,5 +33,5 @@ class Fresh(Generic[T]):
                 began = time.monotonic()
                 self._found = await self._find_out()
                 ended = time.monotonic()
-                self._stale_at = ended + max(FRESH_SECONDS, (ended - began) / MAX_LOAD)
+                self._stale_at = ended + max(FRESH_SECONDS, (ended - began) / self._max_load)
             return self._found

@@ -21,7 +21,7 @@ class HealthView extends HTMLElement {
 
   async #load() {
     try {
-      const [ready, stats, workers, errors] = await Promise.all([readiness(), get("/stats"), get("/workers"),
+      const [ready, stats, workers, errors] = await Promise.all([get("/readyz"), get("/stats"), get("/workers"),
         get(`/tasks${query({ status: "error", limit: 6 })}`)]);
       if (this.isConnected) this.#show(ready, stats, workers.data, errors.data);
     } catch (error) {
@@ -55,11 +55,6 @@ class HealthView extends HTMLElement {
   }
 }
 customElements.define("health-view", HealthView);
-
-// What is not ready says why; a load balancer's 503 is an answer here.
-async function readiness() {
-  return get("/readyz");
-}
 
 const card = (title, ...children) => h("section", { class: "card" }, h("h2", {}, title), ...children);
 const figure = (value) => h("p", { class: "figure" }, count(value));
