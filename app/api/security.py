@@ -21,7 +21,14 @@ PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 ALIVE = "/livez"
 """Says nothing but that: whoever starts the service's processes may ask under any name."""
 DESCRIPTION = frozenset(
-    {"/", "/docs", "/docs/scripts/swagger-ui-bundle.js", "/docs/scripts/swagger-ui.css", "/openapi.json"}
+    {
+        "/",
+        "/favicon.ico",
+        "/docs",
+        "/docs/scripts/swagger-ui-bundle.js",
+        "/docs/scripts/swagger-ui.css",
+        "/openapi.json",
+    }
 )
 """A browser opens these pages, and it has no key until somebody types it there."""
 PAGE = "/web/"

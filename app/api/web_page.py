@@ -30,6 +30,12 @@ async def show_page() -> FileResponse:
     return FileResponse(WEB / "index.html", headers=_HEADERS)
 
 
+@router.get("/favicon.ico")
+async def show_icon() -> FileResponse:
+    """Browsers ask for it where they show an original."""
+    return FileResponse(WEB / "icon.svg", headers={"Cache-Control": "max-age=86400"})
+
+
 @router.get("/web/samples/{name}")
 async def get_sample(name: Sample) -> Response:
     """One of the PDFs a first look begins with. Raises FileGone."""

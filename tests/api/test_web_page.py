@@ -79,7 +79,7 @@ async def test_nothing_else_is_served_from_there(client: httpx.AsyncClient, path
 async def test_the_page_needs_no_key_and_what_it_shows_does(settings: Settings, serve: Any) -> None:
     locked = settings.model_copy(update={"api_keys": SecretStr("alice:a-long-key")})
     async with serve(create_app(locked)) as served, httpx.AsyncClient(base_url=served.url) as stranger:
-        for path in ("/", "/web/main.js", "/web/samples/wildbienen.pdf"):
+        for path in ("/", "/favicon.ico", "/web/main.js", "/web/samples/wildbienen.pdf"):
             assert (await stranger.get(path)).status_code == 200
         for path in ("/documents", "/tasks", "/tasks/events", "/workers", "/stats", "/web/../documents"):
             url = httpx.URL(served.url).copy_with(raw_path=path.encode())
