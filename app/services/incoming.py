@@ -77,7 +77,7 @@ class IncomingFiles:
                 file = await upload.receive(_name_of(file_path), parts)
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
-            async with self.database.transaction() as connection:
+            async with self.database.autocommit() as connection:
                 await runs.end(connection, ingestion_id, self.space_id, error)
             raise
         except StorageFailed as error:
@@ -139,7 +139,7 @@ class IncomingFiles:
 
     async def _put_off(self, ingestion_id: UUID, error: Temporary) -> None:
         is_out = await self.outages.report(error.owner, error)
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             row = await runs.find(connection, ingestion_id)
             if row is None:
                 return

@@ -136,7 +136,7 @@ class RAGService:
         if await self.outages.has_any():
             log.info("time limit reached in an outage", task_id=str(ingestion_id))
             return
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())
         log.warning("time limit reached", task_id=str(ingestion_id))
 
@@ -404,7 +404,7 @@ class RAGService:
             log.warning("interrupted", reason=error.message, seconds=seconds)
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             await runs.fail(connection, lease, self.space_id, error)
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)

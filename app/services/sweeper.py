@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from app.errors import LeaseLost, PDFIngestError, StorageFailed, WorkerLost
+from app.errors import PDFIngestError, StorageFailed, WorkerLost
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.storage import runs, sweep
@@ -97,8 +97,11 @@ class Sweeper:
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
     async def tidy(self) -> None:
-        """Remove old runs and idempotency keys, names of workers that are gone, and uploads without a row."""
+        """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""
         async with self._database.autocommit() as connection:
+            while left := await runs.find_left_chunks(connection, RUNS_AT_ONCE):
+                await runs.delete_left_chunks(connection, self._space_id, left)
+                log.info("chunks of ended runs deleted", runs=len(left))
             await sweep.forget_idempotency_keys(connection)
             await sweep.forget_workers(connection)
             while await sweep.forget_runs(connection, self._retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
@@ -187,28 +190,16 @@ def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
 async def free(
     database: Database, space_id: int, lost: Sequence[LostLease], *, with_expired: bool = False
 ) -> Sequence[Any]:
-    """Queue again what has lost its worker, or end it when its own process died too often.
-
-    Returns the rows of `runs.requeue_lost`.
-    """
+    """Queue again what has lost its worker, or end it. Returns the rows of `runs.requeue_lost`."""
     async with database.autocommit() as connection:
-        found = await runs.requeue_lost(connection, lost, with_expired=with_expired)
+        found = await runs.requeue_lost(connection, space_id, lost, with_expired=with_expired)
     for row in found:
         with bound_contextvars(task_id=str(row.id), document_id=str(row.document_id)):
             if row.pause_seconds is None:
-                await _give_up(database, space_id, LostLease(row.id, row.lease_epoch, is_own_death=True))
+                log.warning("failed", code=WorkerLost.code)
             else:
                 log.warning("requeued", reason="its worker is lost", pause_seconds=row.pause_seconds)
     return found
-
-
-async def _give_up(database: Database, space_id: int, lost: LostLease) -> None:
-    try:
-        async with database.transaction() as connection:
-            await runs.fail(connection, lost, space_id, WorkerLost())
-    except LeaseLost:  # it was cancelled, say
-        return
-    log.warning("failed", code=WorkerLost.code)
 
 
 async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> NoReturn:

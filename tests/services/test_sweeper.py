@@ -105,7 +105,7 @@ async def test_a_session_cut_off_in_the_middle_of_a_sweep_holds_up_nobody(
     """As a process under SIGSTOP: its last statement is over, its connection open."""
     async with own_database.autocommit() as connection:
         await sweep.lead(connection, "elsewhere/1")
-        await runs.requeue_lost(connection)
+        await runs.requeue_lost(connection, space_id=1)
         await asyncio.sleep(sweep.LEADER_SECONDS + 0.1)
         async with asyncio.timeout(5):
             await sweepers[1].sweep()
@@ -194,6 +194,22 @@ async def test_old_runs_are_forgotten_but_for_what_a_document_needs(
     await sweepers[0].tidy()
     assert set(await column(own_database, "SELECT id FROM ingestions")) == {newest, served, young}
     assert await column(own_database, "SELECT storage_key FROM files_to_delete") == ["left.pdf"]
+
+
+async def test_chunks_that_somebody_was_killed_before_deleting_are_deleted(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    ended, served = await queued(own_database), await queued(own_database)
+    async with own_database.transaction() as connection:
+        for statement in (
+            "INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, text, tokens, tsv)"
+            " SELECT gen_random_uuid(), id, 0, 1, 1, '', 1, '' FROM ingestions",
+            "UPDATE ingestions SET chunks = 1, status = 'success', finished_at = now()",
+            f"UPDATE ingestions SET status = 'cancelled' WHERE id = '{ended}'",
+        ):
+            await connection.execute(text(statement))
+    await sweepers[0].tidy()
+    assert await column(own_database, "SELECT ingestion_id FROM chunks") == [served]
 
 
 async def column(database: Database, statement: str) -> list[object]:

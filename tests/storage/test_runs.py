@@ -443,7 +443,7 @@ async def test_an_attempt_that_its_own_worker_gives_up_counts_as_a_death(
         async with database.autocommit() as connection:
             pauses.append(await runs.requeue(connection, lease))
     assert pauses == [0, 1, 5, 20, 60, None]
-    async with database.transaction() as connection:
+    async with database.autocommit() as connection:
         await runs.fail(connection, lease, space_id, ReaderKilled("killed"))
     row = await row_of(database, ingestion_id)
     assert (row.error_code, row.error_message) == ("worker_lost", "killed")
@@ -466,7 +466,7 @@ async def test_a_time_limit_ends_an_ingestion_whoever_holds_it(
 ) -> None:
     lease = await claimed(database, ingestion_id)
     await store(database, lease, space_id)
-    async with database.transaction() as connection:
+    async with database.autocommit() as connection:
         await runs.end(connection, ingestion_id, space_id, Corrupted())
         await runs.end(connection, ingestion_id, space_id, EmbeddingFailed())
     assert (await row_of(database, ingestion_id)).error_code == "corrupted"
@@ -481,7 +481,7 @@ async def test_what_is_being_stored_while_a_run_ends_goes_with_it(
     lease = await claimed(database, ingestion_id)
 
     async def end() -> None:
-        async with database.transaction() as connection:
+        async with database.autocommit() as connection:
             await runs.end(connection, ingestion_id, space_id, Corrupted())
 
     async with database.transaction() as connection:
@@ -492,6 +492,76 @@ async def test_what_is_being_stored_while_a_run_ends_goes_with_it(
     await ending
     assert (await row_of(database, ingestion_id)).status == "error"
     assert await count_rows(database, space_id, ingestion_id) == (0, 0)
+
+
+@pytest.mark.parametrize("way", ["end", "lose"])
+async def test_who_is_stopped_while_ending_a_run_holds_no_lock_and_its_chunks_can_be_deleted(
+    database: Database, space_id: int, ingestion_id: UUID, way: str
+) -> None:
+    lease = await claimed(database, ingestion_id)
+    await store(database, lease, space_id)
+
+    async def end() -> None:
+        async with database.autocommit() as connection:
+            await runs.end(connection, ingestion_id, space_id, Corrupted())
+
+    await use_up_deaths(database, ingestion_id)
+    async with database.transaction() as connection:  # it comes as far as the chunks
+        await connection.execute(text("LOCK TABLE chunks IN EXCLUSIVE MODE"))
+        ending = asyncio.create_task(
+            end() if way == "end" else lose(database, space_id, lease, is_own_death=True)
+        )
+        await asyncio.sleep(0.5)
+        row = await connection.execute(
+            text("SELECT status, chunks FROM ingestions WHERE id = :id FOR UPDATE NOWAIT"),
+            {"id": ingestion_id},
+        )
+        assert tuple(row.one()) == ("error", 3)
+        ending.cancel()
+        await asyncio.wait([ending])
+    async with database.autocommit() as connection:
+        assert ingestion_id in await runs.find_left_chunks(connection, 1000)
+        await runs.delete_left_chunks(connection, space_id, [ingestion_id])
+        assert ingestion_id not in await runs.find_left_chunks(connection, 1000)
+    assert await count_rows(database, space_id, ingestion_id) == (0, 0)
+
+
+async def use_up_deaths(database: Database, ingestion_id: UUID) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET deaths = 5 WHERE id = :id"), {"id": ingestion_id}
+        )
+
+
+async def test_a_run_is_given_up_in_the_statement_that_finds_its_lease_lost(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    """A holder that is late, but not dead, has no moment in which its lease is good again and then failed."""
+    lease = await claimed(database, ingestion_id)
+    await use_up_deaths(database, ingestion_id)
+    async with database.transaction() as connection:
+        await connection.execute(text("LOCK TABLE chunks IN EXCLUSIVE MODE"))
+        late = asyncio.create_task(lose(database, space_id, lease, is_own_death=True))
+        await asyncio.sleep(0.5)
+        with pytest.raises(LeaseLost):
+            async with database.autocommit() as other:
+                await runs.renew(other, lease, Progress("reading", 5))
+    await late
+    assert (await row_of(database, ingestion_id)).error_code == "worker_lost"
+
+
+async def test_the_chunks_of_a_run_that_goes_on_or_is_served_are_never_left(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    lease = await claimed(database, ingestion_id)
+    await store(database, lease, space_id)
+    for _ in range(2):
+        async with database.autocommit() as connection:
+            assert ingestion_id not in await runs.find_left_chunks(connection, 1000)
+            await runs.delete_left_chunks(connection, space_id, [ingestion_id])
+        assert await count_rows(database, space_id, ingestion_id) == (3, 3)
+        if (await row_of(database, ingestion_id)).status == "processing":
+            await publish(database, lease, space_id)
 
 
 async def test_a_writer_stopped_in_its_middle_holds_no_lock(
