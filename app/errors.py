@@ -9,7 +9,8 @@
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault
-    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed · DatabaseUnavailable
+    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed (StoreFull)
+    │   ├── DatabaseUnavailable
     │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
@@ -214,6 +215,10 @@ class StorageFailed(Temporary):
     owner = "file_store"
     status_code = 507
     default_message = "The file could not be stored."
+
+
+class StoreFull(StorageFailed):
+    default_message = "The disk of the file store is full."
 
 
 class DatabaseUnavailable(Temporary):

@@ -22,7 +22,7 @@ from app.errors import (
     UploadRefused,
 )
 from app.services.outages import Outages
-from app.services.retries import MAX_RETRIES, pause_seconds
+from app.services.retries import most_retries, pause_seconds
 from app.services.uploads import ReceivedFile, Upload, clean_filename
 from app.storage import documents, runs
 from app.storage.database import Connection, Database
@@ -143,7 +143,7 @@ class IncomingFiles:
             row = await runs.find(connection, ingestion_id)
             if row is None:
                 return
-            if row.retries >= MAX_RETRIES:
+            if not is_out and row.retries >= most_retries(error):
                 await runs.end(connection, ingestion_id, self.space_id, error)
                 return
             seconds = pause_seconds(row.retries)

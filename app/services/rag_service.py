@@ -21,7 +21,6 @@ from app.errors import (
     ChunksDiffer,
     DatabaseUnavailable,
     EmbeddingFailed,
-    EmbeddingRefused,
     FileNotFound,
     InternalError,
     Interrupted,
@@ -45,7 +44,7 @@ from app.services.outages import Outages
 from app.services.pace import ReadingPace
 from app.services.prefetch import prefetch
 from app.services.resuming import ChunkChain, behind
-from app.services.retries import MAX_RETRIES, pause_seconds
+from app.services.retries import most_retries, pause_seconds
 from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import free, lost_leases
@@ -65,7 +64,6 @@ FIRST_HEARTBEAT_SECONDS = 0.25
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_OUTAGE_PAUSE_SECONDS = 30.0
-MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 log = structlog.get_logger(__name__)
 
@@ -385,8 +383,7 @@ class RAGService:
         if error.owner != "document" and await self.outages.report(error.owner, error):
             await self._release(lease, is_counted=False)
             return
-        most = MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
-        if lease.retries >= most or error.owner == "document":
+        if lease.retries >= most_retries(error) or error.owner == "document":
             await self._fail(lease, error)
             return
         delay_seconds = pause_seconds(lease.retries)
