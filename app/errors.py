@@ -34,7 +34,8 @@ What becomes of a run that meets an error depends on one thing, whose fault it i
     database   DatabaseUnavailable                        charged to no document: the lease is given back, or
                                                           runs out
     attempt    Interrupted                                again after 0, 1, 5, 20 and 60 s; the sixth one
-                                                          without progress in between is the verdict
+                                                          without progress in between is the verdict; what
+                                                          died with its whole worker counts for none
 
 Each takes exactly one message, so that it survives pickling.
 """

@@ -47,7 +47,7 @@ from app.services.resuming import ChunkChain, behind
 from app.services.retries import most_retries, pause_seconds
 from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
-from app.services.sweeper import free, lost_leases
+from app.services.sweeper import find_lost, free
 from app.storage import canonical, languages, runs
 from app.storage.chunks import Chunk
 from app.storage.database import Database
@@ -348,8 +348,7 @@ class RAGService:
 
     async def _free_if_dead(self, ingestion_id: UUID) -> None:
         """The sweeper would do it within a second. What else its holder had says whose fault it was."""
-        async with self.database.autocommit() as connection:
-            lost = lost_leases(self.processes, await runs.holders(connection))
+        lost = await find_lost(self.database, self.processes)
         mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
         if mine:
             await free(self.database, self.space_id, mine)

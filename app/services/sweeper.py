@@ -30,6 +30,8 @@ ORPHAN_SECONDS = 3600.0
 MESSAGES_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000
+# Processes killed together do not end together: a worker may still be there a moment after its child.
+DYING_SECONDS = 0.05
 RUNS_AT_ONCE = 1000
 
 log = structlog.get_logger(__name__)
@@ -123,8 +125,7 @@ class Sweeper:
         return seconds
 
     async def _free_lost(self, *, with_expired: bool) -> None:
-        async with self._database.autocommit() as connection:
-            lost = lost_leases(self._processes, await runs.holders(connection))
+        lost = await find_lost(self._database, self._processes)
         if not lost and not with_expired:
             return
         found = await free(self._database, self._space_id, lost, with_expired=with_expired)
@@ -174,6 +175,16 @@ class Sweeper:
         return True
 
 
+async def find_lost(database: Database, processes: Processes) -> list[LostLease]:
+    """The leases of dead holders."""
+    async with database.autocommit() as connection:
+        held = await runs.holders(connection)
+    if not lost_leases(processes, held):
+        return []
+    await asyncio.sleep(DYING_SECONDS)
+    return lost_leases(processes, held)
+
+
 def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
     """The leases of dead holders among (id, worker, lease_epoch).
 
@@ -193,6 +204,8 @@ async def free(
     """Queue again what has lost its worker, or end it. Returns the rows of `runs.requeue_lost`."""
     async with database.autocommit() as connection:
         found = await runs.requeue_lost(connection, space_id, lost, with_expired=with_expired)
+        if not all(row.is_counted for row in found):
+            await sweep.forget_back_off(connection)
     for row in found:
         with bound_contextvars(task_id=str(row.id), document_id=str(row.document_id)):
             if row.pause_seconds is None:

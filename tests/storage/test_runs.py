@@ -352,16 +352,21 @@ async def test_a_whole_worker_that_dies_again_and_again_ends_no_run_that_makes_p
     assert [(await row_of(database, one)).deaths for one in ids] == [0, 0, 0]
 
 
-async def test_the_first_two_deaths_of_a_whole_worker_count_for_nothing_even_without_progress(
+async def test_the_death_of_a_whole_worker_neither_counts_nor_lengthens_the_pause(
     database: Database, space_id: int
 ) -> None:
     ids = [await add_document(database) for _ in range(2)]
-    for _ in range(2):
+    for attempt in range(20):
+        for one in ids:
+            await make_due(database, one)
         leases = [await claimed(database, one) for one in ids]
-        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, 0)
-    assert [((await row_of(database, one)).losses, (await row_of(database, one)).deaths) for one in ids] == [
-        (2, 0)
-    ] * 2
+        expected = 0 if attempt < 2 else 3
+        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, expected)
+    rows = [await row_of(database, one) for one in ids]
+    assert [(row.losses, row.deaths) for row in rows] == [(20, 0)] * 2
+    await make_due(database, ids[0])
+    lease = await claimed(database, ids[0])
+    assert await lose(database, space_id, lease, is_own_death=True) == {ids[0]: 0}, "the first of its own"
 
 
 async def test_what_takes_its_whole_worker_along_each_time_has_an_end_too(
@@ -372,7 +377,33 @@ async def test_what_takes_its_whole_worker_along_each_time_has_an_end_too(
         await make_due(database, ingestion_id)
         lease = await claimed(database, ingestion_id)
         pauses.append((await lose(database, space_id, lease))[ingestion_id])
-    assert pauses == [0, 0, 0, 1, 5, 20, 60, None]
+    assert pauses == [0, 0, *[3] * 27, None]
+    assert (await row_of(database, ingestion_id)).error_code == "worker_lost"
+
+
+async def test_messages_that_died_with_a_worker_are_sent_again_within_seconds(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    waiting = await add_document(database)
+    await rung_at(database, waiting, rings=9, seconds_ago=3)
+    lease = await claimed(database, ingestion_id)
+    await lose(database, space_id, lease, is_own_death=True)
+    async with database.autocommit() as connection:
+        assert waiting not in await sweep.mark_announced(connection, 10_000)
+    await lose(database, space_id, await claimed(database, ingestion_id))
+    async with database.autocommit() as connection:
+        assert waiting in await sweep.mark_announced(connection, 10_000)
+
+
+async def rung_at(database: Database, ingestion_id: UUID, rings: int, seconds_ago: float) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE ingestions SET rings = :rings, rung_at = clock_timestamp()"
+                " - make_interval(secs => :seconds) WHERE id = :id"
+            ),
+            {"id": ingestion_id, "rings": rings, "seconds": seconds_ago},
+        )
 
 
 async def test_what_was_lost_twice_goes_on_alone_in_its_process(

@@ -80,9 +80,13 @@ __all__ = [
     "wait_for_equal",
 ]
 # After the first, second … death of a run's own process without progress in between; one more, and it is
-# given up. A whole fleet that is killed again and again for a minute ends no innocent run: the pauses alone
-# take longer.
+# given up.
 PAUSES_SECONDS = (0, 1, 5, 20, 60)
+# What was lost with its whole worker, or with others, is not to blame, and after two such losses only waits
+# until the dying may be over. What takes its whole worker along each time must have an end as well: after so
+# many in a row, two to three minutes. A fleet killed every two seconds for a minute loses a run 15 times.
+PAUSE_IN_COMPANY_SECONDS = 3
+MOST_LOSSES = 30
 
 log = structlog.get_logger(__name__)
 
@@ -424,14 +428,14 @@ async def requeue_lost(
 ) -> Sequence[Row[Any]]:
     """Queue again what lost its lease, or end it when its own process died too often.
 
-    Returns (id, document_id, pause_seconds) of each; None: it has ended. What is queued without a pause
-    counts as announced.
+    Returns (id, document_id, is_counted, pause_seconds) of each; None: it has ended. What is queued without a
+    pause counts as announced.
     """
-    is_counted = f"(coalesce(is_own_death, false) OR losses >= {LOSSES_IN_COMPANY})"
     found = await connection.execute(
         text(f"""
         WITH lost AS (
-            SELECT id, document_id, {is_counted} AS is_counted, {_pause_seconds(is_counted)}
+            SELECT id, document_id, coalesce(is_own_death, false) AS is_counted,
+                {_pause_seconds("is_own_death")}
             FROM ingestions LEFT JOIN unnest(
                 CAST(:ids AS uuid[]), CAST(:epochs AS bigint[]), CAST(:are_own AS bool[])
             ) AS dead(dead_id, dead_epoch, is_own_death) ON id = dead_id AND lease_epoch = dead_epoch
@@ -439,7 +443,7 @@ async def requeue_lost(
             ORDER BY id LIMIT 1000 FOR UPDATE OF ingestions SKIP LOCKED
         ), {_REQUEUED}, ended AS (
             UPDATE ingestions SET {_ENDED} FROM lost WHERE ingestions.id = lost.id AND pause_seconds IS NULL
-        ) SELECT id, document_id, pause_seconds FROM lost
+        ) SELECT id, document_id, is_counted, pause_seconds FROM lost
         """),
         {
             "ids": [lease.ingestion_id for lease in lost],
@@ -459,7 +463,9 @@ async def requeue_lost(
 def _pause_seconds(is_counted: str) -> str:
     """NULL behind the last of the pauses."""
     pauses = ", ".join(map(str, PAUSES_SECONDS))
-    return f"CASE WHEN {is_counted} THEN (ARRAY[{pauses}])[deaths + 1] ELSE 0 END AS pause_seconds"
+    return f"""CASE WHEN {is_counted} THEN (ARRAY[{pauses}])[deaths + 1]
+        WHEN losses + 1 >= {MOST_LOSSES} THEN NULL
+        WHEN losses >= {LOSSES_IN_COMPANY} THEN {PAUSE_IN_COMPANY_SECONDS} ELSE 0 END AS pause_seconds"""
 
 
 _REQUEUED = """
