@@ -59,4 +59,4 @@ WORKDIR /opt/pdf-ingest
 USER 10001:10001
 EXPOSE 8000
 CMD ["uvicorn", "--factory", "app.main:create_app", "--host", "0.0.0.0", "--port", "8000", \
-     "--no-access-log", "--timeout-graceful-shutdown", "20"]
+     "--http", "app.api.connections:TimedHTTP", "--no-access-log", "--timeout-graceful-shutdown", "20"]

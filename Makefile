@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos test test-bare test-all test-python test-fastembed lint compose-check lock
+.PHONY: help install demo up chaos test test-bare test-all test-python test-fastembed test-openapi audit lint compose-check lock
 
 PYTHON := .venv/bin/python
 
@@ -31,7 +31,7 @@ test-bare: install ## Run the tests that use programs of the system again, on a 
 	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest -m "not heavy" -rs \
 		tests/pdf tests/test_hostile_files.py tests/test_readme.py
 
-test-all: lint test-fastembed ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
+test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest
 	@export PATH="$$(printf '%s:' $$HOME/.pyenv/versions/*/bin)$$PATH"; \
 	for name in python3.11 python3.12 python3.13; do \
@@ -45,11 +45,25 @@ test-python: # Test the bridge and the worker on the Python called NAME, in an e
 	.venv/$(NAME)/bin/python -m pytest tests/test_bridge.py tests/test_endurance.py tests/test_worker.py \
 		tests/storage/test_runs.py
 
-test-fastembed: install ## Test models in our own processes, in an environment of its own with fastembed
+test-fastembed: .venv/fastembed/installed ## Test models in our own processes, in an environment of its own with fastembed
+	.venv/fastembed/bin/python -m pytest tests/embeddings/test_fastembed.py tests/reranking
+
+test-openapi: .venv/fastembed/installed ## Try every operation with requests that schemathesis makes up, in the same environment
+	.venv/fastembed/bin/python -m pytest tests/api/test_schemathesis.py
+
+audit: .venv/fastembed/installed ## Ask OSV whether anything in the locks has a known hole (needs the network)
+	@if $(PYTHON) -c 'import httpx; httpx.get("https://api.osv.dev", timeout=10)' 2>/dev/null; then \
+		.venv/fastembed/bin/pip-audit --vulnerability-service osv --disable-pip --require-hashes \
+			--requirement requirements-fastembed.lock; \
+	else echo "NOT AUDITED: api.osv.dev cannot be reached from here"; fi
+
+.venv/fastembed/installed: .venv/installed requirements-fastembed.lock
 	$(PYTHON) -m venv .venv/fastembed
 	.venv/fastembed/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 		-r requirements-fastembed.lock
-	.venv/fastembed/bin/python -m pytest tests/embeddings/test_fastembed.py tests/reranking
+	.venv/fastembed/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+	@touch .venv/fastembed/installed
 
 lint: install ## Check style and types
 	$(PYTHON) -m ruff check .
@@ -65,13 +79,13 @@ compose-check: install ## Check the Dockerfile, docker-compose.yml (with docker 
 		echo "docker compose is not installed: docker-compose.yml was not checked" >&2; \
 	fi
 
-# Two locks, since what only fastembed and its tests need is 120 MB that `make install` does without. The larger
-# is made first and binds the smaller, so that both agree.
+# Two locks, since what only fastembed, its tests, schemathesis and pip-audit need is 130 MB that `make install` does
+# without. The larger is made first and binds the smaller, so that both agree.
 LOCKING := uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
 	--upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url
 
 lock: ## Pin the newest versions of all dependencies in both locks (needs uv)
-	$(LOCKING) --extra fastembed --group models -o requirements-fastembed.lock
+	$(LOCKING) --extra fastembed --group models --group checks -o requirements-fastembed.lock
 	$(LOCKING) --constraint requirements-fastembed.lock -o requirements.lock
 
 # flit-core, which makes the program, comes from the lock as well, so nothing is ever installed that the lock does not name.

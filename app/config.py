@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PASSWORD = re.compile("//([^:/@]*):.*@")
+_OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Redis and its sentinels
 
 
 class Settings(BaseSettings):
@@ -106,15 +107,18 @@ class Settings(BaseSettings):
         "knows. A text whose language cannot be told is taken for the first.",
     )
     max_upload_bytes: int = Field(100_000_000, ge=1, description="Larger uploads get 413.")
+    max_store_bytes: int = Field(
+        0, ge=0, description="With more bytes of files stored, uploads get 507; 0: no limit."
+    )
     max_pages: int = Field(5_000, ge=1, description="PDFs with more pages end as too_many_pages.")
     max_characters: int = Field(
-        10_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."
+        50_000_000, ge=1, description="PDFs with more text end as too_much_text; so does 1,000,000 on a page."
     )
     pdf_engines: Annotated[tuple[Literal["pdfium", "pypdf"], ...], NoDecode] = Field(
         ("pdfium", "pypdf"), min_length=1, description="In the order in which they are tried."
     )
     reading_max_seconds: float = Field(
-        45, gt=0, description="PDFs that take more CPU time to read end as timed_out."
+        90, gt=0, description="PDFs that take more CPU time to read end as timed_out."
     )
     reading_memory_mb: int = Field(1024, ge=128, description="Memory of the process that reads a PDF.")
     sandbox: Literal["auto", "require"] = Field(
@@ -170,7 +174,7 @@ class Settings(BaseSettings):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         """Passwords stand in URLs too."""
         for name, value in super().__repr_args__():
-            yield name, _PASSWORD.sub("//\\1:***@", value) if isinstance(value, str) else value
+            yield name, _without_secrets(value) if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod
@@ -200,6 +204,10 @@ class Settings(BaseSettings):
         if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
             self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
         return self
+
+
+def _without_secrets(url: str) -> str:
+    return _OPTIONS.sub(r"\1?***", _PASSWORD.sub(r"//\1:***@", url))
 
 
 @lru_cache

@@ -9,8 +9,8 @@
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault
-    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed (StoreFull)
-    │   ├── DatabaseUnavailable
+    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused)
+    │   ├── StorageFailed (StoreFull · DiskFull) · DatabaseUnavailable
     │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
@@ -101,7 +101,7 @@ class UploadTooLarge(UploadRefused):
 class UploadTooSlow(UploadRefused):
     code = "upload_timed_out"
     status_code = 408
-    default_message = "The upload took too long to arrive."
+    default_message = "The body of this request took too long to arrive."
 
 
 class PasswordNeedsKey(UploadRefused):
@@ -219,6 +219,10 @@ class StorageFailed(Temporary):
 
 
 class StoreFull(StorageFailed):
+    default_message = "The files stored here have reached the limit of this server (MAX_STORE_BYTES)."
+
+
+class DiskFull(StorageFailed):
     default_message = "The disk of the file store is full."
 
 
@@ -337,7 +341,8 @@ class IdempotencyKeyInWork(RequestRefused):
 class PasswordGone(RequestRefused):
     code = "password_gone"
     default_message = (
-        "The PDF is encrypted. Its password was erased when it had been read, so its pages cannot be drawn."
+        "The PDF is encrypted. Its pages can be drawn as long as a task that was given the right password is "
+        "in work; then the password is erased."
     )
 
 

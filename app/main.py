@@ -14,11 +14,13 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from app.api import documents, health, metrics, page_pictures, search, tasks
+from app.api.bodies import BodyLimit, BodyPace
+from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
-from app.api.security import BodyLimit, Guard, KeyRing, SecurityHeaders
+from app.api.security import Guard, KeyRing, SecurityHeaders
 from app.config import Settings, get_settings
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
@@ -62,6 +64,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        allow_many()
         async with open_services(settings) as services:
             app.state.services = services
             app.state.is_draining = False
@@ -83,6 +86,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problem_responses(InternalError),
     )
     answer_errors_with_problems(app)
+    app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
     for module in (documents, page_pictures, tasks, search):

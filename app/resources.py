@@ -14,6 +14,7 @@ from app.embeddings.base import PROBE, Embedder
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
+from app.services.admission import Admission
 from app.services.backfill import DocumentWords, Languages
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
@@ -70,6 +71,7 @@ class _Resources:
     space_id: int
     cipher: PasswordCipher | None
     outages: Outages
+    admission: Admission
     processes: Processes
 
 
@@ -103,7 +105,9 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         closing.push_async_callback(documents.close)
         progress = ProgressWatcher(database)
         closing.push_async_callback(progress.close)
-        pictures = PagePictures(database=database, files=files, reader=resources.reader)
+        pictures = PagePictures(
+            database=database, files=files, reader=resources.reader, cipher=resources.cipher
+        )
         closing.push_async_callback(pictures.close)
         yield Services(
             rag=_rag(settings, resources, documents),
@@ -164,6 +168,9 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
             text_search=await open_text_search(database, settings.text_search_languages),
             cipher=PasswordCipher(settings.secret_key) if settings.secret_key else None,
             outages=Outages(database, probes),
+            admission=Admission(
+                database, max_queued=settings.max_queued, max_store_bytes=settings.max_store_bytes
+            ),
             processes=Processes.of_this_host(),
         )
 
@@ -215,8 +222,8 @@ def _documents(settings: Settings, resources: _Resources) -> DocumentService:
         files=resources.files,
         enqueue=resources.queue.enqueue,
         cipher=resources.cipher,
+        admission=resources.admission,
         max_upload_bytes=settings.max_upload_bytes,
-        max_queued=settings.max_queued,
         space_id=resources.space_id,
     )
 
@@ -269,6 +276,7 @@ def _incoming(settings: Settings, resources: _Resources, documents: DocumentServ
         database=resources.database,
         files=resources.files,
         outages=resources.outages,
+        admission=resources.admission,
         space_id=resources.space_id,
     )
 

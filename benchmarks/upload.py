@@ -66,8 +66,8 @@ class Bell:
 
 
 @contextmanager
-def running_api(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """(URL of the API, its settings)."""
+def running_api(folder: Path, **more: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(URL of the API, its settings), of which `more` are the caller's."""
     with EmbeddedPostgres(folder / "postgres") as postgres, EmbeddedValkey(folder / "valkey") as valkey:
         postgres.create_database("upload")
         settings = {
@@ -77,13 +77,15 @@ def running_api(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
             "STORAGE_URL": (folder / "files").as_uri(),
             "MAX_QUEUED": "1000000",
             "LOG_LEVEL": "WARNING",
+            **more,
         }
         environment = os.environ | settings
         (folder / "files").mkdir()
         subprocess.run([sys.executable, "-m", "app.local.cli", "migrate"], env=environment, check=True)
         port = free_port()
         server = ("uvicorn", "--factory", "app.main:create_app", "--no-access-log", "--port", str(port))
-        api = subprocess.Popen([sys.executable, "-m", *server], env=environment)
+        timed = ("--http", "app.api.connections:TimedHTTP")
+        api = subprocess.Popen([sys.executable, "-m", *server, *timed], env=environment)
         try:
             wait_for(f"http://127.0.0.1:{port}")
             yield f"http://127.0.0.1:{port}", settings

@@ -97,6 +97,19 @@ def test_settings_are_read_at_the_edge_only(path: Path) -> None:
         assert part_of(path) in MAY_READ_SETTINGS
 
 
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(APP)))
+def test_what_parses_pdfs_is_imported_in_their_own_processes_only(path: Path) -> None:
+    if "sandbox" not in path.relative_to(APP).parts:
+        assert not [name for name in imports_of(path) if name.startswith("app.pdf.sandbox")]
+
+
+def test_engines_do_not_import_each_other() -> None:
+    for engine, other in (("pdfium", "pypdf_engine"), ("pypdf_engine", "pdfium")):
+        imported = imports_of(APP / f"pdf/sandbox/{engine}.py")
+        assert not [name for name in imported if name.startswith(f"app.pdf.sandbox.{other}.")]
+    assert not [name for name in imports_of(APP / "pdf/sandbox/engine.py") if ".engines" in name]
+
+
 def test_the_rules_catch_an_arrow_that_points_the_wrong_way(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text("def f():\n    from app.services import rag_service\n    import celery.app\n")

@@ -76,6 +76,30 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "postgresql+asyncpg://me:***@host:5432/db" in repr(Settings())
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://host/db?user=me&password=very-secret",
+        "postgresql+asyncpg://me:very/secret?very@secret@one,two/db?ssl=require",
+        "redis://host/0?password=very-secret",
+        "sentinel://:very-secret@one;sentinel://:very-secret@two?sentinel_kwargs={'password':'very-secret'}",
+        "amqp://me:very-secret@one//;amqp://me:very-secret@two//",
+        "https://me:very-secret@embedder/v1?api-key=very-secret",
+        "s3://bucket/pdfs?secret_access_key=very-secret",
+    ],
+)
+def test_no_way_to_write_a_password_into_a_url_shows_it(url: str) -> None:
+    shown = ""
+    for name in ("database_url", "celery_broker_url", "celery_result_backend", "storage_url"):
+        if name != "database_url" or url.startswith("postgresql"):
+            shown += repr(Settings(_env_file=None, **{name: url}))
+    for name in ("embedding_base_url", "rerank_base_url"):
+        shown += repr(Settings(_env_file=None, **{name: url}))
+    assert "secret@" not in shown.replace("secret_key", "")
+    assert "very" not in shown
+    assert url.partition("://")[0] in shown
+
+
 def test_the_key_is_read_from_its_file_unless_it_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ LOCKS = {name: (PROJECT / name).read_text() for name in ("requirements.lock", "r
     ("name", "extras", "groups"),
     [
         ("requirements.lock", ["embedded"], ["dev"]),
-        ("requirements-fastembed.lock", ["embedded", "fastembed"], ["dev", "models"]),
+        ("requirements-fastembed.lock", ["embedded", "fastembed"], ["dev", "models", "checks"]),
     ],
 )
 def test_every_dependency_is_locked_in_a_version_that_fits(

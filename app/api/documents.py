@@ -35,7 +35,7 @@ from app.api.document_schemas import (
 from app.api.originals import send_original
 from app.api.problems import problem_of, problem_response, problem_responses
 from app.api.schemas import CollectionName
-from app.api.uploads import multipart_body, read_form, refuse
+from app.api.uploads import content_length, multipart_body, read_form, refuse
 from app.errors import (
     AlreadyInWork,
     DocumentNotFound,
@@ -138,6 +138,8 @@ async def upload_documents(
     of the first one, with those of all in `data`.
     """
     async with documents.claiming(idempotency_key, caller) as claim, documents.uploading() as upload:
+        if claim is None or claim.first_answer is None:  # which is given again, however full it is
+            await documents.require_room(content_length(request))
         form = await read_form(request, upload, UploadFields)
         refused = [file for file in form.files if isinstance(file, RefusedFile)]
         if len(refused) == len(form.files):
@@ -194,6 +196,7 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     The newest request wins: an older one that is still queued or running ends as `superseded`.
     """
     await documents.require(document_id)
+    await documents.require_room(content_length(request))
     async with documents.uploading() as upload:
         form = await read_form(request, upload, VersionFields, max_files=1)
         (file,) = form.files
@@ -204,7 +207,12 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     return _respond(_answer([accepted]))
 
 
-@router.delete("/{document_id}", status_code=204, responses=problem_responses(DocumentNotFound, InvalidQuery))
+@router.delete(
+    "/{document_id}",
+    status_code=204,
+    response_class=Response,  # FastAPI's own says that nothing is JSON
+    responses=problem_responses(DocumentNotFound, InvalidQuery),
+)
 async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> None:
     """Delete the document and its chunks; right after the answer, its file. Its tasks end as `cancelled`."""
     await documents.delete(document_id)

@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app.api.problems import Problem, problem_responses
-from app.api.security import PROBES
-from app.errors import InvalidQuery, KeyMissing
+from app.api.security import ALIVE, PROBES
+from app.errors import BodyTooLarge, ForeignHost, ForeignOrigin, InvalidQuery, KeyMissing, UploadTooSlow
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -25,8 +25,11 @@ class DescribedAPI(FastAPI):
             openapi = super().openapi()
             _describe_problems(openapi)
             _restore_examples(openapi)
+            _describe_limits(openapi)
             if self._wants_keys:
                 _ask_for_keys(openapi)
+            else:
+                _refuse_foreign_pages(openapi)
         return super().openapi()
 
 
@@ -41,6 +44,22 @@ def _describe_problems(openapi: dict[str, Any]) -> None:
         for operation in operations.values():
             if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                 operation["responses"]["422"] = invalid
+
+
+def _describe_limits(openapi: dict[str, Any]) -> None:
+    """Of bodies (`bodies`); uploads list theirs themselves."""
+    refusals = {str(status): it for status, it in problem_responses(UploadTooSlow, BodyTooLarge).items()}
+    for operations in openapi["paths"].values():
+        for operation in operations.values():
+            if "requestBody" in operation:
+                operation["responses"] = refusals | operation["responses"]
+
+
+def _refuse_foreign_pages(openapi: dict[str, Any]) -> None:
+    refusals = {str(status): it for status, it in problem_responses(ForeignHost, ForeignOrigin).items()}
+    for path, operations in openapi["paths"].items():
+        for operation in operations.values() if path != ALIVE else ():
+            operation["responses"] |= refusals
 
 
 def _ask_for_keys(openapi: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_SECONDS = {429: 5, 503: 5, 507: 60}
 _MAX_FAULTS = 20
 _MAX_WHERE_CHARACTERS = 200
-_CODES = {400: "invalid_request", 413: "too_large", 422: "invalid_request", 500: "internal_error"}
+_CODES = {408: "upload_timed_out", 413: "too_large", 422: "invalid_request", 500: "internal_error"}
 
 
 class Fault(BaseModel):
@@ -50,6 +50,8 @@ def problem_of(error: Exception) -> Problem:
             return _problem(error.status_code, error.message, error.code, is_retryable=error.retryable)
         case RequestValidationError():
             return _invalid_request(error.errors())
+        case HTTPException(status_code=400):  # FastAPI's, of a body it cannot even parse
+            return _invalid_request([{"loc": ("body",), "msg": _why_no_json(error.__cause__)}])
         case HTTPException():
             code = _CODES.get(error.status_code, HTTPStatus(error.status_code).name.lower())
             return _problem(error.status_code, _sentence(error), code)
@@ -155,6 +157,11 @@ def _fault(error: dict[str, Any]) -> Fault:
         return Fault(where="header.content-type", detail="must be application/json")
     where = ".".join(location).encode(errors="replace").decode()  # names of fields may be anything
     return Fault(where=where[:_MAX_WHERE_CHARACTERS], detail=error["msg"].removeprefix("Value error, "))
+
+
+def _why_no_json(cause: BaseException | None) -> str:
+    is_encoding = isinstance(cause, UnicodeDecodeError)
+    return "must be text in UTF-8" if is_encoding else "is nothing that can be read as JSON"
 
 
 def _sentence(error: HTTPException) -> str:

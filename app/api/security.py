@@ -11,20 +11,19 @@ from urllib.parse import urlsplit
 import structlog
 from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_of, problem_response
-from app.errors import BodyTooLarge, ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
+from app.errors import ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
-"""For whoever runs the service; they tell nothing about anybody's documents."""
+"""For whoever runs the service; they tell nothing about anybody's documents, and want no key."""
+ALIVE = "/livez"
+"""Says nothing but that: whoever starts the service's processes may ask under any name."""
 DESCRIPTION = frozenset(
     {"/", "/docs", "/docs/scripts/swagger-ui-bundle.js", "/docs/scripts/swagger-ui.css", "/openapi.json"}
 )
 """A browser opens these pages, and it has no key until somebody types it there."""
-MAX_BODY_BYTES = 1_000_000
-"""1,000 ids of documents are 39,000; metadata may be long."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASHED = "sha256="
@@ -92,9 +91,9 @@ def _parsed(number: int, entry: str) -> tuple[str, bytes]:
 class Guard:
     """Lets a request through, before anything of its body is read, or answers with the reason why not.
 
-    With keys, everything but the probes and the API's description needs one. Without keys anybody who
-    reaches the port may ask, so web pages are kept out: any page can post to a loopback address, and one
-    whose name is made to mean 127.0.0.1 can read the answers too.
+    With keys, everything but the probes and the API's description needs one, and those answer anybody.
+    Without keys anybody who reaches the port may ask, so web pages are kept out: any page can post to a
+    loopback address, and one whose name is made to mean 127.0.0.1 can read the answers too.
     """
 
     def __init__(self, app: ASGIApp, *, keys: KeyRing, allowed_hosts: tuple[str, ...] = ()) -> None:
@@ -103,7 +102,7 @@ class Guard:
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PROBES:
+        if scope["type"] == "http" and scope["path"] != ALIVE:
             try:
                 caller = self._caller(scope["path"], Headers(scope=scope))
             except RequestRefused as error:
@@ -121,7 +120,7 @@ class Guard:
         if not self._keys:
             self._require_no_foreign_page(headers)
             return ""
-        if path in DESCRIPTION:
+        if path in DESCRIPTION | PROBES:
             return ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():
@@ -135,7 +134,7 @@ class Guard:
         if "*" in self._allowed_hosts:
             return
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not self._is_own(_hostname(host)):
+        if "host" in headers and not self._is_own(_hostname(host)):  # without are old probes, never browsers
             raise ForeignHost
         if origin is None or origin.partition("://")[2].lower() == host.lower():
             return
@@ -168,42 +167,6 @@ def _challenge(error: RequestRefused) -> Mapping[str, str]:
     if isinstance(error, KeyUnknown):
         return {"WWW-Authenticate": 'Bearer realm="pdf-ingest", error="invalid_token"'}
     return {"WWW-Authenticate": 'Bearer realm="pdf-ingest"'} if isinstance(error, KeyMissing) else {}
-
-
-class BodyLimit:
-    """Refuses large bodies: at once when their length is announced, else when the limit is reached.
-
-    Uploads have limits of their own (`uploads.read_form`) and are never held in memory.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_upload(scope["method"], scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        announced = Headers(scope=scope).get("content-length", "")
-        if announced.isdecimal() and int(announced) > MAX_BODY_BYTES:
-            await problem_response(problem_of(BodyTooLarge()))(scope, receive, send)
-            return
-        received_bytes = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received_bytes
-            message = await receive()
-            received_bytes += len(message.get("body", b""))
-            if received_bytes > MAX_BODY_BYTES:
-                raise HTTPException(
-                    BodyTooLarge.status_code, BodyTooLarge.default_message
-                )  # FastAPI lets it pass
-            return message
-
-        await self._app(scope, receive_within_limit, send)
-
-
-def _is_upload(method: str, path: str) -> bool:
-    return (method, path) == ("POST", "/documents") or (method == "PUT" and path.startswith("/documents/"))
 
 
 class SecurityHeaders:

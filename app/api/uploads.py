@@ -27,8 +27,8 @@ MAX_REQUEST_UPLOADS = 10
 """A request with several files may be this many times MAX_UPLOAD_BYTES long; that is refused at once."""
 FORM_BYTES = 1_000_000
 """What fields, part headers and boundaries may add to that."""
-UPLOAD_SECONDS = 3_000.0
-"""Well under the hour after which the sweeper deletes files without a row."""
+UPLOAD_SECONDS = 10_000.0
+"""200 MB at 20 kB/s; under the three hours after which the sweeper deletes files without a row."""
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -64,7 +64,7 @@ async def read_form(
     is too large, UploadTooSlow.
     """
     max_bytes = upload.max_upload_bytes * MAX_REQUEST_UPLOADS + FORM_BYTES
-    if _content_length(request) > max_bytes:
+    if content_length(request) > max_bytes:
         raise UploadTooLarge
     body = MultipartBody(_at_most(request.stream(), max_bytes), _boundary(request))
     try:
@@ -250,7 +250,7 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-def _content_length(request: Request) -> int:
+def content_length(request: Request) -> int:
     """0 when it is not known: the body is counted anyway."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() else 0

@@ -10,9 +10,11 @@ from tokenizers import Tokenizer
 
 from app.errors import EmbeddingFailed
 
+# What every embedder takes: when it takes this and not another text, the other text is at fault.
 PROBE = ("A short text.",)
-"""What every embedder takes: when it takes this and not another text, the other text is at fault."""
 URGENT_SECONDS = 3.0
+
+TokenIds = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,10 @@ class Embedder(Protocol):
     passage_prefix: str
     max_tokens: int | None
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
+
+        `token_ids`, which need not be made again: of each text behind the prefix, without special tokens.
 
         Raises EmbeddingFailed after its own retries; a zero or non-finite vector is that error too.
         EmbeddingRefused: the embedder says no to everything; TextRefused: to one of these texts.

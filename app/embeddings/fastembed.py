@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from app.embeddings.base import EmbeddingIdentity, unit_rows
+from app.embeddings.base import EmbeddingIdentity, TokenIds, unit_rows
 from app.embeddings.model_files import ModelFolder, load_model, loading
 from app.errors import EmbeddingRefused
 from app.metrics import counters
@@ -23,6 +23,7 @@ MODEL = "BAAI/bge-small-en-v1.5"
 
 _SEARCH = "Represent this sentence for searching relevant passages: "
 _INSTRUCT = "Instruct: Given a web search query, retrieve relevant passages that answer the query"
+# How a name begins → what goes before a query and a passage by the model's card; fastembed adds none.
 _PREFIXES = {
     "baai/bge-small-zh": ("为这个句子生成表示以用于检索相关文章：", ""),  # noqa: RUF001 - the model's own
     "baai/bge-": (_SEARCH, ""),
@@ -34,7 +35,6 @@ _PREFIXES = {
     "qwen/qwen3-embedding": (f"{_INSTRUCT}\nQuery:", ""),
     "snowflake/snowflake-arctic-embed": (_SEARCH, ""),
 }
-"""How a name begins → what goes before a query and a passage by the model's card; fastembed adds none."""
 
 
 class FastEmbedEmbedder:
@@ -74,10 +74,11 @@ class FastEmbedEmbedder:
         self._is_loaded = False
         self._one_loads = threading.Lock()
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
-        Raises EmbeddingRefused when the model's files are no model that fastembed runs.
+        The library makes its own `token_ids`. Raises EmbeddingRefused when the model's files are no model
+        that fastembed runs.
         """
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         for place, text in enumerate(texts):  # what a cancelled call still finishes is one text

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from app.embeddings.base import EmbeddingIdentity, unit_rows
+from app.embeddings.base import EmbeddingIdentity, TokenIds, unit_rows
 from app.errors import EmbeddingRefused
 from app.metrics import counters
 
@@ -47,15 +47,16 @@ class LocalEmbedder:
         weights = load_file(_package() / "weights" / f"{MODEL}_{DIMENSIONS}.safetensors")
         self._token_vectors = weights["embedding.weight"][:, :dimensions].astype(np.float32)
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1. Raises EmbeddingFailed for an empty text.
 
         Any other text has a vector: what the model does not know is spelt in bytes, and those have one.
         """
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            batch = list(texts[start : start + _TEXTS_AT_ONCE])
-            vectors[start : start + len(batch)] = await asyncio.to_thread(self._embed, batch)
+            batch = slice(start, start + _TEXTS_AT_ONCE)
+            known = token_ids[batch] if token_ids is not None else None
+            vectors[batch] = await asyncio.to_thread(self._embed, list(texts[batch]), known)
         return vectors
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
@@ -63,12 +64,14 @@ class LocalEmbedder:
         vector: NDArray[np.float32] = (await self.embed([text]))[0]
         return vector
 
-    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
-        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    def _embed(self, texts: list[str], token_ids: TokenIds | None) -> NDArray[np.float32]:
+        if token_ids is None:
+            encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            token_ids = [encoding.ids for encoding in encodings]
         # One text at a time stays in the cache: 7,000 texts/s a core; padded to a block, 2,350.
         counters().embedding_requests.labels("ok").inc()
-        counters().embedding_tokens.inc(sum(map(len, encodings)))
-        return unit_rows(np.stack([self._token_vectors[encoding.ids].sum(axis=0) for encoding in encodings]))
+        counters().embedding_tokens.inc(sum(map(len, token_ids)))
+        return unit_rows(np.stack([self._token_vectors[list(ids)].sum(axis=0) for ids in token_ids]))
 
 
 def built_in_tokenizer() -> Tokenizer:

@@ -23,7 +23,7 @@ from tenacity import (
 )
 from tokenizers import Tokenizer
 
-from app.embeddings.base import PROBE, URGENT_SECONDS, EmbeddingIdentity, unit_rows
+from app.embeddings.base import PROBE, URGENT_SECONDS, EmbeddingIdentity, TokenIds, unit_rows
 from app.errors import EmbeddingFailed, EmbeddingRefused, TextRefused
 from app.metrics import counters
 
@@ -85,13 +85,13 @@ class OpenAIEmbedder:
             self._optional_fields["dimensions"] = dimensions
         self._is_accepted = False  # the server has said yes to these fields
 
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> NDArray[np.float32]:
         """`(len(texts), dimensions)` float32, each row of length 1, of passages.
 
         Raises EmbeddingFailed when the server still fails after some attempts or answers nonsense,
         EmbeddingRefused when it says no to everything, and TextRefused when it says no to one text only.
         """
-        return await self._embed([self.passage_prefix + text for text in texts], _ATTEMPTS)
+        return await self._embed([self.passage_prefix + text for text in texts], _ATTEMPTS, token_ids)
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
         """The vector of a query, `(dimensions,)` float32, of length 1; or none in URGENT_SECONDS.
@@ -106,7 +106,9 @@ class OpenAIEmbedder:
         vector: NDArray[np.float32] = vectors[0]
         return vector
 
-    async def _embed(self, texts: Sequence[str], attempts: int) -> NDArray[np.float32]:
+    async def _embed(
+        self, texts: Sequence[str], attempts: int, token_ids: TokenIds | None = None
+    ) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
         slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
 
@@ -116,17 +118,21 @@ class OpenAIEmbedder:
 
         try:
             async with asyncio.TaskGroup() as requests:
-                for batch in await self._batches(texts):
+                for batch in await self._batches(texts, token_ids):
                     requests.create_task(fill(batch))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return vectors
 
-    async def _batches(self, texts: Sequence[str]) -> list[slice]:
+    async def _batches(self, texts: Sequence[str], token_ids: TokenIds | None) -> list[slice]:
         """Slices within both limits; one text alone may be over the limit of tokens."""
         if len(texts) <= self._batch_inputs and sum(map(len, texts)) * 4 <= self._batch_tokens:
             return [slice(0, len(texts))] if texts else []  # no tokenizer counts more than the bytes
-        tokens = await asyncio.to_thread(_count, self.tokenizer, list(texts))
+        if token_ids is None:
+            tokens = await asyncio.to_thread(_count, self.tokenizer, list(texts))
+        else:
+            special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
+            tokens = [len(ids) + special for ids in token_ids]
         return list(_slices(tokens, self._batch_inputs, self._batch_tokens))
 
     async def _embed_batch(self, texts: list[str], attempts: int) -> NDArray[np.float32]:

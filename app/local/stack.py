@@ -213,7 +213,8 @@ class Stack:
         return Program(
             name="api",
             command=lambda: [
-                *(sys.executable, *api, "--host", "127.0.0.1", "--port", str(self.port)),
+                *(sys.executable, *api, "--http", "app.api.connections:TimedHTTP"),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
                 *("--timeout-graceful-shutdown", "5"),
             ],
             folder=Path.cwd(),

@@ -1,1 +1,5 @@
-"""Reading PDFs: hostile bytes in, clean pages out, never parsed inside the worker or the API."""
+"""Reading PDFs: hostile bytes in, clean pages out.
+
+Here is what owns the reading processes, in `sandbox` what runs in them; `pages`, `text`, `wire` and
+`escapes` belong to both.
+"""

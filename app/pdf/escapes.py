@@ -109,6 +109,7 @@ def _set_owner(target: Target) -> None:
     fcntl.fcntl(target.file, fcntl.F_SETOWN, target.owner)
 
 
+# Attempts by what stands open when one is not refused.
 DOORS: dict[str, dict[str, Attempt]] = {
     "files": {
         "read a stored file": _open(os.O_RDONLY),
@@ -193,4 +194,3 @@ DOORS: dict[str, dict[str, Attempt]] = {
         "keep the rights of root": _keep_root,
     },
 }
-"""Attempts by what stands open when one is not refused."""

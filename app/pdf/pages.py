@@ -1,10 +1,9 @@
 """What a reader yields: the facts of a document, then its pages in order."""
 
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 
+# left, top, right, bottom in points; origin at the top left of the page.
 Box = tuple[float, float, float, float]
-"""left, top, right, bottom in points; origin at the top left of the page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +17,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page, counted from 1. `error` says that it could not be read; no lines: it has no text."""
+    """A page, counted from 1. `error` says that it could not be read; no lines: it has no text.
+
+    `engine` names the one that read it. `headings` begin on it, by the looks of its lines; none of a document
+    with an outline.
+    """
 
     number: int
     lines: tuple[Line, ...] = ()
     error: str | None = None
+    engine: str | None = None
+    headings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +36,13 @@ class OutlineEntry:
 
     title: str
     page: int
-    level: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentFacts:
-    """What is known before the first page. `engine` names the one that reads it, or "pdfium+pypdf" for both.
-
-    `page_labels` are the numbers printed on the pages, empty when they are simply 1, 2, 3…
-    """
+    """What is known before the first page; `engine` is the one that opened it."""
 
     engine: str
     pages_total: int
     title: str | None = None
-    author: str | None = None
-    outline: tuple[OutlineEntry, ...] = field(default=())
-    created_at: datetime | None = None
-    modified_at: datetime | None = None
-    page_labels: tuple[str, ...] = ()
+    outline: tuple[OutlineEntry, ...] = ()

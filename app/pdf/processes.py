@@ -11,12 +11,24 @@ from typing import NamedTuple
 
 import psutil
 
-from app.pdf.parent import EXIT, PID, Recognition
-from app.pdf.wire import LARGEST_FRAME, LENGTH_BYTES, Request, length_of, packed, request_to_frame
+from app.pdf.wire import (
+    EXIT,
+    LARGEST_FRAME,
+    LENGTH_BYTES,
+    PID,
+    Recognition,
+    Request,
+    length_of,
+    packed,
+    request_to_frame,
+)
 
+# A slow consumer keeps the process waiting, not pages in memory.
 BUFFERED_BYTES = 256 * 1024
-"""A slow consumer keeps the process waiting, not pages in memory."""
 END_SECONDS = 5.0
+LOOKS = 20
+ASLEEP_LOOKS = 18
+LOOK_SECONDS = 0.02
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "TESSDATA_PREFIX")
 
 
@@ -174,6 +186,34 @@ def cpu_seconds_of(pid: int) -> float:
     except (psutil.Error, ValueError):
         return 0.0
     return float(used.user + used.system)
+
+
+async def is_asleep(pid: int) -> bool:
+    """Whether a process waits of its own accord: not for a CPU, a disk or its tesseract, and is not stopped.
+
+    A starved one stands in the queue for a CPU whenever it is looked at.
+    """
+    looks = 0
+    for _ in range(LOOKS):
+        looks += _state_of(pid) == psutil.STATUS_SLEEPING
+        await asyncio.sleep(LOOK_SECONDS)
+    return looks >= ASLEEP_LOOKS and not await asyncio.to_thread(_has_company, pid)
+
+
+def _state_of(pid: int) -> str:
+    try:
+        return psutil.Process(pid).status()
+    except (psutil.Error, ValueError):
+        return ""
+
+
+def _has_company(pid: int) -> bool:
+    """Whether another process is in its group, which no other than its tesseract can be."""
+    for other in psutil.pids():
+        with suppress(OSError):
+            if other != pid and os.getpgid(other) == pid:
+                return True
+    return False
 
 
 def _is_open(control: socket.socket) -> bool:

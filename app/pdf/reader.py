@@ -24,17 +24,19 @@ from app.errors import (
     ReaderKilled,
     ReadingStalled,
     ReadingTimedOut,
+    TooManyPages,
+    TooMuchText,
     Unreadable,
     error_for_code,
 )
-from app.pdf.child import LONGEST_TRACEBACK
 from app.pdf.conversation import Conversation
 from app.pdf.pages import Box, DocumentFacts, Page
-from app.pdf.parent import Recognition
-from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of
+from app.pdf.processes import Exit, ReaderParent, ReadingProcess, cpu_seconds_of, is_asleep
 from app.pdf.text import clean
 from app.pdf.wire import (
     LARGEST_PICTURE,
+    LONGEST_TRACEBACK,
+    OCR,
     At,
     Frame,
     FrameError,
@@ -42,6 +44,7 @@ from app.pdf.wire import (
     ProbeRequest,
     ProcessLimits,
     ReadRequest,
+    Recognition,
     RenderRequest,
     doors_from_frame,
     news_from_frame,
@@ -49,26 +52,25 @@ from app.pdf.wire import (
 )
 from app.temporary import temporary_folder
 
-_VERSION = 3  # raised by every change of this package that reads the same file otherwise
+_VERSION = 4  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
 RENDERING_SECONDS = 20.0
+# The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine.
 PATIENCE = 3.0
-"""The kernel counts a process's CPU time; by the clock it may take so much longer, on a busy machine."""
 MOST_WAITS = 5
+# Of a core: a process that gets less stands still.
 LEAST_SHARE = 0.01
-"""Of a core: a process that gets less stands still."""
 OCR_MARGIN_SECONDS = 15.0
+# For one document: after a crash it is read again without what crashed.
 MOST_PROCESSES = 6
-"""For one document: after a crash it is read again without what crashed."""
+# Of those, processes that ended because their parent did.
 MOST_LOST = 3
-"""Of those, processes that ended because their parent did."""
+# Of its memory limit: a process that aborts with more in use could not double one of its buffers.
 SHARE_OF_AN_ABORT = 0.25
-"""Of its memory limit: a process that aborts with more in use could not double one of its buffers."""
+# For rendering; tesseract's own process has the limit to itself.
 OCR_CPU_SECONDS_A_PAGE = 2
-"""For rendering; tesseract's own process has the limit to itself."""
-OCR = "tesseract"
 PNG = b"\x89PNG"
 LONGEST_MESSAGE = 300
 
@@ -95,10 +97,12 @@ ProgressListener = Callable[[ReadingProgress], None]
 
 
 class Reading:
-    """A document being read: what is known before its first page, then its pages in order."""
+    """A document being read: what is known before its first page, then its pages as they are read."""
 
     ocr_seconds: float
     """How long OCR has been waited for."""
+    engines: list[str]
+    """Those that have read pages so far, in the order in which they were needed."""
 
     def __init__(
         self,
@@ -119,6 +123,7 @@ class Reading:
         self._known: DocumentFacts | None = None
         self._pages_given = 0
         self.ocr_seconds = 0.0
+        self.engines = []
         self._waited_seconds = 0.0
         self._seconds_left = self._seconds_for(0)
         self._news = self._all_news()
@@ -141,6 +146,8 @@ class Reading:
         async for found in self._news:
             if isinstance(found, Page) and found.number == self._pages_given + 1:
                 self._pages_given += 1
+                if found.engine and found.engine not in self.engines:
+                    self.engines.append(found.engine)
                 yield found
         if self._pages_given < self.facts.pages_total:
             raise ParserCrashed
@@ -207,6 +214,10 @@ class Reading:
                     body = await _received_in_time(process, seconds)
                     found = await self._understood(body, conversation)
             except TimeoutError as error:
+                if await is_asleep(
+                    process.pid
+                ):  # which no engine ever is: another process would be no better
+                    raise ReadingTimedOut from error
                 if self._has_stood_still(await self.end()):
                     raise ReadingStalled from error
                 raise _ProcessDied("took too long", ReadingTimedOut()) from error
@@ -245,10 +256,27 @@ class Reading:
             raise self._death(await self.end())
         frame = unpacked(body)
         if "verdict" in frame:
-            raise _unreadable(frame)
+            raise self._verdict(frame)
         if "failure" in frame:
             raise _ProcessDied(clean(str(frame["failure"])[:LONGEST_TRACEBACK]), ParserCrashed())
-        return None if "end" in frame else conversation.heard(news_from_frame(frame))
+        try:
+            return None if "end" in frame else conversation.heard(news_from_frame(frame))
+        except TooMuchText as error:
+            raise self._too_much_text() from error
+
+    def _verdict(self, frame: Frame) -> Unreadable:
+        verdict = _unreadable(frame)
+        if isinstance(verdict, TooManyPages):
+            return TooManyPages(
+                f"The PDF has more pages than this server accepts: MAX_PAGES is {self._request.max_pages:,}."
+            )
+        return self._too_much_text() if isinstance(verdict, TooMuchText) else verdict
+
+    def _too_much_text(self) -> TooMuchText:
+        return TooMuchText(
+            "The PDF holds more text than this server accepts:"
+            f" MAX_CHARACTERS is {self._request.max_characters:,}, and a page may have 1,000,000."
+        )
 
     def _death(self, how: Exit | None) -> "_ProcessDied":
         """Raises ReaderKilled when somebody else has ended the process, who may do so again at once."""
@@ -320,15 +348,15 @@ class PDFReader:
         self,
         *,
         max_pages: int = 5_000,
-        max_characters: int = 10_000_000,
+        max_characters: int = 50_000_000,
         engines: Sequence[str] = ("pdfium", "pypdf"),
         ocr_languages: str | None = "eng",
         ocr_pages: int = 200,
         ocr_page_seconds: float = 30,
         memory_bytes: int = 1024**3,
-        longest_seconds: float = 45,
+        longest_seconds: float = 90,
         step_seconds: float = 10,
-        parent: str = "app.pdf.parent",
+        parent: str = "app.pdf.sandbox.parent",
     ) -> None:
         """`ocr_languages` as tesseract takes them, "eng+fra"; None switches OCR off.
 
@@ -356,7 +384,7 @@ class PDFReader:
     async def open(
         self, path: Path, password: str | None = None, on_progress: ProgressListener | None = None
     ) -> AsyncIterator[Reading]:
-        """Reads all there is without OCR, then gives it out page by page; leaving ends the process.
+        """Opens the document, then reads it and gives it out page by page; leaving ends the process.
 
         `on_progress` hears of every page. Raises an Unreadable, here or between pages.
         """

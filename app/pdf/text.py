@@ -7,16 +7,16 @@ import re
 import unicodedata
 from functools import cache
 
+# Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme.
 LONGEST_RUN = 500
-"""Characters without white space; at most 2,000 bytes, under Postgres' 2,046 for a lexeme."""
 
+# Letters; more than these at one place were not drawn for the eye.
 LONGEST_LIGATURE = 4
-"""Letters; more than these at one place were not drawn for the eye."""
 _LONG_RUN = re.compile(rf"(?<!\S)\S{{{LONGEST_RUN + 1},}}")
+# Rows of dots that lead to a page number. Tabs separate cells, and a cell may be a dot.
 _LEADERS = re.compile(r"([.·・])(?: *\1){4,}")
-"""Rows of dots that lead to a page number; four are the end of a sentence and an ellipsis. Tabs separate
-cells, and a cell may be a dot.
-"""
+# Its end and an ellipsis.
+DOTS_OF_A_SENTENCE = 4
 _NEWLINE = re.compile("\r\n|[\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 # Zero width spaces, soft hyphen, byte order mark, and the marks that reorder text to disguise it.
 _INVISIBLE = frozenset(
@@ -84,12 +84,14 @@ def clean(text: str) -> str:
     Superscripts and fractions stay (x² is not x2). Runs without white space are split at LONGEST_RUN; of
     leaders three dots stay.
     """
-    text = _NEWLINE.sub("\n", text)
-    if not text.isascii():
+    is_ascii = text.isascii()
+    if not is_ascii:
         paired = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "ignore")
-        text = paired.translate(_folding)
-    elif not text.isprintable():
-        text = text.translate(_folding)
-    text = _LEADERS.sub(r"\1\1\1", text)
-    text = _LONG_RUN.sub(_split_run, text)
-    return text if text.isascii() else unicodedata.normalize("NFC", text)
+        text = _NEWLINE.sub("\n", paired).translate(_folding)
+    elif not text.replace("\t", "").isprintable():
+        text = _NEWLINE.sub("\n", text).translate(_folding)
+    if not is_ascii or text.count(".") > DOTS_OF_A_SENTENCE:
+        text = _LEADERS.sub(r"\1\1\1", text)
+    if len(text) > LONGEST_RUN:
+        text = _LONG_RUN.sub(_split_run, text)
+    return text if is_ascii else unicodedata.normalize("NFC", text)

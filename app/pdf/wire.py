@@ -4,9 +4,9 @@ Never pickle: a hostile file may have taken over the process that reads it, so i
 the size and the types of all that arrives.
 """
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -15,15 +15,29 @@ import orjson
 from app.pdf.pages import Box, DocumentFacts, Line, OutlineEntry, Page
 
 LENGTH_BYTES = 4
+# A million characters of the longest kind, and the places of as many lines as leave them room.
 LARGEST_FRAME = 8 * 1024 * 1024
-"""A million characters of the longest kind, and the places of as many lines as leave them room."""
 LARGEST_PICTURE = 64 * 1024 * 1024
+LONGEST_TRACEBACK = 4_000
+# The reader of a scanned page, beside the engines.
+OCR = "tesseract"
+PID = struct.Struct("=i")
+# Wait status, the most memory the process used, in bytes, and its CPU time in seconds.
+EXIT = struct.Struct("=iqd")
 
 Frame = dict[str, Any]
 
 
 class FrameError(Exception):
     """What arrived is not what a reading process writes."""
+
+
+class Recognition(NamedTuple):
+    """How tesseract is run: its languages ("eng+fra", none: never) and the limits of one page."""
+
+    memory_bytes: int
+    page_seconds: float
+    languages: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +145,13 @@ def facts_to_frame(facts: DocumentFacts) -> Frame:
 
 def page_to_frame(page: Page) -> Frame:
     lines = [(line.text, _rounded(line.box), line.is_hidden) for line in page.lines]
-    return {"page": page.number, "lines": lines, "error": page.error}
+    return {
+        "page": page.number,
+        "lines": lines,
+        "error": page.error,
+        "engine": page.engine,
+        "headings": page.headings,
+    }
 
 
 def _rounded(box: Box | None) -> Box | None:
@@ -155,6 +175,8 @@ def news_from_frame(frame: Frame) -> News:
         number=_checked(frame.get("page"), int),
         lines=tuple(_line(line) for line in _checked(frame.get("lines"), list)),
         error=_optional(frame.get("error")),
+        engine=_optional(frame.get("engine")),
+        headings=tuple(_checked(title, str) for title in _checked(frame.get("headings"), list)),
     )
 
 
@@ -175,36 +197,33 @@ def _facts(fields: dict[str, Any]) -> DocumentFacts:
         engine=_checked(fields.get("engine"), str),
         pages_total=_checked(fields.get("pages_total"), int),
         title=_optional(fields.get("title")),
-        author=_optional(fields.get("author")),
         outline=tuple(_outline_entry(entry) for entry in _checked(fields.get("outline"), list)),
-        created_at=_date(fields.get("created_at")),
-        modified_at=_date(fields.get("modified_at")),
-        page_labels=tuple(_checked(label, str) for label in _checked(fields.get("page_labels"), list)),
     )
 
 
+_LINE_PARTS = 3
+_BOX: list[type] = [float] * 4
+
+
 def _line(value: object) -> Line:
-    match value:
-        case [str(text), None, bool(is_hidden)]:
-            return Line(text, None, is_hidden)
-        case [str(text), [float(left), float(top), float(right), float(bottom)], bool(is_hidden)]:
-            return Line(text, (left, top, right, bottom), is_hidden)
-    raise FrameError("not a line")
+    if type(value) is not list or len(value) != _LINE_PARTS:
+        raise FrameError("not a line")
+    text, box, is_hidden = value
+    if type(text) is not str or type(is_hidden) is not bool:
+        raise FrameError("not a line")
+    if box is None:
+        return Line(text, None, is_hidden)
+    if type(box) is not list or list(map(type, box)) != _BOX:
+        raise FrameError("not a box")
+    left, top, right, bottom = box
+    return Line(text, (left, top, right, bottom), is_hidden)
 
 
 def _outline_entry(value: object) -> OutlineEntry:
     match value:
-        case {"title": str(title), "page": int(page), "level": int(level)}:
-            return OutlineEntry(title, page, level)
+        case {"title": str(title), "page": int(page)}:
+            return OutlineEntry(title, page)
     raise FrameError("not an outline entry")
-
-
-def _date(value: object) -> datetime | None:
-    text = _optional(value)
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError as error:
-        raise FrameError("not a date") from error
 
 
 def _optional(value: object) -> str | None:

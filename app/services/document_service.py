@@ -25,6 +25,7 @@ from app.errors import (
     StorageFailed,
     TaskNotFound,
 )
+from app.services.admission import Admission
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
@@ -84,15 +85,16 @@ class DocumentService:
         files: FileStore,
         enqueue: Callable[[UUID], Coroutine[Any, Any, object]],
         cipher: PasswordCipher | None,
+        admission: Admission,
         max_upload_bytes: int,
-        max_queued: int,
         space_id: int,
     ) -> None:
         self._database = database
         self._files = files
         self._enqueue = enqueue
         self._cipher = cipher
-        self._max_queued = max_queued
+        self._admission = admission
+        self._max_queued = admission.max_queued
         self._space_id = space_id
         self._afterwards: set[asyncio.Task[object]] = set()
         self.max_upload_bytes = max_upload_bytes
@@ -145,6 +147,10 @@ class DocumentService:
             claim.is_answered = answered.status < 400
         self._announce(*begun)
         return answered
+
+    async def require_room(self, announced_bytes: int) -> None:
+        """Better before a large body arrives than after. Raises QueueFull and StoreFull."""
+        await self._admission.require_room(announced_bytes)
 
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
@@ -345,7 +351,8 @@ class DocumentService:
     async def _ingest_copy(
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
-        """A new version with the bytes of the served one, which keeps its own file."""
+        """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
+        await self._admission.require_store_room(served.byte_size)
         async with self.uploading() as upload:
             file = await upload.receive(served.filename, self._files.read(served.storage_key))
             return await self.replace(document_id, upload, file, password=password)

@@ -54,12 +54,17 @@ class Figures:
             *_of_finished(rows),
             *_of_unfinished(rows),
             _of_outages(outages),
+            Figure("store_bytes", "Bytes of the files kept (MAX_STORE_BYTES).", _stored(rows)),
             Figure("undeletable_files", "Files that could not be deleted yet.", undeletable),
         ]
 
 
 def _database_is_up(is_up: int) -> Figure:
     return Figure("database_up", "Whether the database answered this scrape.", is_up)
+
+
+def _stored(rows: Sequence[Any]) -> float:
+    return float(sum(row.stored_bytes for row in rows))
 
 
 def _of_outages(outages: Sequence[Outage]) -> Figure:

@@ -21,6 +21,7 @@ from app.errors import (
     Temporary,
     UploadRefused,
 )
+from app.services.admission import Admission
 from app.services.outages import Outages
 from app.services.retries import most_retries, pause_seconds
 from app.services.uploads import ReceivedFile, Upload, clean_filename
@@ -50,6 +51,7 @@ class IncomingFiles:
     database: Database
     files: FileStore
     outages: Outages
+    admission: Admission
     space_id: int
     collection: str = COLLECTION
 
@@ -74,6 +76,7 @@ class IncomingFiles:
     async def take(self, ingestion_id: UUID, file_path: str) -> Outcome:
         try:
             async with self.uploading() as upload, self._opened(file_path) as parts:
+                await self.admission.require_store_room()
                 file = await upload.receive(_name_of(file_path), parts)
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:

@@ -16,6 +16,7 @@ class ReadingPace:
         self._used = 0.0
         self._used_by_last_note = 0.0
         self._is_noted = False
+        self._is_stopped = False
 
     def note(self, pid: int) -> None:
         """The reading goes on, in this process."""
@@ -24,9 +25,13 @@ class ReadingPace:
             self._used = self._used_by_last_note = 0.0
         self._is_noted = True
 
+    def stop(self) -> None:
+        """All is read: from here on nothing is slow."""
+        self._is_stopped = True
+
     def is_slow(self) -> bool:
         """Ask often: what was used since the last note is known as exactly as that."""
-        if not self._pid:
+        if not self._pid or self._is_stopped:
             return False
         self._used = max(self._used, cpu_seconds_of(self._pid))
         if self._is_noted:

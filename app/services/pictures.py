@@ -4,6 +4,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from app.errors import (
@@ -19,8 +21,9 @@ from app.pdf.pages import Box
 from app.pdf.reader import PDFReader
 from app.storage.chunks import find_boxes
 from app.storage.database import Database
-from app.storage.document_views import OriginalFile, find_original
+from app.storage.document_views import OriginalFile, find_original, find_password
 from app.storage.files import FileStore
+from app.storage.passwords import PasswordCipher
 
 KEPT_BYTES = 64 * 1024 * 1024
 """Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
@@ -33,6 +36,7 @@ MOST_RENDERINGS = 32
 class Wanted:
     """A page of a file, some places of it marked; `tag` is the same as long as its picture is."""
 
+    document_id: UUID
     original: OriginalFile
     page: int
     marked: list[Box]
@@ -43,10 +47,13 @@ class Wanted:
 class PagePictures:
     """Renders in a confined process, a few at a time, and keeps the last pictures."""
 
-    def __init__(self, *, database: Database, files: FileStore, reader: PDFReader) -> None:
+    def __init__(
+        self, *, database: Database, files: FileStore, reader: PDFReader, cipher: PasswordCipher | None
+    ) -> None:
         self._database = database
         self._files = files
         self._reader = reader
+        self._cipher = cipher
         self._renderings = Renderings(KEPT_BYTES, MOST_RENDERINGS)
 
     async def find(self, document_id: UUID, page: int, chunk_id: UUID | None, width: int) -> Wanted:
@@ -62,7 +69,8 @@ class PagePictures:
         if boxes is None:
             raise ChunkNotFound
         marked = [box for number, box in boxes if number == page]
-        return Wanted(original, page, marked, width, f"{original.sha256}-{page}-{chunk_id or ''}-{width}")
+        tag = f"{original.sha256}-{page}-{chunk_id or ''}-{width}"
+        return Wanted(document_id, original, page, marked, width, tag)
 
     async def draw(self, wanted: Wanted) -> bytes:
         """A PNG. Raises PageNotFound, FileGone, PasswordGone, PicturesBusy, and the Unreadable family."""
@@ -76,13 +84,23 @@ class PagePictures:
             raise FileGone
         try:
             async with self._files.local_file(wanted.original.storage_key) as path:
-                return await self._reader.render(
-                    path, wanted.page, highlights=wanted.marked, max_width=wanted.width
-                )
+                return await self._render_file(path, wanted)
         except FileNotFound as error:
             raise FileGone from error
         except Encrypted as error:
             raise PasswordGone from error
+
+    async def _render_file(self, path: Path, wanted: Wanted) -> bytes:
+        render = partial(self._reader.render, highlights=wanted.marked, max_width=wanted.width)
+        try:
+            return await render(path, wanted.page)
+        except Encrypted:
+            return await render(path, wanted.page, await self._password(wanted))
+
+    async def _password(self, wanted: Wanted) -> str | None:
+        async with self._database.autocommit() as connection:
+            secret = await find_password(connection, wanted.document_id, wanted.original.sha256)
+        return self._cipher.decrypt(secret) if self._cipher and secret else None
 
 
 class Renderings:

@@ -1,11 +1,12 @@
 """Prefetching: the next item of a slow source is made while the current one is used."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @asynccontextmanager
@@ -40,6 +41,39 @@ async def prefetch(source: AsyncGenerator[T], depth: int = 1) -> AsyncIterator[A
     finally:
         puller.cancel()
         await asyncio.wait([puller])
+
+
+@asynccontextmanager
+async def in_order(
+    source: AsyncGenerator[T], work: Callable[[T], Coroutine[Any, Any, R]], at_once: int
+) -> AsyncIterator[AsyncGenerator[tuple[T, R]]]:
+    """Each item with what `work` makes of it, in the order of the source; on so many, at least 3, at once.
+
+    An error is raised to the consumer after the items before it. Leaving the block cancels what is at work.
+    """
+    working: set[asyncio.Task[R]] = set()
+
+    async def begun() -> AsyncGenerator[tuple[T, asyncio.Task[R]]]:
+        async with aclosing(source):
+            async for item in source:
+                task = asyncio.create_task(work(item))
+                working.add(task)
+                yield item, task
+
+    async def done(items: AsyncGenerator[tuple[T, asyncio.Task[R]]]) -> AsyncGenerator[tuple[T, R]]:
+        async for item, task in items:
+            result = await task
+            working.discard(task)
+            yield item, result
+
+    try:
+        # One more waits for its place in the queue, and one for the consumer.
+        async with prefetch(begun(), at_once - 2) as items, aclosing(done(items)) as results:
+            yield results
+    finally:
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
 
 
 class _End:

@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import TaskNotFound
 from app.storage.database import Connection, Database
-from app.storage.tasks import TaskStatus, list_queue, list_task_statuses
+from app.storage.tasks import TaskStatus, list_changes, list_queue, list_task_statuses
 
 _FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
 _QUERY_TIMEOUT_SECONDS = 5.0
@@ -38,6 +38,8 @@ class ProgressWatcher:
     def __init__(self, database: Database, *, poll_seconds: float = 0.25) -> None:
         self._database = database
         self._poll_seconds = poll_seconds
+        self._asked: dict[UUID, asyncio.Future[TaskStatus | None]] = {}
+        self._answering: asyncio.Task[None] | None = None
         self._followed: dict[UUID, _Followed] = {}
         self._places = _Places()
         self._poller: asyncio.Task[None] | None = None
@@ -45,11 +47,18 @@ class ProgressWatcher:
         self._is_failing = False
 
     async def status(self, task_id: UUID) -> TaskStatus:
-        """Raises TaskNotFound."""
-        statuses = await self._read([task_id])
-        if not statuses:
+        """As it is after this call. Raises TaskNotFound.
+
+        Who asks while a query runs shares the next one with all who do: however many ask, and however slow
+        the database is, they take one of its connections.
+        """
+        answer = self._asked.setdefault(task_id, asyncio.get_running_loop().create_future())
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer(), context=Context())
+        status = await asyncio.shield(answer)
+        if status is None:
             raise TaskNotFound
-        return statuses[0]
+        return status
 
     async def wait(self, task_id: UUID, seconds: float) -> TaskStatus:
         """The status once it is final, or as it is after `seconds`. Raises TaskNotFound."""
@@ -83,8 +92,8 @@ class ProgressWatcher:
 
     async def close(self) -> None:
         self.stop()
-        if self._poller is not None:
-            await asyncio.wait([self._poller])
+        if running := [task for task in (self._poller, self._answering) if task is not None]:
+            await asyncio.wait(running)
 
     async def _changes_after(self, status: TaskStatus) -> AsyncGenerator[TaskStatus]:
         """Only the newest: who reads slowly skips what is past."""
@@ -121,20 +130,35 @@ class ProgressWatcher:
 
     async def _read_followed(self) -> None:
         asked = dict(self._followed)
-        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS):
-            statuses = {status.task_id: status for status in await self._read(asked)}
-        for task_id, followed in asked.items():
-            if status := statuses.get(task_id):
-                followed.show(status)
-            else:
-                followed.end()
+        versions = {task_id: followed.version for task_id, followed in asked.items()}
+        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.transaction() as connection:
+            changes = await list_changes(connection, versions)
+            for task_id, version, status in changes:
+                asked[task_id].note(version, status)
+            if any(followed.is_queued for followed in asked.values()):
+                await self._places.number(connection)
+        for followed in asked.values():
+            followed.show(self._places)
+
+    async def _answer(self) -> None:
+        while self._asked:
+            asked, self._asked = self._asked, {}
+            try:
+                statuses = {status.task_id: status for status in await self._read(asked)}
+            except Exception as error:  # noqa: BLE001 - it is raised where the answer is waited for
+                for answer in asked.values():
+                    answer.set_exception(error)
+                    answer.exception()  # whoever asked may be gone
+                continue
+            for task_id, answer in asked.items():
+                answer.set_result(statuses.get(task_id))
 
     async def _read(self, task_ids: Collection[UUID]) -> list[TaskStatus]:
         async with self._database.transaction() as connection:
             statuses = await list_task_statuses(connection, task_ids)
             if any(status.status == "queued" for status in statuses):
                 await self._places.number(connection)
-        return [self._places.show(status) for status in statuses]
+        return [self._places.placed(status) for status in statuses]
 
 
 class _Places:
@@ -152,11 +176,12 @@ class _Places:
             self._places = {task_id: place for place, task_id in enumerate(await list_queue(connection), 1)}
             self._numbered = time.monotonic()
 
-    def show(self, status: TaskStatus) -> TaskStatus:
+    def placed(self, status: TaskStatus) -> TaskStatus:
         """What came after the last numbering stands at the end."""
-        if status.status != "queued":
+        place = self._places.get(status.task_id, len(self._places) + 1)
+        if status.status != "queued" or status.queue_position == place:
             return status
-        return replace(status, queue_position=self._places.get(status.task_id, len(self._places) + 1))
+        return replace(status, queue_position=place)
 
 
 class _Followed:
@@ -164,13 +189,28 @@ class _Followed:
 
     def __init__(self) -> None:
         self.followers = 0
+        self.version = 0
+        self._row: TaskStatus | None = None
         self._status: TaskStatus | None = None
         self._changed = asyncio.Event()
         self._is_ended = False
 
-    def show(self, status: TaskStatus) -> None:
-        if status != self._status:
-            self._status = status
+    @property
+    def is_queued(self) -> bool:
+        return self._row is not None and self._row.status == "queued"
+
+    def note(self, version: int, row: TaskStatus | None) -> None:
+        """Of the last query; without a row there is nothing to follow."""
+        self.version, self._row = version, row
+        if row is None:
+            self.end()
+
+    def show(self, places: _Places) -> None:
+        if self._row is None:
+            return
+        self._row = places.placed(self._row)
+        if self._row is not self._status and self._row != self._status:
+            self._status = self._row
             self._wake()
 
     def end(self) -> None:

@@ -3,11 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
@@ -42,7 +43,7 @@ from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.services.pace import ReadingPace
-from app.services.prefetch import prefetch
+from app.services.prefetch import in_order
 from app.services.resuming import ChunkChain, behind
 from app.services.retries import most_retries, pause_seconds
 from app.services.searching import Found, Search, Searcher
@@ -58,8 +59,13 @@ from app.storage.runs import Lease, Progress, StoredChunks
 from app.storage.runs.conditions import FINAL, UNCLAIMED
 from app.storage.tasks import result_of
 
+T = TypeVar("T")
+
+EMBEDDING_BATCHES_AT_ONCE = 4  # of one document: three are embedded while one is stored
+BATCH_SECONDS = 0.5
+FEWEST_CHUNKS = 8  # in a batch of what is read slowly: enough to tell the language from the first one
 HEARTBEAT_SECONDS = 1.0
-# What is read by then is known to be progress, however soon the process may be killed.
+# Soon after the start: then the number of pages is known.
 FIRST_HEARTBEAT_SECONDS = 0.25
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
@@ -171,28 +177,30 @@ class RAGService:
 
     async def _ingest(self, lease: Lease, progress: Progress) -> int:
         clock = StageClock()
-        notes = PageNotes()
+        notes, pace = PageNotes(), ReadingPace()
         async with (
             self._local_file(lease) as path,
-            self._opened(path, lease, progress) as reading,
+            self._opened(path, lease, progress, pace) as reading,
         ):
             earlier = await self._begin(lease, reading)
             stored, chain = earlier.count, ChunkChain(earlier.digest)
             language = await self._language_of_stored(lease) if stored else None
-            chunks = behind(self._split(lease.filename, reading, progress, notes), earlier)
-            async with prefetch(in_batches(chunks, self.batch_chunks)) as batches:
-                async for batch in batches:
+            chunks = behind(self._split(lease.filename, reading, notes, pace), earlier)
+            batches = in_batches(chunks, self.batch_chunks)
+            embed = partial(self._embed, progress)
+            async with in_order(batches, embed, EMBEDDING_BATCHES_AT_ONCE) as embedded:
+                async for batch, vectors in clock.waiting("embedding", embedded):
                     language = language or await self._detect(batch)
-                    progress.stage = "embedding"
-                    with clock.stage("embedding"):
-                        vectors = await self._embed([chunk.embedded_text for chunk in batch])
+                    # Its last page may go on in the next batch.
+                    done = replace(progress, pages_done=batch[-1].page_end - 1)
                     with clock.stage("storing"):
                         async with self.database.autocommit() as connection:
                             await runs.store(
-                                *(connection, lease, self.space_id, batch, vectors, progress),
+                                *(connection, lease, self.space_id, batch, vectors, done),
                                 language=language,
                                 digest=chain.add(batch),
                             )
+                    progress.advance(done.pages_done)
                     stored = batch[-1].ordinal + 1
         if stored == 0:
             raise NoText
@@ -205,11 +213,12 @@ class RAGService:
                 connection,
                 lease,
                 self.space_id,
+                engines=reading.engines,
                 pages_failed=notes.failed,
                 pages_without_text=notes.without_text,
                 stage_seconds=stage_seconds,
             )
-        _count_published(progress.pages_done, published, stage_seconds)
+        _count_published(reading.facts.pages_total, published, stage_seconds)
         log.info("published", chunks=published, seconds=stage_seconds)
         return published
 
@@ -225,15 +234,17 @@ class RAGService:
                 raise StorageFailed(error.message) from error
             yield path
 
-    async def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+    async def _embed(self, progress: Progress, batch: Sequence[Chunk]) -> NDArray[np.float32]:
         """Waits, with what is read already, as long as the embedder is out.
 
         It may be out for this process only, which has another key than the one whose probe succeeds: the
         pauses keep it from stopping all the others again and again.
         """
+        progress.stage = "embedding"
+        texts = [chunk.embedded_text for chunk in batch]
         for outages in count():
             try:
-                return await self.embedder.embed(texts)
+                return await self.embedder.embed(texts, [chunk.token_ids for chunk in batch])
             except EmbeddingFailed as error:
                 if error.owner != "embedder" or not await self.outages.report(error.owner, error):
                     raise
@@ -249,21 +260,21 @@ class RAGService:
                 await asyncio.sleep(HEARTBEAT_SECONDS)
 
     @asynccontextmanager
-    async def _opened(self, path: Path, lease: Lease, progress: Progress) -> AsyncIterator[Reading]:
-        """The document, read but for its OCR. Raises WorkHeld when it is slow and must wait for its turn."""
-        pace = ReadingPace()
+    async def _opened(
+        self, path: Path, lease: Lease, progress: Progress, pace: ReadingPace
+    ) -> AsyncIterator[Reading]:
+        """The document, to be read. Raises WorkHeld when it is slow and must wait for its turn."""
 
         def note(read: ReadingProgress) -> None:
             pace.note(read.pid)
-            progress.stage = read.stage
+            if read.stage == "ocr":  # else it stays reading, and then embedding
+                progress.stage = read.stage
             progress.pages_total = read.pages_total
-            progress.advance(read.pages_done)
 
-        async with AsyncExitStack() as opened:
-            async with beside(self._make_way(lease, pace)):
-                reading = await opened.enter_async_context(
-                    self.reader.open(path, self._password(lease), note)
-                )
+        async with (
+            beside(self._make_way(lease, pace)),
+            self.reader.open(path, self._password(lease), note) as reading,
+        ):
             yield reading
 
     async def _make_way(self, lease: Lease, pace: ReadingPace) -> None:
@@ -282,14 +293,14 @@ class RAGService:
                 continue
 
     async def _split(
-        self, filename: str, reading: Reading, progress: Progress, notes: "PageNotes"
+        self, filename: str, reading: Reading, notes: "PageNotes", pace: ReadingPace
     ) -> AsyncGenerator[list[Chunk]]:
         splitting = self.splitter.begin(filename, reading.facts)
         async for page in reading:
             notes.add(page)
             yield await asyncio.to_thread(splitting.add, page)
-            progress.advance(page.number)
-        log.info("read", pages=progress.pages_done, engine=reading.facts.engine)
+        pace.stop()
+        log.info("read", pages=reading.facts.pages_total, engines=reading.engines)
         yield await asyncio.to_thread(splitting.finish)
 
     async def _begin_anew(self, lease: Lease) -> None:
@@ -472,6 +483,16 @@ class StageClock:
         yield
         self._seconds[name] += time.monotonic() - started
 
+    async def waiting(self, name: str, items: AsyncGenerator[T]) -> AsyncGenerator[T]:
+        """The items; the time until each comes counts for the stage."""
+        while True:
+            with self.stage(name):
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+            yield item
+
     def seconds(self, ocr_seconds: float) -> dict[str, float]:
         left = time.monotonic() - self._started - sum(self._seconds.values())
         ocr = min(left, ocr_seconds)  # some of it ran while others were waited for
@@ -489,12 +510,19 @@ def _count_published(pages: int, chunks: int, stage_seconds: dict[str, float]) -
 
 
 async def in_batches(source: AsyncGenerator[list[Chunk]], size: int) -> AsyncGenerator[list[Chunk]]:
-    """Batches of `size` chunks, the last one smaller."""
+    """Batches of `size` chunks; smaller ones of a document that is read slowly, and at its end."""
     batch: list[Chunk] = []
-    async for chunks in source:
-        batch += chunks
-        while len(batch) >= size:
-            yield batch[:size]
-            batch = batch[size:]
+    begun = time.monotonic()
+    async with aclosing(source):
+        async for chunks in source:
+            batch += chunks
+            while len(batch) >= size or (len(batch) >= FEWEST_CHUNKS and _is_late(begun)):
+                yield batch[:size]
+                batch = batch[size:]
+                begun = time.monotonic()
     if batch:
         yield batch
+
+
+def _is_late(begun: float) -> bool:
+    return time.monotonic() - begun > BATCH_SECONDS

@@ -99,7 +99,11 @@ class Splitter:
         return _Head(line, text, self.count(text))
 
     def count(self, text: str) -> int:
-        return len(self.tokenizer.encode(text, add_special_tokens=False))
+        return len(self.ids(text))
+
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
 
 class Splitting:
@@ -149,17 +153,17 @@ class Splitting:
         while start < len(text):
             first = bisect_right(starts, start) - 1
             head = self._head(sources[first].heading)
-            end, tokens = self._fit(text, start, head)
+            end, ids = self._fit(text, start, head)
             middle = sources[bisect_right(starts, (start + end) // 2) - 1]
             if self._head(middle.heading) != head:
                 head = self._head(middle.heading)
-                end, tokens = self._fit(text, start, head)
-            if end == len(text) and not is_last and self._is_short(tokens, head):
+                end, ids = self._fit(text, start, head)
+            if end == len(text) and not is_last and self._is_short(len(ids), head):
                 rest = replace(sources[first], text=sources[first].text[start - starts[first] :])
                 self._waiting = [rest, *sources[first + 1 :]]
                 return
             chunk_sources = sources[first : bisect_left(starts, end)]
-            yield self._chunk(text[start:end], tokens, chunk_sources, middle.heading)
+            yield self._chunk(text[start:end], ids, chunk_sources, middle.heading)
             start = _next_word(text, end)
 
     def _head(self, heading: str | None) -> _Head:
@@ -170,31 +174,32 @@ class Splitting:
     def _is_short(self, tokens: int, head: _Head) -> bool:
         return (tokens - head.tokens) * _CARRY_SHARE < self._limit - head.tokens
 
-    def _chunk(self, text: str, tokens: int, sources: list[_Source], heading: str | None) -> Chunk:
+    def _chunk(self, text: str, ids: list[int], sources: list[_Source], heading: str | None) -> Chunk:
         chunk = Chunk(
             ordinal=self._ordinal,
             page_start=sources[0].page,
             page_end=sources[-1].page,
             text=text,
-            tokens=tokens + self._splitter.special_tokens,
+            tokens=len(ids) + self._splitter.special_tokens,
             heading=heading,
             boxes=tuple((source.page, source.box) for source in sources if source.box is not None),
             hidden_text=any(source.is_hidden for source in sources),
             header=self._head(heading).header,
+            token_ids=tuple(ids),
         )
         self._ordinal += 1
         return chunk
 
-    def _fit(self, text: str, start: int, head: _Head) -> tuple[int, int]:
-        """Where the chunk that starts at `start` ends, and its tokens, those of the head included.
+    def _fit(self, text: str, start: int, head: _Head) -> tuple[int, list[int]]:
+        """Where the chunk that starts at `start` ends, and the ids of its tokens, those of the head included.
 
         Only a window somewhat longer than a chunk is encoded. Tokens left of a cut do not depend on what
-        is right of it when the cut lies between two tokens and at white space, so the count is exact; any
-        other cut is counted again by itself.
+        is right of it when the cut lies between two tokens and at white space; what any other cut leaves is
+        encoded again by itself.
         """
         window, encoding = self._window(text, start, head)
         if len(encoding) <= self._limit and start + len(window) == len(text):
-            return len(text), len(encoding)
+            return len(text), encoding.ids
         before, offsets = len(head.text), encoding.offsets
         reach = offsets[self._limit][0] - before if len(offsets) > self._limit else len(window)
         self._chars_per_token = max(1.0, reach / (self._limit - head.tokens))
@@ -204,10 +209,9 @@ class Splitting:
             is_clean = (
                 tokens > 0 and offsets[tokens - 1][1] <= before + end and window[end : end + 1].isspace()
             )
-            if not is_clean:
-                tokens = self._splitter.count(head.text + window[:end])
-            if tokens <= self._limit or end <= 1:
-                return start + end, tokens
+            ids = encoding.ids[:tokens] if is_clean else self._splitter.ids(head.text + window[:end])
+            if len(ids) <= self._limit or end <= 1:
+                return start + end, ids
             reach = end - 1
 
     def _window(self, text: str, start: int, head: _Head) -> tuple[str, Encoding]:
@@ -224,7 +228,7 @@ class Splitting:
 
 
 class _Sections:
-    """The heading in force, from the outline: by page, and on its page by the line that shows it."""
+    """The heading in force, of the outline or by its looks: by page, and there by the line that shows it."""
 
     def __init__(self, outline: Sequence[OutlineEntry]) -> None:
         self._entries = sorted((entry for entry in outline if entry.title.strip()), key=lambda e: e.page)
@@ -236,7 +240,7 @@ class _Sections:
         begun: dict[int, str] = {}
         lines: list[str] | None = None
         after = 0
-        for entry in self._due(page.number):
+        for entry in self._due(page):
             heading = " ".join(entry.title.split())[:_MAX_HEADING_CHARS]
             if entry.page < page.number:
                 self.heading = heading
@@ -249,10 +253,12 @@ class _Sections:
             after = after if shown is None else shown + 1
         return begun
 
-    def _due(self, page: int) -> list[OutlineEntry]:
+    def _due(self, page: Page) -> list[OutlineEntry]:
         first = self._next
-        self._next = bisect_right(self._entries, page, key=lambda entry: entry.page)
-        return self._entries[max(first, self._next - _MAX_HEADINGS_A_PAGE) : self._next]
+        self._next = bisect_right(self._entries, page.number, key=lambda entry: entry.page)
+        due = self._entries[max(first, self._next - _MAX_HEADINGS_A_PAGE) : self._next]
+        due += [OutlineEntry(title, page.number) for title in page.headings if title.strip()]
+        return due[-_MAX_HEADINGS_A_PAGE:]
 
 
 def _best_end(window: str, reach: int) -> int:
@@ -284,7 +290,7 @@ def _next_word(text: str, start: int) -> int:
 
 
 def _letters(text: str) -> str:
-    return "".join(character for character in text.casefold() if character.isalnum())
+    return "".join(filter(str.isalnum, text.casefold()))
 
 
 def _shows(line: str, title: str) -> bool:

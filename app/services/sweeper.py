@@ -27,7 +27,8 @@ from app.storage.runs.conditions import LEASE_SECONDS
 
 SWEEP_SECONDS = 1.0
 TIDY_SECONDS = 600.0
-ORPHAN_SECONDS = 3600.0
+# Longer than any request takes whose upload may yet get a row (`api.uploads.UPLOAD_SECONDS`).
+ORPHAN_SECONDS = 3 * 3600.0
 MESSAGES_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000

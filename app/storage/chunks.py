@@ -4,7 +4,7 @@ They are inserted by the fenced statement in runs/content.py and found by search
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -18,7 +18,8 @@ from app.storage import models
 class Chunk:
     """A piece of a document's text. Pages count from 1; `boxes` are (page number, box) of its lines.
 
-    `header` is embedded above the text, and `tokens` count it; it is not stored.
+    `header` is embedded above the text, and `tokens` count it. `token_ids` are those of what the embedder
+    reads, without special ones, if they are known. Neither is stored.
     """
 
     ordinal: int
@@ -30,6 +31,7 @@ class Chunk:
     boxes: tuple[tuple[int, Box], ...] = ()
     hidden_text: bool = False
     header: str = ""
+    token_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def embedded_text(self) -> str:

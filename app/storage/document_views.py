@@ -161,6 +161,21 @@ async def find_original(connection: AsyncConnection, document_id: UUID) -> Origi
     return OriginalFile(**row._mapping) if row else None
 
 
+async def find_password(connection: AsyncConnection, document_id: UUID, sha256: str) -> bytes | None:
+    """The encrypted password of these bytes, while a run of the document that was given it is in work."""
+    found: bytes | None = await connection.scalar(
+        select(Ingestion.password)
+        .where(
+            Ingestion.document_id == document_id,
+            Ingestion.sha256 == bytes.fromhex(sha256),
+            Ingestion.password.is_not(None),
+        )
+        .order_by(Ingestion.id.desc())
+        .limit(1)
+    )
+    return found
+
+
 def _is_shown() -> Any:
     return _shown.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
 

@@ -19,11 +19,11 @@ FIRST_PAGE_SHARE: Final = 0.1
 FIRST_PAGE_CHARACTERS: Final = 2_000  # chunks that begin within so many are the first page, at most 20
 FIRST_PAGE_CHUNKS: Final = 20
 
+# What to return of `ingestions` as the CTE `version`; :name is that of the file, in canonical form.
 VERSION: Final = f"""
     ingestions.id AS version_id, chunks, CAST(:name AS text) AS name,
     CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
 """
-"""What to return of `ingestions` as the CTE `version`; :name is that of the file, in canonical form."""
 
 INSERT_WORDS: Final = f"""
     INSERT INTO document_words (ingestion_id, lexeme, share, is_on_first_page)

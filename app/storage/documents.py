@@ -101,6 +101,10 @@ async def insert_document(
     )
 
 
+async def has_room_in_queue(connection: AsyncConnection, max_queued: int) -> bool:
+    return bool(await connection.scalar(_ASK_FOR_ROOM, {"max_queued": max_queued}))
+
+
 async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
     """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends."""
     found = await connection.execute(
@@ -276,6 +280,7 @@ _LOCK_CONTENTS = text("""
     FROM unnest(CAST(:hashes AS text[])) AS sha256
 """)
 _LOCK_COLLECTION = text("SELECT pg_advisory_xact_lock(hashtextextended(:collection, 1))")
+_ASK_FOR_ROOM = text(f"SELECT {HAS_ROOM}")
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (

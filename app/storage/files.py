@@ -16,7 +16,7 @@ import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from app.errors import FileNotFound, PDFIngestError, StorageFailed, StoreFull
+from app.errors import DiskFull, FileNotFound, PDFIngestError, StorageFailed
 from app.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
             raise FileNotFound("The file is not in the file store any more.") from error
         log.error("file_store_failed", reason=reason)
         if any(name in reason for name in _DISK_IS_FULL):
-            raise StoreFull from error
+            raise DiskFull from error
         raise StorageFailed("The file store did not do its work. The log has the details.") from error
 
 

@@ -30,26 +30,24 @@ FEW_HITS: Final = 3
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
 FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
 
-LISTED_DOCUMENTS: Final = 2_000
-"""Documents of a long list that are looked at for one word, those with most of it first."""
+# Documents of a long list that are looked at for one word, those with most of it first.
+LISTED_DOCUMENTS: Final = 500
 
-WEIGHED_DOCUMENTS: Final = 200
-"""Documents of a long list that are weighed by all words, those with most of the best words first."""
+# Documents of a long list that are weighed by all words, those with most of the best words first.
+WEIGHED_DOCUMENTS: Final = 100
 
-CHOSEN_DOCUMENTS: Final = 20
-"""Documents of a long list all of whose chunks are compared, the best first ..."""
+CHOSEN_DOCUMENTS: Final = 20  # documents of a long list all of whose chunks are compared, the best first ...
 
-CHOSEN_CHUNKS: Final = 5_000
-"""... until they have this many chunks: 6 us each with twelve words, all steps together."""
+# ... until they have this many chunks: 6 us each with twelve words, all steps together.
+CHOSEN_CHUNKS: Final = 2_500
 
-NEAREST_CHUNKS: Final = 100
-"""Chunks that the index of vectors brings."""
+NEAREST_CHUNKS: Final = 100  # chunks that the index of vectors brings
 
+# Chunks, the best by their words and documents, whose vectors are compared too: 2 us each.
 COMPARED_CHUNKS: Final = 200
-"""Chunks, the best by their words and documents, whose vectors are compared too: 2 us each."""
 
+# Pages of the table of vectors that tell how near just any chunk is: 300 of 256 dimensions.
 SAMPLE_PAGES: Final = 20
-"""Pages of the table of vectors that tell how near just any chunk is: 300 of 256 dimensions."""
 
 
 def nearest(visible: Visible, space_id: int) -> str:
@@ -249,19 +247,19 @@ _MANY: Final = f"""
         UNION SELECT id, chunks FROM ingestions WHERE id IN (SELECT ingestion_id FROM listed)
     )
 """
-# One look-up by key for each document and word, whatever the planner thinks of the tables' sizes.
+# One look-up by key for each document, whatever the planner thinks of the tables' sizes.
 _DOCUMENT: Final = """
-    document AS MATERIALIZED (
+    held AS (
+        SELECT considered.ingestion_id, word, max(rarity * sqrt(share)) AS about,
+            bool_or(is_on_first_page) AS is_on_first_page
+        FROM considered CROSS JOIN LATERAL (
+            SELECT lexeme, share, is_on_first_page FROM document_words
+            WHERE document_words.ingestion_id = considered.ingestion_id
+                AND document_words.lexeme = ANY(CAST(:lexemes AS text[])) OFFSET 0
+        ) counted JOIN word USING (lexeme) GROUP BY considered.ingestion_id, word
+    ), document AS MATERIALIZED (
         SELECT ingestion_id, chunks, CAST(coalesce(sum(about), 0) AS float8) AS about{weights}
-        FROM considered LEFT JOIN LATERAL (
-            SELECT word, max(rarity * sqrt(share)) AS about, bool_or(is_on_first_page) AS is_on_first_page
-            FROM word CROSS JOIN LATERAL (
-                SELECT share, is_on_first_page FROM document_words
-                WHERE document_words.ingestion_id = considered.ingestion_id
-                    AND document_words.lexeme = word.lexeme OFFSET 0
-            ) counted GROUP BY word
-        ) held ON true
-        GROUP BY ingestion_id, chunks
+        FROM considered LEFT JOIN held USING (ingestion_id) GROUP BY ingestion_id, chunks
     )
 """
 _CHOSEN: Final = f"""

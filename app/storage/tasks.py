@@ -1,6 +1,6 @@
 """Where a task stands, read from its ingestion's row."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -69,17 +69,36 @@ async def list_task_statuses(
     return [_task_status(row) for row in rows]
 
 
+async def list_changes(
+    connection: AsyncConnection, versions: Mapping[UUID, int]
+) -> list[tuple[UUID, int, TaskStatus | None]]:
+    """(task, version of its row, status) of those whose row has another version than the one that is known.
+
+    None: there is no row. What does not change, as thousands of tasks that wait, costs no more than a look.
+    """
+    known = {"ids": list(versions), "versions": list(versions.values())}
+    rows = await connection.execute(_CHANGES, known)
+    return [(row.asked, row.version or 0, _task_status(row) if row.id else None) for row in rows]
+
+
 async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
     """All that is queued, the next one first: at most MAX_QUEUED ids, in one array."""
     queue: Sequence[UUID] = await connection.scalar(_QUEUE)
     return queue
 
 
-_TASK_STATUSES = text("""
-    SELECT id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
-           engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
-           created_at, started_at, finished_at
-    FROM ingestions WHERE id = ANY(:ids)
+_COLUMNS = """
+    ingestions.id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
+    engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
+    created_at, started_at, finished_at
+"""
+_TASK_STATUSES = text(f"SELECT {_COLUMNS} FROM ingestions WHERE id = ANY(:ids)")
+# xmin: of the transaction that wrote the row as it is.
+_CHANGES = text(f"""
+    SELECT known.id AS asked, CAST(CAST(ingestions.xmin AS text) AS bigint) AS version, {_COLUMNS}
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (id, version)
+    LEFT JOIN ingestions ON ingestions.id = known.id
+    WHERE CAST(CAST(ingestions.xmin AS text) AS bigint) IS DISTINCT FROM known.version
 """)
 _QUEUE = text("""
     SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')

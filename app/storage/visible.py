@@ -8,14 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.filters import SearchFilter
 
+# Visible chunks that are all compared with the question: 6 us each with twelve words.
 SHORT_LIST: Final = 5_000
-"""Visible chunks that are all compared with the question: 6 us each with twelve words."""
 
+# Visible documents that are all weighed for the question: 1 us each and word of it.
 FEW_DOCUMENTS: Final = 500
-"""Visible documents that are all weighed for the question: 1 us each and word of it."""
 
+# Documents that are counted, 0.1 us each; of more, statistics are near enough.
 COUNTED_DOCUMENTS: Final = 10_000
-"""Documents that are counted, 0.1 us each; of more, statistics are near enough."""
 
 _SETTINGS: Final = {
     "plan_cache_mode": "force_custom_plan",  # a generic plan under a one-document filter: 1.2 of 10 rows

@@ -22,20 +22,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.storage.canonical import canonical
 from app.storage.languages import CONFIGS_IN_USE, SIMPLE, phrase_query, question_words
 
-MAX_WORDS: Final = 32
-"""A longer question is searched by its rarest words."""
+MAX_WORDS: Final = 32  # a longer question is searched by its rarest words
 
-MAX_TERMS: Final = 32
-"""Words and pairs in a candidate query: the index weighs each of them for every row."""
+# Words in a candidate query, if there are pairs: the index weighs each of them for every row.
+MAX_TERMS: Final = 16
 
-CANDIDATE_CHUNKS: Final = 1_000
-"""Chunks a candidate query should match. Words of one subject occur together, so that twice as many may."""
+# Chunks a candidate query should match. Words of one subject occur together, so that twice as many may.
+CANDIDATE_CHUNKS: Final = 500
 
+# Documents of one word that are counted, at 0.1 us each; of more, statistics are near enough.
 COUNTED_DOCUMENTS: Final = 5_000
-"""Documents of one word that are counted, at 0.1 us each; of more, statistics are near enough."""
 
+# Chunks of single words that the index may look through for pairs of them: 0.5 us each, in any library.
+READ_CHUNKS: Final = 20_000
+
+# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms.
 SAMPLE_PAGES: Final = 200
-"""Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms."""
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 
@@ -178,19 +180,25 @@ def _any(lexemes: Sequence[Lexeme]) -> str:
 def rare_terms(shares: dict[str, float], chunks_total: float) -> list[str]:
     """The rarest words and pairs of words, together expected in at most CANDIDATE_CHUNKS chunks.
 
-    `shares` are the words' shares of all chunks, in ascending order. At least one term comes back; a pair
-    of which one word came back too is left out. When all words are rare enough, they come back as given.
+    `shares` are the words' shares of all chunks, in ascending order. The index reads all chunks of the rarer
+    word of each pair, in sum at most READ_CHUNKS. At least one term comes back; a pair of which one word came
+    back too is left out. When all words are rare enough, they come back as given.
     """
     terms = [(share, (word,)) for word, share in shares.items()] + [
         (share * other_share, (word, other))
         for (word, share), (other, other_share) in combinations(shares.items(), 2)
     ]
     taken: list[tuple[str, ...]] = []
+    read: dict[str, float] = {}
     expected = 0.0
     for share, term in sorted(terms, key=lambda one: (one[0], len(one[1]))):
+        would_read = read | {term[0]: shares[term[0]] * chunks_total}
+        if taken and sum(would_read.values()) > READ_CHUNKS:
+            continue
         expected += share * chunks_total
-        if taken and (expected > CANDIDATE_CHUNKS or len(taken) == MAX_TERMS):
+        if taken and (expected > CANDIDATE_CHUNKS or (len(term) == 2 and len(taken) >= MAX_TERMS)):
             break
         taken.append(term)
+        read = would_read
     single = {term[0] for term in taken if len(term) == 1}
     return [" & ".join(term) for term in taken if len(term) == 1 or single.isdisjoint(term)]

@@ -15,10 +15,12 @@ from cryptography.fernet import Fernet
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from app.api.connections import TimedHTTP
 from app.config import Settings
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from app.resources import Services
+from tests.api.contract import Contract
 from tests.databases import migrated
 
 
@@ -36,8 +38,8 @@ class Served:
 
 
 @asynccontextmanager
-async def _serve(app: FastAPI) -> AsyncIterator[Served]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+async def _serve(app: FastAPI, http: type[asyncio.Protocol] = TimedHTTP) -> AsyncIterator[Served]:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", http=http))
     serving = asyncio.create_task(_run(server))
     async with asyncio.timeout(60):
         while not server.started:
@@ -88,5 +90,6 @@ async def served(settings: Settings) -> AsyncIterator[Served]:
 
 @pytest.fixture(scope="session")
 async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=90) as client:
+    hooks = {"response": [Contract(served.app.openapi()).check]}
+    async with httpx.AsyncClient(base_url=served.url, timeout=90, event_hooks=hooks) as client:
         yield client

@@ -74,6 +74,27 @@ async def test_the_pages_of_an_encrypted_pdf_cannot_be_drawn_once_its_password_i
     assert (answer.status_code, answer.json()["code"]) == (409, "password_gone")
 
 
+async def test_the_pages_of_an_encrypted_pdf_are_drawn_while_its_password_is_known(
+    client: httpx.AsyncClient, served: Served
+) -> None:
+    content = encrypted("AES-256", PASSWORD, "owner") + b"\n"
+    answer = await client.post(
+        "/documents",
+        files={"file": ("waits.pdf", content)},
+        data={"collection": "pages", "password": PASSWORD},
+    )
+    url = f"{answer.json()['links']['document']}/pages/1.png"
+    assert picture(await client.get(url, params={"width": 301})).width == 301
+
+    task_id = UUID(answer.json()["task_id"])
+    await served.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
+    assert (await client.get(url, params={"width": 302})).json()["code"] == "password_gone"
+    retry = answer.json()["links"]["document"] + "/retry"
+    assert (await client.post(retry, json={"password": "a wrong one"})).status_code == 202
+    assert (await client.get(url, params={"width": 303})).json()["code"] == "password_gone"
+    assert (await client.post(f"/tasks/{task_id}/cancel")).status_code == 202
+
+
 async def _ingested(
     client: httpx.AsyncClient, served: Served, name: str, content: bytes, **fields: str
 ) -> tuple[str, str]:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.api.security import MAX_BODY_BYTES, KeyRing
+from app.api.bodies import MAX_BODY_BYTES
+from app.api.security import KeyRing
 from app.config import Settings
 from app.main import create_app
 from tests.api.conftest import Served
@@ -173,8 +174,26 @@ async def test_our_own_page_may_ask(client: httpx.AsyncClient, served: Served) -
     assert (await client.get("/documents", headers={"Origin": served.url})).status_code == 200
 
 
-async def test_probes_answer_under_any_name(client: httpx.AsyncClient) -> None:
+async def test_whether_it_lives_is_said_under_any_name(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez", headers={"Host": "10-0-0-7.pods.example"})).status_code == 200
+
+
+async def test_a_load_balancer_that_names_no_host_learns_whether_it_is_ready(served: Served) -> None:
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+    assert (await reader.readline()).split()[1] == b"200"
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+async def test_a_foreign_page_learns_nothing_of_the_service(
+    client: httpx.AsyncClient, stranger: httpx.AsyncClient, path: str
+) -> None:
+    for foreign in ({"Host": "evil.example"}, {"Origin": "http://evil.example"}):
+        assert (await client.get(path, headers=foreign)).status_code == 403
+        assert (await stranger.get(path, headers=foreign)).status_code == 200  # where all else wants a key
+    assert (await client.get(path)).status_code == 200
 
 
 async def test_names_can_be_allowed(settings: Settings, serve: Any) -> None:

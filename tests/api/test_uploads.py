@@ -26,7 +26,9 @@ from app.config import Settings
 from app.errors import UploadTooSlow
 from app.local.embedded import free_port
 from app.main import create_app
+from app.services.admission import FRESH_SECONDS
 from app.services.uploads import Upload
+from app.storage.figures import sum_stored_bytes
 from app.storage.files import FileStore
 from tests.api.conftest import Served
 from tests.services.workshop import eventually, pdf
@@ -129,9 +131,9 @@ class RawUpload:
     async def __aexit__(self, *_error: object) -> None:
         self.abort()  # an open request would keep the server from stopping
 
-    async def begin(self, content_length: int, *headers: str) -> None:
+    async def begin(self, content_length: int, *headers: str, request_line: str = "POST /documents") -> None:
         lines = [
-            "POST /documents HTTP/1.1",
+            f"{request_line} HTTP/1.1",
             f"Host: {self._address.host}",
             f"Content-Type: multipart/form-data; boundary={BOUNDARY.decode()}",
             f"Content-Length: {content_length}",
@@ -201,6 +203,47 @@ async def test_a_request_far_over_the_limit_is_refused_before_its_body_is_sent(s
     async with RawUpload(served.url) as upload:
         await upload.begin(10**12, "Expect: 100-continue")
         assert await upload.status() == 413
+
+
+@pytest.mark.parametrize(
+    ("limit", "status", "words"),
+    [
+        ({"max_queued": 1}, 429, b"MAX_QUEUED"),
+        ({"max_store_bytes": 1}, 507, b"no more than 1 (MAX_STORE_BYTES)"),
+    ],
+)
+async def test_what_there_is_no_room_for_is_refused_before_its_body_is_sent(
+    settings: Settings, serve: Serve, limit: dict[str, int], status: int, words: bytes
+):
+    full = create_app(settings.model_copy(update=limit))
+    async with serve(full) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        async with serve(create_app(settings)) as roomy:
+            made = await client.post(f"{roomy.url}/documents", files={"file": pdf()})
+        document = made.json()["links"]["document"]
+        for request_line in ("POST /documents", f"PUT {document}"):
+            async with RawUpload(served.url) as upload:
+                await upload.begin(10 * MEGABYTE, "Expect: 100-continue", request_line=request_line)
+                answer = await asyncio.wait_for(upload.reader.readuntil(b"}"), 5)
+                assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+                assert b"retry-after: " in answer
+                assert words in answer
+
+
+async def test_what_would_not_fit_into_the_store_is_refused(settings: Settings, serve: Serve, tmp_path: Path):
+    async with serve(create_app(settings)) as served:
+        stored_bytes = await stored(served)
+    small = create_app(settings.model_copy(update={"max_store_bytes": stored_bytes + 10_000}))
+    async with serve(small) as served, httpx.AsyncClient(base_url=served.url, timeout=30) as client:
+        large = await client.post("/documents", files={"file": pdf() + bytes(20_000)})
+        assert (large.status_code, large.json()["code"]) == (507, "storage_failed")
+        assert (await client.post("/documents", files={"file": pdf() + bytes(5_000)})).status_code == 202
+        await asyncio.sleep(FRESH_SECONDS)
+        assert (await client.post("/documents", files={"file": pdf() + bytes(5_000)})).status_code == 507
+
+
+async def stored(served: Served) -> int:
+    async with served.services.database.autocommit() as connection:
+        return await sum_stored_bytes(connection)
 
 
 async def test_a_file_over_the_limit_is_refused_while_it_arrives(
@@ -277,17 +320,21 @@ def api_process(settings: Settings, storage_url: str, max_upload_bytes: int) -> 
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{url}/readyz").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
+        deadline = time.monotonic() + 60  # 2 s on a quiet machine, and this test is about memory
+        while not _is_ready(url):
+            assert time.monotonic() < deadline, "the API did not start"
+            time.sleep(0.1)
         yield server.pid, url
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(20)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def peak_of(process: psutil.Process, done: asyncio.Event) -> int:

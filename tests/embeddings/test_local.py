@@ -28,6 +28,13 @@ async def test_a_text_has_the_same_vector_alone_and_among_others() -> None:
         assert np.array_equal((await EMBEDDER.embed([texts[index]]))[0], together[index])
 
 
+async def test_known_tokens_give_the_vectors_of_their_texts() -> None:
+    embedder = LocalEmbedder()
+    texts = ["The heron returned.", "Eels in the creek, № 7"]
+    ids = [embedder.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    assert np.array_equal(await embedder.embed(texts, ids), await embedder.embed(texts))
+
+
 async def test_similar_texts_have_similar_vectors() -> None:
     question, answer, other = await EMBEDDER.embed(
         [

@@ -1,14 +1,16 @@
 """The parent of reading processes that a file has taken over: each says to its owner what the file holds.
 
 The first byte tells what it does then: `e` ends, `f` says it again for ever, `s` is silent for ever,
-`a` asks its parent for what no reading process asks for.
+`a` asks its parent for what no reading process asks for, `d` dozes and uses a little CPU time for ever,
+`b` is busy for ever.
 """
 
 import os
 import signal
+import time
 
-from app.pdf import child
-from app.pdf.parent import main
+from app.pdf.sandbox import child
+from app.pdf.sandbox.parent import main
 
 
 def live(file: int, channel: int, asking: int) -> None:
@@ -23,6 +25,12 @@ def live(file: int, channel: int, asking: int) -> None:
         os.write(asking, b"a shell")
     if how in (b"s", b"a"):
         signal.pause()
+    while how in (b"d", b"b"):
+        began = time.process_time()
+        while time.process_time() - began < 0.004:
+            pass
+        if how == b"d":
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":

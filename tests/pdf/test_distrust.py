@@ -1,7 +1,9 @@
 """Reading processes that say what none of ours would: each is a real one, taken over by its file."""
 
 import asyncio
+import os
 import resource
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
@@ -71,13 +74,11 @@ def at(reader: str = "pdfium", page: int = 1, done: int = 0, total: int = 1) -> 
 
 
 def facts(pages_total: int = 1, **fields: Any) -> dict[str, Any]:
-    return {
-        "facts": {"engine": "pdfium", "pages_total": pages_total, "outline": [], "page_labels": []} | fields
-    }
+    return {"facts": {"engine": "pdfium", "pages_total": pages_total, "outline": []} | fields}
 
 
-def page(number: int = 1, text: str = "text", box: Any = None) -> dict[str, Any]:
-    return {"page": number, "lines": [[text, box, False]], "error": None}
+def page(number: int = 1, text: str = "text", box: Any = None, **fields: Any) -> dict[str, Any]:
+    return {"page": number, "lines": [[text, box, False]], "headings": [], "error": None} | fields
 
 
 END = {"end": True}
@@ -90,8 +91,8 @@ async def test_a_process_that_keeps_to_the_rules_is_heard(owner: PDFReader, writ
 
 
 async def test_what_it_says_is_cleaned_again(owner: PDFReader, write: Write) -> None:
-    outline = [{"title": "One\x00 and\x1b[31m", "page": 1, "level": 0}]
-    told = facts(title="A\x00 \u202etitle" * 900, outline=outline, page_labels=["i\x00" * 99])
+    outline = [{"title": "One\x00 and\x1b[31m", "page": 1}]
+    told = facts(title="A\x00 \u202etitle" * 900, outline=outline)
     found, (first,) = await read(
         owner, write(said(at(), told, page(text="nul\x00 and\ufffe " + "x" * 600), END))
     )
@@ -99,7 +100,6 @@ async def test_what_it_says_is_cleaned_again(owner: PDFReader, write: Write) -> 
     assert found.title.startswith("A title")
     assert len(found.title) <= 1_000
     assert found.outline[0].title == "One and[31m"
-    assert found.page_labels == ("i" * 50,)
     assert first.lines[0].text == "nul and " + "x" * 500 + " " + "x" * 100
 
 
@@ -123,17 +123,17 @@ REFUSED = {
     "a place in another engine": (at("mine"), facts(), page(), END),
     "a place beyond the last page": (at(page=MAX_PAGES + 1), facts(), page(), END),
     "more pages done than there are": (at(done=2), facts(), page(), END),
-    "labels of other pages": (at(), facts(page_labels=["1", "2"]), page(), END),
+    "a page of an engine of its own": (at(), facts(), page(engine="mine"), END),
+    "headings without end": (at(), facts(), page(headings=["x"] * 5_001), END),
     "an outline that leads outside": (
         at(),
-        facts(outline=[{"title": "x", "page": 2, "level": 0}]),
+        facts(outline=[{"title": "x", "page": 2}]),
         page(),
         END,
     ),
-    "a heading without end": (at(), facts(outline=[{"title": "x", "page": 1, "level": -1}]), page(), END),
     "an outline without end": (
         at(),
-        facts(outline=[{"title": "x", "page": 1, "level": 0}] * 5_001),
+        facts(outline=[{"title": "x", "page": 1}] * 5_001),
         page(),
         END,
     ),
@@ -179,6 +179,52 @@ async def test_what_never_ends_is_ended(owner: PDFReader, write: Write, content:
         await read(owner, write(content))
 
 
+SILENT = {
+    "silence": b"s",
+    "silence after a word": said(at(), how=b"s"),
+    "silence between pages": said(at(), facts(2), page(), how=b"s"),
+    "dozing": said(at(), how=b"d"),
+}
+
+
+@pytest.mark.parametrize("content", SILENT.values(), ids=SILENT.keys())
+async def test_a_process_that_says_nothing_of_its_own_accord_gets_its_verdict_at_once(
+    owner: PDFReader, write: Write, content: bytes
+) -> None:
+    with bounded(), pytest.raises(Unreadable) as verdict:
+        await read(owner, write(content))
+    assert verdict.value.code == "timed_out"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which CPU a process may use")
+async def test_a_process_that_the_machine_starves_gets_none(owner: PDFReader, write: Write) -> None:
+    """It may use one CPU, as the last of all, and somebody else does."""
+    cpu = min(os.sched_getaffinity(0))
+    busy = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
+    hogs = [await asyncio.create_subprocess_exec(sys.executable, "-c", busy) for _ in range(2)]
+    try:
+        reading = asyncio.create_task(read(owner, write(b"b")))
+        pid = (await until_one_reads()).pid
+        os.sched_setaffinity(pid, {cpu})
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        with pytest.raises(ReadingStalled):
+            await reading
+    finally:
+        for hog in hogs:
+            hog.kill()
+            await hog.wait()
+
+
+async def until_one_reads() -> psutil.Process:
+    async with asyncio.timeout(10):
+        while True:
+            for parent in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if "tests.pdf.taken_over" in parent.cmdline() and (found := parent.children()):
+                        return found[0]
+            await asyncio.sleep(0.002)
+
+
 async def test_a_process_that_asks_its_parent_for_something_else_is_a_crash(
     owner: PDFReader, write: Write
 ) -> None:
@@ -214,7 +260,7 @@ values = some.recursive(
 )
 boxes = some.none() | some.lists(some.floats(allow_nan=False), min_size=4, max_size=4) | values
 lines = some.tuples(words, boxes, some.booleans()) | values
-entries = some.fixed_dictionaries({"title": words, "page": numbers, "level": numbers}) | values
+entries = some.fixed_dictionaries({"title": words, "page": numbers}) | values
 frames = some.one_of(
     some.fixed_dictionaries({"at": some.tuples(words, numbers, numbers, numbers)}),
     some.builds(
@@ -222,12 +268,16 @@ frames = some.one_of(
         numbers,
         engine=words,
         title=words | some.none(),
-        created_at=words | some.none(),
         outline=some.lists(entries, max_size=4),
-        page_labels=some.lists(words, max_size=MAX_PAGES),
     ),
     some.fixed_dictionaries(
-        {"page": numbers, "lines": some.lists(lines, max_size=5), "error": some.none() | words}
+        {
+            "page": numbers,
+            "lines": some.lists(lines, max_size=5),
+            "error": some.none() | words,
+            "engine": some.none() | words,
+            "headings": some.lists(words, max_size=3),
+        }
     ),
     some.fixed_dictionaries({"verdict": words | values, "message": words | values}),
     some.fixed_dictionaries({"failure": values}),

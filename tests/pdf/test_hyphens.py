@@ -1,13 +1,14 @@
 import pytest
 
-from app.pdf.hyphens import Hyphens
-from app.pdf.layout import HYPHEN
 from app.pdf.pages import Line
+from app.pdf.sandbox.hyphens import Hyphens
+from app.pdf.sandbox.layout import HYPHEN
 
 
 def joined(*texts: str, elsewhere: str = "") -> list[str]:
     lines = [Line(text) for text in texts]
-    hyphens = Hyphens([*lines, *(Line(text) for text in elsewhere.splitlines())])
+    hyphens = Hyphens()
+    hyphens.add([*lines, *(Line(text) for text in elsewhere.splitlines())])
     return [line.text for line in hyphens.joined(lines)]
 
 
@@ -57,4 +58,4 @@ def test_a_mark_that_joins_nothing_becomes_a_hyphen() -> None:
 
 def test_hidden_text_does_not_end_the_words_of_what_is_seen() -> None:
     lines = [Line(f"exam{HYPHEN}"), Line("ple", is_hidden=True)]
-    assert [line.text for line in Hyphens(lines).joined(lines)] == ["exam-", "ple"]
+    assert [line.text for line in Hyphens().joined(lines)] == ["exam-", "ple"]

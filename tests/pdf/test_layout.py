@@ -1,6 +1,6 @@
 from collections.abc import Iterable
 
-from app.pdf.layout import HYPHEN, Span, lines_of
+from app.pdf.sandbox.layout import HYPHEN, Span, lines_of
 
 LETTER_WIDTH = 5.0
 

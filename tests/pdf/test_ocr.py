@@ -5,8 +5,8 @@ from contextlib import closing
 
 import pypdfium2
 
-from app.pdf.ocr import DISCOURAGING, ROUGH_SCALE, SCALE, Tesseract, command
-from app.pdf.pictures import Picture, render
+from app.pdf.sandbox.ocr import DISCOURAGING, ROUGH_SCALE, SCALE, Tesseract, command
+from app.pdf.sandbox.pictures import Picture, render
 from tests.pdf.conftest import needs_tesseract
 from tests.pdfs.builder import one_page, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PROSE

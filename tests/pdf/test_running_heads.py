@@ -1,7 +1,8 @@
 from collections.abc import Sequence
 
 from app.pdf.pages import Line
-from app.pdf.running_heads import RunningHeads
+from app.pdf.sandbox.document import PAGES_AHEAD
+from app.pdf.sandbox.running_heads import PAGES_AROUND, RunningHeads
 
 BODY = [f"sentence {letter} of the body" for letter in "abcdefghijkl"]
 
@@ -13,9 +14,15 @@ def page(number: int, *, head: str = "The Marsh Report", foot: str = "{}") -> li
 
 
 def without_heads(pages: Sequence[list[Line]]) -> list[list[str]]:
-    numbered = list(enumerate(pages, 1))
-    heads = RunningHeads(numbered)
-    return [[line.text for line in heads.without(number, lines)] for number, lines in numbered]
+    """As they are given out, PAGES_AHEAD after they are read."""
+    heads = RunningHeads()
+    kept = []
+    for number in range(1, len(pages) + PAGES_AHEAD + 1):
+        if number <= len(pages):
+            heads.add(number, pages[number - 1])
+        if (given := number - PAGES_AHEAD) >= 1:
+            kept.append([line.text for line in heads.without(given, pages[given - 1])])
+    return kept
 
 
 def test_a_repeated_head_stays_where_it_stands_first() -> None:
@@ -47,6 +54,21 @@ def test_heads_of_left_and_right_pages_are_both_found() -> None:
 def test_two_pages_have_no_running_heads() -> None:
     kept = without_heads([page(1), page(2)])
     assert all(texts[0] == "The Marsh Report" for texts in kept)
+
+
+def test_the_head_of_a_chapter_in_a_long_book_stays_where_it_stands_first() -> None:
+    kept = without_heads([page(number, head=f"Chapter {'x' * (number // 60)}") for number in range(1, 301)])
+    assert [texts[0] for texts in kept if texts[0].startswith("Chapter")] == [
+        f"Chapter {'x' * chapter}" for chapter in range(6)
+    ]
+
+
+def test_what_a_long_document_repeats_is_forgotten_but_for_its_heads() -> None:
+    heads = RunningHeads()
+    for number in range(1, 1_001):
+        heads.add(number, page(number, head=f"Exhibit 2.{number * number}"))
+    assert len(heads._edges) == PAGES_AROUND
+    assert len(heads._counts) < 10 * PAGES_AROUND
 
 
 def test_the_head_of_a_table_that_goes_on_stays_on_every_page() -> None:

@@ -34,7 +34,7 @@ def confined(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 TRIED = """
     import json, os, sys
-    from app.pdf import sandbox
+    from app.pdf.sandbox import confinement
     from app.pdf.escapes import open_doors
     from app.pdf.wire import ProbeRequest, ProcessLimits
 
@@ -42,8 +42,8 @@ TRIED = """
     file = os.open(path, os.O_RDONLY)
     limits = ProcessLimits(500_000_000, 20, 20.0)
     if is_confined:
-        sandbox.limit(limits.memory_bytes, limits.cpu_seconds)
-        sandbox.confine()
+        confinement.limit(limits.memory_bytes, limits.cpu_seconds)
+        confinement.confine()
     print(json.dumps(open_doors(ProbeRequest(limits, owner, path), file)))
 """
 
@@ -149,9 +149,9 @@ def test_a_kernel_without_the_locks_is_noticed_and_refused_where_they_are_requir
 
 STILL = """
     import json, os, signal, sys
-    from app.pdf import sandbox
-    sandbox.limit(memory_bytes=500_000_000, cpu_seconds=20)
-    sandbox.confine()
+    from app.pdf.sandbox import confinement
+    confinement.limit(memory_bytes=500_000_000, cpu_seconds=20)
+    confinement.confine()
     import zlib
     signal.raise_signal(0)
     with open(os.__file__) as library:
@@ -168,8 +168,8 @@ def test_a_program_it_becomes_is_confined_as_it_was(tmp_path: Path) -> None:
     finished = confined(
         """
         import os, sys
-        from app.pdf import sandbox
-        sandbox.confine(may_execute=True)
+        from app.pdf.sandbox import confinement
+        confinement.confine(may_execute=True)
         os.execv("/bin/sh", ["sh", "-c", f"echo here; (echo forked); echo > {sys.argv[1]}/new"])
         """,
         str(tmp_path),
@@ -182,8 +182,8 @@ def test_a_program_it_becomes_is_confined_as_it_was(tmp_path: Path) -> None:
 def test_cpu_time_is_limited_by_the_kernel() -> None:
     finished = confined(
         """
-        from app.pdf import sandbox
-        sandbox.limit(memory_bytes=500_000_000, cpu_seconds=1)
+        from app.pdf.sandbox import confinement
+        confinement.limit(memory_bytes=500_000_000, cpu_seconds=1)
         while True: pass
         """
     )
@@ -191,7 +191,9 @@ def test_cpu_time_is_limited_by_the_kernel() -> None:
 
 
 def test_an_abort_is_still_an_abort() -> None:
-    finished = confined("import os; from app.pdf import sandbox; sandbox.confine(); os.abort()")
+    finished = confined(
+        "import os; from app.pdf.sandbox import confinement; confinement.confine(); os.abort()"
+    )
     assert finished.returncode == -signal.SIGABRT
 
 
@@ -199,10 +201,10 @@ def test_only_the_descriptors_kept_stay_open() -> None:
     finished = confined(
         """
         import os
-        from app.pdf import sandbox
+        from app.pdf.sandbox import confinement
         told = os.dup(1)
         others = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
-        sandbox.close_all_but(told)
+        confinement.close_all_but(told)
         os.write(told, repr([os.readlink(f"/proc/self/fd/{fd}") for fd in range(3)]).encode())
         os.write(told, str([fd for fd in others if os.path.exists(f"/proc/self/fd/{fd}")]).encode())
         """

@@ -126,6 +126,7 @@ async def test_more_pages_than_allowed_are_refused_before_any_is_read(write: Wri
     verdict = await verdict_of(reader, write(prose(3)))
     await reader.close()
     assert verdict.code == "too_many_pages"
+    assert "MAX_PAGES is 2." in verdict.message
 
 
 async def test_more_text_than_allowed_is_refused(write: Write) -> None:
@@ -133,6 +134,7 @@ async def test_more_text_than_allowed_is_refused(write: Write) -> None:
     verdict = await verdict_of(reader, write(prose(9)))
     await reader.close()
     assert verdict.code == "too_much_text"
+    assert "MAX_CHARACTERS is 200," in verdict.message
 
 
 async def test_a_page_that_kills_its_process_costs_only_itself(write: Write) -> None:
@@ -147,9 +149,9 @@ async def test_a_page_pdfium_dies_of_is_read_by_pypdf(write: Write) -> None:
     reader = PDFReader(memory_bytes=LITTLE_MEMORY)
     async with reader.open(write(one_killing_page())) as reading:
         pages = [page async for page in reading]
-        engine = reading.facts.engine
+        engines = reading.engines
     await reader.close()
-    assert engine == "pdfium+pypdf"
+    assert engines == ["pdfium", "pypdf"]
     assert [page.error for page in pages] == [None, None, None]
 
 
@@ -170,7 +172,7 @@ async def test_where_pdfium_finds_no_text_pypdf_looks_too(
 ) -> None:
     async with reader.open(write(content)) as reading:
         (page,) = [page async for page in reading]
-        assert reading.facts.engine == "pdfium+pypdf"
+        assert reading.engines == ["pypdf"]
     assert [line.text for line in page.lines] == ["A heron"]
 
 

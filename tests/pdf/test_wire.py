@@ -1,4 +1,3 @@
-from datetime import UTC, datetime
 from math import inf, nan
 from typing import Any
 
@@ -47,9 +46,7 @@ def test_facts_arrive_as_they_were_sent() -> None:
         engine="pdfium",
         pages_total=3,
         title="The Marsh",
-        outline=(OutlineEntry("One", 1), OutlineEntry("Two", 2, level=1)),
-        created_at=datetime(2026, 1, 31, tzinfo=UTC),
-        page_labels=("i", "ii", "1"),
+        outline=(OutlineEntry("One", 1), OutlineEntry("Two", 2)),
     )
     assert news_from_frame(over_the_wire(facts_to_frame(facts))) == facts
 
@@ -78,7 +75,9 @@ def test_an_impossible_place_is_no_place(place: float) -> None:
         {"page": 1, "lines": [["text", [1.0, 2.0, 3.0], False]]},
         {"page": 1, "lines": [[b"text".hex(), [1.0, 2.0, 3.0, "4"], False]]},
         {"page": 1, "lines": [["text", None, 1]]},
-        {"page": 1, "lines": [], "error": 7},
+        {"page": 1, "lines": [], "headings": [], "error": 7},
+        {"page": 1, "lines": [], "headings": [7]},
+        {"page": 1, "lines": [], "headings": [], "engine": 7},
     ],
 )
 def test_a_page_of_other_types_is_refused(frame: dict[str, Any]) -> None:
@@ -91,10 +90,9 @@ def test_a_page_of_other_types_is_refused(frame: dict[str, Any]) -> None:
     [
         None,
         {"engine": "pdfium"},
-        {"engine": "pdfium", "pages_total": 3.5, "outline": [], "page_labels": []},
-        {"engine": "pdfium", "pages_total": 3, "outline": [["One", 1, 0]], "page_labels": []},
-        {"engine": "pdfium", "pages_total": 3, "outline": [], "page_labels": [1]},
-        {"engine": "pdfium", "pages_total": 3, "outline": [], "page_labels": [], "created_at": "yesterday"},
+        {"engine": "pdfium", "pages_total": 3.5, "outline": []},
+        {"engine": "pdfium", "pages_total": 3, "outline": [["One", 1, 0]]},
+        {"engine": "pdfium", "pages_total": 3, "outline": [{"title": "One", "page": "1"}]},
     ],
 )
 def test_facts_of_other_types_are_refused(facts: object) -> None:

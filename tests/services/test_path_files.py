@@ -7,7 +7,15 @@ from uuid import UUID
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.errors import EmptyFile, FileNotFound, PathNotAllowed, StorageFailed, UploadNotAPDF, UploadTooLarge
+from app.errors import (
+    EmptyFile,
+    FileNotFound,
+    PathNotAllowed,
+    StorageFailed,
+    StoreFull,
+    UploadNotAPDF,
+    UploadTooLarge,
+)
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.storage import runs
@@ -35,6 +43,7 @@ def incoming(workshop: Workshop, folder: Path) -> IncomingFiles:
         database=workshop.database,
         files=workshop.files,
         outages=Outages(workshop.database, {}),
+        admission=workshop.admission,
         space_id=workshop.space_id,
         collection=workshop.collection,
     )
@@ -262,3 +271,29 @@ async def test_a_link_that_leads_within_the_folders_is_followed(workshop: Worksh
     task_id = uuid7()
     await incoming(workshop, folder).begin(task_id, str(folder / "latest.pdf"))
     assert (await workshop.row(task_id)).status == "queued"
+
+
+async def test_a_file_waits_while_the_store_is_full_and_then_says_so(
+    database: Database, space_id: int, tmp_path: Path, folder: Path
+) -> None:
+    full = Workshop(database, space_id, tmp_path / "files", max_store_bytes=1)
+    await full.add(pdf())  # the service's own rule is asked at the door, over HTTP
+    task_id = uuid7()
+    with pytest.raises(StoreFull, match="MAX_STORE_BYTES"):
+        await take(full, folder, pdf(), task_id)
+    row = await full.row(task_id)
+    assert (row.status, row.error_code, row.retries) == ("retrying", "storage_failed", 1)
+    assert len(full.stored()) == 1
+    with pytest.raises(PathNotAllowed):
+        await incoming(full, folder).begin(uuid7(), "/etc/passwd")
+
+
+async def test_a_served_document_is_not_copied_into_a_full_store(
+    database: Database, space_id: int, tmp_path: Path
+) -> None:
+    roomy = Workshop(database, space_id, tmp_path / "files")
+    accepted = await roomy.add(pdf())
+    await roomy.ingest(accepted.task_id)
+    full = Workshop(database, space_id, tmp_path / "files", collection=roomy.collection, max_store_bytes=1)
+    with pytest.raises(StoreFull):
+        await full.service.retry(accepted.document_id)

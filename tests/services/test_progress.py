@@ -15,7 +15,7 @@ from app.local.embedded import EmbeddedPostgres
 from app.services.progress import ProgressWatcher, ingestion_id_of
 from app.storage.database import Database
 from app.storage.models import Base
-from app.storage.tasks import TaskStatus
+from app.storage.tasks import TaskStatus, list_changes
 
 
 class CountingDatabase(Database):
@@ -137,6 +137,49 @@ async def test_the_queue_is_numbered_once_a_second_however_many_ask(
     places = [status.queue_position or 0 for status in statuses]
     assert places == [*range(places[0], places[0] + 30), places[0]]
     assert len(numberings) <= 1 + time.monotonic() - began
+
+
+async def test_however_many_ask_at_once_they_take_one_connection(
+    watcher: ProgressWatcher, database: CountingDatabase
+) -> None:
+    tasks = [await add_ingestion(database) for _ in range(20)]
+    began, most = database.transactions, 0
+    asking = asyncio.gather(*(watcher.status(tasks[number % 20]) for number in range(500)))
+    while not asking.done():
+        most = max(most, database.connections_in_use)
+        await asyncio.sleep(0)
+    assert [status.task_id for status in await asking] == [tasks[number % 20] for number in range(500)]
+    assert most == 1
+    assert database.transactions - began <= 2
+
+
+async def test_one_unknown_task_is_not_found_and_the_others_are(
+    watcher: ProgressWatcher, database: Database
+) -> None:
+    known = await add_ingestion(database)
+    answers = await asyncio.gather(watcher.status(known), watcher.status(uuid7()), return_exceptions=True)
+    assert isinstance(answers[0], TaskStatus)
+    assert isinstance(answers[1], TaskNotFound)
+
+
+async def test_only_what_has_changed_is_read_again(database: Database) -> None:
+    tasks, unknown = [await add_ingestion(database) for _ in range(3)], uuid7()
+    versions = dict.fromkeys([*tasks, unknown], 0)
+    async with database.transaction() as connection:
+        found = await list_changes(connection, versions)
+    assert {task_id: status and status.task_id for task_id, _, status in found} == {
+        **{task_id: task_id for task_id in tasks},
+        unknown: None,
+    }
+    versions = {task_id: version for task_id, version, status in found if status}
+    async with database.transaction() as connection:
+        assert await list_changes(connection, versions) == []
+        written = text("UPDATE ingestions SET pages_done = 2 WHERE id = :id")  # whatever the revision is
+        await connection.execute(written, {"id": tasks[1]})
+        ((task_id, _, status),) = await list_changes(connection, versions)
+    assert task_id == tasks[1]
+    assert status
+    assert status.pages_done == 2
 
 
 async def test_what_came_after_the_last_numbering_stands_at_the_end(

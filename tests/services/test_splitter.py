@@ -123,6 +123,7 @@ def test_no_chunk_is_over_the_limit_and_no_text_is_lost(name: str, document: lis
     counting = SPLITTERS[name].tokenizer
     for chunk in chunks:
         assert chunk.tokens == len(counting.encode(chunk.text)) <= LIMIT
+        assert list(chunk.token_ids) == counting.encode(chunk.text, add_special_tokens=False).ids
         assert chunk.text == chunk.text.strip() != ""
     assert [chunk.ordinal for chunk in chunks] == list(range(len(chunks)))
     assert squeezed(chunk.text for chunk in chunks) == squeezed(text for lines in document for text in lines)
@@ -238,7 +239,7 @@ def test_the_heading_is_that_of_the_section_from_the_line_that_shows_it() -> Non
     outline = (
         OutlineEntry("Business", 1),
         OutlineEntry("Risk  Factors", 2),
-        OutlineEntry("Properties", 2, level=1),
+        OutlineEntry("Properties", 2),
         OutlineEntry("Never printed", 4),
     )
     chunks = split(
@@ -269,7 +270,7 @@ def test_a_document_without_outline_has_no_headings_and_text_before_the_first_en
 
 
 def test_a_wild_outline_does_no_harm() -> None:
-    outline = tuple(OutlineEntry(f"{'x' * 999} {number}", number % 3 - 1, -5) for number in range(50_000))
+    outline = tuple(OutlineEntry(f"{'x' * 999} {number}", number % 3 - 1) for number in range(50_000))
     outline += (OutlineEntry("", 1), OutlineEntry(" \t", 1), OutlineEntry("Far away", 10**9))
     chunks = split([page(1, *["Some words."] * 200)], outline=outline)
     assert all(chunk.heading is not None and len(chunk.heading) <= 300 for chunk in chunks)

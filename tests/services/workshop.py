@@ -14,6 +14,7 @@ from sqlalchemy import Row, text
 
 from app.errors import Corrupted, PDFIngestError
 from app.pdf.pages import DocumentFacts
+from app.services.admission import Admission
 from app.services.document_service import AcceptedFile, DocumentService, RefusedFile, UploadOptions
 from app.services.idempotency import Answer, Claim
 from app.services.uploads import ReceivedFile
@@ -59,18 +60,22 @@ class Workshop:
         default_factory=lambda: PasswordCipher(SecretStr(Fernet.generate_key().decode()))
     )
     max_queued: int = 1_000_000
+    max_store_bytes: int = 0
     collection: str = field(default_factory=lambda: f"c-{uuid4()}")
 
     def __post_init__(self) -> None:
         self.announced: list[UUID] = []
         self.files = FileStore(self.folder.as_uri())
+        self.admission = Admission(
+            self.database, max_queued=self.max_queued, max_store_bytes=self.max_store_bytes
+        )
         self.service = DocumentService(
             database=self.database,
             files=self.files,
             enqueue=self._enqueue,
             cipher=self.cipher,
+            admission=self.admission,
             max_upload_bytes=1_000_000,
-            max_queued=self.max_queued,
             space_id=self.space_id,
         )
 
@@ -174,6 +179,7 @@ class Workshop:
                 connection,
                 lease,
                 self.space_id,
+                engines=["pdfium"],
                 pages_failed=[],
                 pages_without_text=[3],
                 stage_seconds={},

@@ -258,7 +258,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, megabytes: str) 
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this system lets nobody mount a small disk")
     said = run_python(WRITE_TOO_MUCH, str(tmp_path), megabytes, prefix=own_mounts)
-    assert said == "StoreFull The disk of the file store is full. []"
+    assert said == "DiskFull The disk of the file store is full. []"
 
 
 async def test_a_probe_leaves_nothing_and_says_nothing(tmp_path: Path) -> None:

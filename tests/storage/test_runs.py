@@ -113,6 +113,7 @@ async def publish(database: Database, lease: Lease, space_id: int) -> int:
             connection,
             lease,
             space_id,
+            engines=["pdfium"],
             pages_failed=[4],
             pages_without_text=[5, 6],
             stage_seconds={"reading": 1.0},

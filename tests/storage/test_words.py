@@ -5,20 +5,28 @@ from itertools import combinations
 from sqlalchemy import text
 
 from app.storage.database import Database
-from app.storage.words import CANDIDATE_CHUNKS, MAX_TERMS, MAX_WORDS, Question, find_words, rare_terms
+from app.storage.words import (
+    CANDIDATE_CHUNKS,
+    MAX_TERMS,
+    MAX_WORDS,
+    READ_CHUNKS,
+    Question,
+    find_words,
+    rare_terms,
+)
 
 TABLE = 100_000
 
 
 def test_rare_words_are_taken_and_common_ones_only_in_rare_pairs() -> None:
     shares = {"'zyzzyva'": 0.001, "'tax'": 0.1, "'year'": 0.2, "'net'": 0.4}
-    assert rare_terms(shares, TABLE / 3) == ["'zyzzyva'", "'tax' & 'year'"]
-    assert rare_terms(shares, TABLE / 2) == ["'zyzzyva'"]
+    assert rare_terms(shares, TABLE / 6) == ["'zyzzyva'", "'tax' & 'year'"]
+    assert rare_terms(shares, TABLE / 4) == ["'zyzzyva'"]
 
 
 def test_words_that_are_all_rare_are_all_taken_and_nothing_else() -> None:
     shares = {"'a'": 0.001, "'b'": 0.002, "'c'": 0.003}
-    assert rare_terms(shares, TABLE) == ["'a'", "'b'", "'c'"]
+    assert rare_terms(shares, TABLE / 2) == ["'a'", "'b'", "'c'"]
     assert rare_terms(shares, 100) == ["'a'", "'b'", "'c'"]
 
 
@@ -48,6 +56,15 @@ def test_a_long_query_makes_a_bounded_number_of_terms() -> None:
     shares = {f"'w{n}'": 0.001 for n in range(MAX_WORDS)}
     assert len(list(combinations(shares, 2))) > MAX_TERMS
     assert len(rare_terms(shares, 1_000)) <= MAX_TERMS
+
+
+def test_what_the_index_reads_for_pairs_stays_within_the_bound_in_any_library() -> None:
+    shares = {f"'w{n}'": 0.001 * n for n in range(1, 20)}
+    for chunks in (TABLE, 10 * TABLE, 100 * TABLE):
+        terms = rare_terms(shares, chunks)
+        read = {term.split(" & ")[0] for term in terms}
+        assert len(terms) > 3
+        assert sum(shares[word] * chunks for word in read) <= READ_CHUNKS
 
 
 def lexemes(question: Question) -> list[str]:

@@ -184,6 +184,7 @@ async def publish(
     lease: Lease,
     space_id: int,
     *,
+    engines: Sequence[str],
     pages_failed: Sequence[int],
     pages_without_text: Sequence[int],
     stage_seconds: dict[str, float],
@@ -203,7 +204,7 @@ async def publish(
                 password = NULL, lease_expires_at = NULL, revision = revision + 1,
                 pages_done = coalesce(pages_total, pages_done),
                 pages_failed = CAST(:pages_failed AS bigint[]), stage_seconds = CAST(:stage_seconds AS jsonb),
-                pages_without_text = CAST(:pages_without_text AS bigint[])
+                pages_without_text = CAST(:pages_without_text AS bigint[]), engine = :engine
             FROM document WHERE ingestions.{IS_OURS} RETURNING ingestions.id, chunks
         ), pointer AS (
             UPDATE documents SET live_ingestion_id = published.id, updated_at = clock_timestamp()
@@ -221,6 +222,7 @@ async def publish(
         """,
         pages_failed=list(pages_failed),
         pages_without_text=list(pages_without_text),
+        engine="+".join(engines),
         stage_seconds=orjson.dumps(stage_seconds).decode(),
     )
     return chunks

@@ -50,7 +50,7 @@ class Progress:
     pages_total: int | None = None
 
     def advance(self, pages_done: int) -> None:
-        """Pages are read ahead, then split: what was shown as done stays done."""
+        """So many are stored; what was shown as done stays done."""
         self.pages_done = max(self.pages_done, pages_done)
 
 

@@ -17,15 +17,15 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from app.pdf.system_calls import OWN_PID, filter_of_calls
+from app.pdf.sandbox.system_calls import OWN_PID, filter_of_calls
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 22, 38, 36
 _PR_SET_KEEPCAPS = 8
 _CAP_DAC_READ_SEARCH = 1 << 2
 _SIGKILL = 9
 _NEW_USER, _NEW_NETWORK, _NEW_IPC = 0x10000000, 0x40000000, 0x08000000
+# Numbers from here to 2**31 belong to no user on any system that keeps to systemd's table of them.
 FIRST_OWN_USER = 0x7000_0000
-"""Numbers from here to 2**31 belong to no user on any system that keeps to systemd's table of them."""
 
 
 @cache
@@ -162,7 +162,7 @@ def _confine_files(libc: ctypes.CDLL, may_execute: bool) -> None:
 
 def _readable(more_rights: int = 0) -> list[tuple[str, int]]:
     """Libraries, fonts and programs; not /etc, not /proc, not the folder with the service's settings."""
-    package, project = (str(Path(__file__).parents[level]) for level in (1, 2))
+    package, project = (str(Path(__file__).parents[level]) for level in (2, 3))
     modules = {path for path in sys.path if path and path != project}
     folders = {package, *modules, sys.prefix, sys.base_prefix, "/usr", "/lib", "/lib64", "/bin", "/etc/fonts"}
     tessdata = os.environ.get("TESSDATA_PREFIX")

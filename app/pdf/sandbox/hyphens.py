@@ -2,29 +2,39 @@
 
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from app.pdf.layout import HYPHEN
 from app.pdf.pages import Line
+from app.pdf.sandbox.layout import HYPHEN
 
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 _MARKS = (HYPHEN, "-", "\u2010", "\u00ad")
 _BROKEN = re.compile(r"(?:[^\W\d_]+-)*[^\W\d_]+$")
 _SHORTEST_WORD = 3
 _LONGEST_WORD = 100
+# Different ones that are counted, of about 100 bytes each; 5,000 pages of reports have 40,000.
+MOST_WORDS = 200_000
 
 
 class Hyphens:
-    """Counts the words of a document; joins the broken ones of its lines."""
+    """Counts the words of a document; joins the broken ones of its lines.
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    Pages are added some before the lines of one are joined.
+    """
+
+    def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        for line in lines:
-            words = _WORD.findall(line.text.casefold())
-            if line.text.endswith(_MARKS):
-                del words[-1:]
-            self._counts.update(words)
+
+    def add(self, lines: Sequence[Line]) -> None:
+        if len(self._counts) > MOST_WORDS:
+            return
+        texts = [line.text.casefold() for line in lines]
+        broken = [text for text in texts if text.endswith(_MARKS)]
+        whole = [text for text in texts if not text.endswith(_MARKS)] if broken else texts
+        self._counts.update(_WORD.findall("\n".join(whole)))
+        for text in broken:
+            self._counts.update(_WORD.findall(text)[:-1])
 
     def joined(self, lines: Sequence[Line]) -> list[Line]:
         """The lines with each broken word whole on the line where it begins."""

@@ -12,26 +12,27 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from app.pdf.layout import Span, lines_of
 from app.pdf.pages import Line
-from app.pdf.pictures import Picture
+from app.pdf.sandbox.layout import Span, lines_of
+from app.pdf.sandbox.pictures import Picture
+from app.pdf.wire import OCR
 
+# By the clock a page may take so much longer than in CPU time, on a busy machine.
 PATIENCE = 3
-"""By the clock a page may take so much longer than in CPU time, on a busy machine."""
 SCALE = 300 / 72
+# Takes a quarter of the time; letters of a page of text are still seen, if misread.
 ROUGH_SCALE = 150 / 72
-"""Takes a quarter of the time; letters of a page of text are still seen, if misread."""
+# Pages in a row without a word: photographs, most likely. From then on each gets a rough look first.
 DISCOURAGING = 3
-"""Pages in a row without a word: photographs, most likely. From then on each gets a rough look first."""
+# Of 100; below it tesseract reads stains.
 LEAST_CONFIDENCE = 30
-"""Of 100; below it tesseract reads stains."""
+# What a reading process asks its parent for tesseract with; `STATUS` is the last thing it is told.
 DPI = struct.Struct("=H")
-"""What a reading process asks its parent for tesseract with; `STATUS` is the last thing it is told."""
 STATUS = struct.Struct("=i")
 _WORD_LEVEL = "5"
 
+# The table of a portable grey map with so many dots per inch. Raises OCRError.
 Recognise = Callable[[bytes, int], str]
-"""The table of a portable grey map with so many dots per inch. Raises OCRError."""
 
 
 class OCRError(Exception):
@@ -41,7 +42,7 @@ class OCRError(Exception):
 class Tesseract:
     """Reads the pages of one document; it does not read the same picture twice."""
 
-    name = "tesseract"
+    name = OCR
 
     def __init__(self, languages: str | None, recognise: Recognise) -> None:
         """`languages` as tesseract takes them, "eng+fra"; None switches it off."""

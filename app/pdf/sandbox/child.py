@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from functools import partial
 
 from app.errors import Corrupted, Encrypted, NotAPDF, OutOfMemory, PageNotFound, PDFIngestError, TooMuchText
-from app.pdf import sandbox
-from app.pdf.document import DocumentReading
-from app.pdf.engines import PageError
 from app.pdf.escapes import open_doors
-from app.pdf.ocr import Tesseract, recognised_by
-from app.pdf.pdfium import Pdfium
+from app.pdf.sandbox import confinement
+from app.pdf.sandbox.document import DocumentReading
+from app.pdf.sandbox.engine import PageError
+from app.pdf.sandbox.ocr import Tesseract, recognised_by
+from app.pdf.sandbox.pdfium import Pdfium
 from app.pdf.wire import (
     LARGEST_FRAME,
     LENGTH_BYTES,
+    LONGEST_TRACEBACK,
     Frame,
     ProbeRequest,
     ReadRequest,
@@ -30,7 +31,6 @@ from app.pdf.wire import (
 )
 
 PICTURE_PIXELS = 25_000_000
-LONGEST_TRACEBACK = 4_000
 
 
 def live(file: int, channel: int, asking: int) -> None:
@@ -42,13 +42,13 @@ def live(file: int, channel: int, asking: int) -> None:
     with open(channel, "rb", closefd=False) as asked, open(channel, "wb") as told:
         body = asked.read(length_of(asked.read(LENGTH_BYTES)))
         request = request_from_frame(unpacked(body))
-        sandbox.limit(request.limits.memory_bytes, request.limits.cpu_seconds)
-        sandbox.confine()
-        sandbox.limit_step(request.limits.step_cpu_seconds)
+        confinement.limit(request.limits.memory_bytes, request.limits.cpu_seconds)
+        confinement.confine()
+        confinement.limit_step(request.limits.step_cpu_seconds)
         for answer in _answers(file, request, parent):
             told.write(answer)
             told.flush()
-            sandbox.limit_step(request.limits.step_cpu_seconds)
+            confinement.limit_step(request.limits.step_cpu_seconds)
 
 
 def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[bytes]:

@@ -14,20 +14,20 @@ from typing import NamedTuple
 
 from app.pdf.pages import Box, Line
 
+# Ends a line whose last word goes on in the next one.
 HYPHEN = "\u0002"
-"""Ends a line whose last word goes on in the next one."""
 INFINITY = float("inf")
+# Of the line's height: neighbours nearer than this are one word (a superscript, a kerned piece).
 WORD_GAP = 0.12
-"""Of the line's height: neighbours nearer than this are one word (a superscript, a kerned piece)."""
+# Of the line's height: a wider gap separates cells or columns; justified prose stays below.
 CELL_GAP = 1.1
-"""Of the line's height: a wider gap separates cells or columns; justified prose stays below."""
 LETTERS_OF_PROSE = 16
 LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
+# In tables of numbers a currency or a closing bracket often has a column of its own.
 _LONE_SIGN = re.compile(r"(?<![^\t])([$€£¥(])\t|\t([)%])(?![^\t])")
-"""In tables of numbers a currency or a closing bracket often has a column of its own."""
+# Of Hebrew, Arabic and their neighbours, as a regular expression.
 RTL_LETTER = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufeff]"
-"""Of Hebrew, Arabic and their neighbours, as a regular expression."""
 _RTL = re.compile(RTL_LETTER)
 
 
@@ -66,8 +66,8 @@ class Cell(NamedTuple):
     is_bold: bool
 
 
+# A span and its place in the file.
 Placed = tuple[int, Span]
-"""A span and its place in the file."""
 Row = list[Cell]
 Gap = tuple[float, float]
 
@@ -77,9 +77,10 @@ def lines_of(spans: Sequence[Span]) -> list[Line]:
     upright: list[Placed] = []
     sideways: list[Placed] = []
     hidden: list[Placed] = []
-    for order, span in enumerate(spans):
+    for placed in enumerate(spans):
+        span = placed[1]
         group = hidden if span.is_hidden else sideways if _is_sideways(span) else upright
-        group.append((order, span))
+        group.append(placed)
     is_rtl = _is_mostly_rtl(upright)
     lines: list[Line] = [_line(row, is_rtl) for row in _in_reading_order(_rows(upright), is_rtl)]
     lines += [
@@ -95,7 +96,7 @@ def _is_sideways(span: Span) -> bool:
 
 
 def _is_mostly_rtl(spans: Iterable[Placed]) -> bool:
-    text = "".join(span.text for _, span in spans)
+    text = "".join([span.text for _, span in spans])
     rtl = 0 if text.isascii() else len(_RTL.findall(text))
     return rtl > 0 and 2 * rtl > sum(map(str.isalpha, text))
 
@@ -103,52 +104,52 @@ def _is_mostly_rtl(spans: Iterable[Placed]) -> bool:
 def _rows(spans: list[Placed]) -> list[Row]:
     """Spans on one base line, from top to bottom, each row from left to right."""
     rows: list[list[Placed]] = []
-    anchor: Span | None = None
-    for order, span in sorted(spans, key=lambda item: (item[1].top + item[1].bottom, item[0])):
-        if anchor is not None and _share_a_row(anchor, span):
+    anchor = anchor_height = 0.0
+    for middle, order, span in sorted([(span.top + span.bottom, order, span) for order, span in spans]):
+        height = span.bottom - span.top
+        low, high = (height, anchor_height) if height < anchor_height else (anchor_height, height)
+        # Middles close enough for a superscript, too far for a drop cap and its third line.
+        if rows and middle - anchor < 1.2 * min(high, 2 * low):
             rows[-1].append((order, span))
-            if 2 * _height(anchor) > _height(span) > _height(anchor):
-                anchor = span
+            if 2 * anchor_height > height > anchor_height:
+                anchor, anchor_height = middle, height
         else:
             rows.append([(order, span)])
-            anchor = span
+            anchor, anchor_height = middle, height
     return [_cells(row) for row in rows]
 
 
-def _height(span: Span) -> float:
-    return span.bottom - span.top
-
-
-def _share_a_row(one: Span, other: Span) -> bool:
-    """Middles close enough for a superscript, too far for a drop cap and its third line."""
-    low, high = sorted((_height(one), _height(other)))
-    return abs(one.top + one.bottom - other.top - other.bottom) < 1.2 * min(high, 2 * low)
-
-
 def _cells(row: list[Placed]) -> Row:
-    row.sort(key=lambda item: (item[1].left, item[0]))
-    cells: list[list[Placed]] = [[row[0]]]
-    before = row[0][1]
-    for order, span in row[1:]:
-        if span.left - before.right > CELL_GAP * max(_height(before), _height(span)):
+    if len(row) == 1:
+        return [_cell(row)]
+    cells: list[list[Placed]] = []
+    end, end_height = -INFINITY, 0.0
+    for left, order, span in sorted([(span.left, order, span) for order, span in row]):
+        height = span.bottom - span.top
+        if not cells or left - end > CELL_GAP * max(end_height, height):
             cells.append([])
         cells[-1].append((order, span))
-        if span.right > before.right:
-            before = span
+        if span.right > end:
+            end, end_height = span.right, height
     return [_cell(cell) for cell in cells]
 
 
 def _cell(spans: list[Placed]) -> Cell:
-    box = around(span[1:5] for _, span in spans)
-    order = min(order for order, _ in spans)
-    if len(spans) > 1 and _is_mostly_rtl(spans):
+    if len(spans) == 1:
+        ((order, span),) = spans
+        return Cell(span.text.lstrip(), span[1:5], order, span.size, span.is_bold)
+    box = around([span[1:5] for _, span in spans])
+    order = min([order for order, _ in spans])
+    if _is_mostly_rtl(spans):
         spans = spans[::-1]
     text = spans[0][1].text.lstrip()
     for (_, before), (_, span) in pairwise(spans):
         gap = max(span.left - before.right, before.left - span.right)
-        is_apart = gap >= WORD_GAP * max(_height(before), _height(span)) or span.text[0] == " "
-        text += " " + span.text.lstrip() if is_apart else span.text
-    return Cell(text, box, order, max(span.size for _, span in spans), all(span.is_bold for _, span in spans))
+        height = max(before.bottom - before.top, span.bottom - span.top)
+        text += " " + span.text.lstrip() if gap >= WORD_GAP * height or span.text[0] == " " else span.text
+    return Cell(
+        text, box, order, max([span.size for _, span in spans]), all(span.is_bold for _, span in spans)
+    )
 
 
 def around(boxes: Iterable[Box]) -> Box:
@@ -185,9 +186,9 @@ def _runs(rows: list[Row]) -> Iterator[tuple[list[Row], list[Gap]]]:
 
 def _narrowed(free: list[Gap], row: Row) -> list[Gap]:
     """What of the free intervals the row leaves free; the outermost two always remain."""
-    smallest = CELL_GAP * 0.7 * max(cell.box[3] - cell.box[1] for cell in row)
-    starts = [-INFINITY, *(cell.box[2] for cell in row)]
-    ends = [*(cell.box[0] for cell in row), INFINITY]
+    smallest = CELL_GAP * 0.7 * max([cell.box[3] - cell.box[1] for cell in row])
+    starts = [-INFINITY, *[cell.box[2] for cell in row]]
+    ends = [*[cell.box[0] for cell in row], INFINITY]
     narrowed = []
     for low, high in free:
         for between in range(bisect_right(ends, low), len(ends)):
@@ -229,7 +230,7 @@ def _is_written_in_columns(columns: list[list[Row]]) -> bool:
 
 
 def _letters(row: Row) -> int:
-    return sum(character.isalpha() for cell in row for character in cell.text)
+    return sum(sum(map(str.isalpha, cell.text)) for cell in row)
 
 
 def _is_dense(column: list[Row]) -> bool:
@@ -242,12 +243,14 @@ def _is_dense(column: list[Row]) -> bool:
 
 
 def _line(row: Row, is_rtl: bool, is_hidden: bool = False) -> Line:
+    if len(row) == 1:
+        (cell,) = row
+        return StyledLine(cell.text, cell.box, is_hidden, cell.size, cell.is_bold)
     cells = row[::-1] if is_rtl else row
-    text = "\t".join(cell.text for cell in cells)
     return StyledLine(
-        _LONE_SIGN.sub(r"\1\2", text) if len(cells) > 1 else text,
-        around(cell.box for cell in row),
+        _LONE_SIGN.sub(r"\1\2", "\t".join([cell.text for cell in cells])),
+        around([cell.box for cell in row]),
         is_hidden,
-        max(cell.size for cell in row),
+        max([cell.size for cell in row]),
         all(cell.is_bold for cell in row),
     )

@@ -1,22 +1,19 @@
-"""What an engine is, and the two there are. Used in reading processes only."""
+"""What an engine is."""
 
 import mmap
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from app.pdf.pages import Line, OutlineEntry
-
-if TYPE_CHECKING:
-    from app.pdf.pictures import Picture
+from app.pdf.sandbox.pictures import Picture
 
 MOST_CHARACTERS_A_PAGE = 1_000_000
+# With more garbage the font does not say what its glyphs are: better to look at the page.
 GARBLED = 0.2
-"""With more garbage the font does not say what its glyphs are: better to look at the page."""
+# With more garbage there is nothing to find in it.
 ILLEGIBLE = 0.5
-"""With more garbage there is nothing to find in it."""
 _GARBAGE = re.compile("[\x00\x01\x03-\x08\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd-\uffff]")
 
 
@@ -33,21 +30,14 @@ class PageText:
     """Its text has to be read from its picture; `lines` are all there is where that fails."""
     is_doubtful: bool = False
     """Another engine may find more: nothing is drawn on it, or text without characters, or without sense."""
-
-
-@dataclass(slots=True)
-class Properties:
-    title: str = ""
-    author: str = ""
-    created_at: datetime | None = None
-    modified_at: datetime | None = None
+    engine: str = ""
 
 
 @runtime_checkable
 class Renderer(Protocol):
     """An engine that can make pictures of pages."""
 
-    def render(self, number: int, scale: float, most_pixels: int) -> "Picture":
+    def render(self, number: int, scale: float, most_pixels: int) -> Picture:
         """In shades of grey. Raises PageError."""
         ...
 
@@ -66,32 +56,10 @@ class Engine(Protocol):
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
         """Raises an Unreadable when the file cannot be opened."""
 
-    def properties(self) -> Properties: ...
+    def title(self) -> str: ...
 
     def outline(self) -> Iterator[OutlineEntry]: ...
-
-    def page_label(self, number: int) -> str: ...
 
     def read_page(self, number: int) -> PageText:
         """Raises PageError, or TooMuchText."""
         ...
-
-
-def engine_called(name: str) -> type[Engine]:
-    """The engines, by name; each is imported when it is first asked for (pypdf takes 0.2 s)."""
-    return _ENGINES[name]()
-
-
-def _pdfium() -> type[Engine]:
-    from app.pdf.pdfium import Pdfium
-
-    return Pdfium
-
-
-def _pypdf() -> type[Engine]:
-    from app.pdf.pypdf_engine import PyPDF
-
-    return PyPDF
-
-
-_ENGINES: dict[str, Callable[[], type[Engine]]] = {"pdfium": _pdfium, "pypdf": _pypdf}

@@ -6,21 +6,21 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from app.pdf.layout import StyledLine
-from app.pdf.pages import Line, OutlineEntry
+from app.pdf.pages import Line
+from app.pdf.sandbox.layout import StyledLine
 
+# Times the size of the text.
 LARGER = 1.15
-"""Times the size of the text."""
+# Characters of a line.
 LONGEST = 120
-"""Characters of a line."""
 MOST_LINES = 3
 MOST_HEADINGS = 5_000
+# Of all lines: with more of them, they are no headings but the way the text is set.
 LARGEST_SHARE = 0.25
-"""Of all lines: with more of them, they are no headings but the way the text is set."""
 
 
+# Its number may stand apart from the heading, as the cells of a row do.
 _NUMBERED = re.compile(r"[^\t]{0,9}(\d|\.)[^\t]{0,3}\t[^\t]*[^\W\d_]{3}[^\t]*")
-"""Its number may stand apart from the heading, as the cells of a row do."""
 
 
 class _Style(NamedTuple):
@@ -28,21 +28,32 @@ class _Style(NamedTuple):
     is_bold: bool
 
 
-def headings(pages: Sequence[tuple[int, Sequence[Line]]]) -> list[OutlineEntry]:
-    """An entry for each heading, deeper the smaller its letters; none where looks do not tell."""
-    characters: Counter[_Style] = Counter()
-    for line in (line for _, lines in pages for line in lines if isinstance(line, StyledLine)):
-        characters[_Style(line.size, line.is_bold)] += len(line.text)
-    if not characters:
-        return []
-    text_style = characters.most_common(1)[0][0]
-    found = [(number, *heading) for number, lines in pages for heading in _on_page(lines, text_style)]
-    if len(found) > LARGEST_SHARE * sum(len(lines) for _, lines in pages):
-        return []
-    sizes = sorted({style.size for _, style, _ in found}, reverse=True)
-    return [
-        OutlineEntry(text, number, sizes.index(style.size)) for number, style, text in found[:MOST_HEADINGS]
-    ]
+class Headings:
+    """Of one document. Its text is set in the style of most of the characters so far.
+
+    Pages are added some before they are asked for.
+    """
+
+    def __init__(self) -> None:
+        self._characters: Counter[_Style] = Counter()
+        self._lines = 0
+        self._found = 0
+
+    def add(self, lines: Sequence[Line]) -> None:
+        self._lines += len(lines)
+        for line in lines:
+            if isinstance(line, StyledLine):
+                self._characters[_Style(line.size, line.is_bold)] += len(line.text)
+
+    def of(self, lines: Sequence[Line]) -> list[str]:
+        """Those of a page; none where looks do not tell."""
+        if not self._characters:
+            return []
+        text_style = self._characters.most_common(1)[0][0]
+        found = [text for _, text in _on_page(lines, text_style)]
+        self._found += len(found)
+        is_too_many = self._found > min(LARGEST_SHARE * self._lines, MOST_HEADINGS)
+        return [] if is_too_many else found
 
 
 def _on_page(lines: Sequence[Line], text_style: _Style) -> Iterator[tuple[_Style, str]]:

@@ -85,8 +85,8 @@ ALLOWED = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
+# Only for the process that becomes tesseract.
 EXECVE = (59, 221)
-"""Only for the process that becomes tesseract."""
 
 
 class Rule(NamedTuple):
@@ -126,8 +126,8 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32_CALLS = 0x40000000
 _ALLOW, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050001, 0x00050026
 
+# Operation, how many instructions to skip when true, when false, and its operand.
 Instruction = tuple[int, int, int, int]
-"""Operation, how many instructions to skip when true, when false, and its operand."""
 
 _ALLOWED, _REFUSED = (_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _EPERM)
 

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 import pypdfium2
 from pypdfium2 import raw
 
+# On a page of more, none is looked at.
 MOST_ANNOTATIONS = 10_000
-"""On a page of more, none is looked at."""
 MOST_FIELDS = 1_000
+# On a page of more, only what the file itself draws is read: pdfium needs 10 s to draw 10,000 options.
 MOST_OPTIONS = 2_000
-"""On a page of more, only what the file itself draws is read: pdfium needs 10 s to draw 10,000 options."""
 DEEPEST_FORM = 8
 CHECKED = "☒"
 _FILLED_IN = (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT)
 _BOXES = (raw.FPDF_FORMFIELD_CHECKBOX, raw.FPDF_FORMFIELD_RADIOBUTTON)
 
+# Left, top, right, bottom, as the PDF counts: y upwards.
 Rectangle = tuple[float, float, float, float]
-"""Left, top, right, bottom, as the PDF counts: y upwards."""
 
 
 @dataclass(slots=True)
@@ -67,6 +67,11 @@ class Forms:
             if environment:
                 raw.FORM_OnBeforeClosePage(page.raw, environment)
         return fields
+
+    def close(self) -> None:
+        """Before the document."""
+        if self._environment:
+            raw.FPDFDOC_ExitFormFillEnvironment(self._environment)
 
     def _opened(self) -> object:
         has_form = raw.FPDF_GetFormType(self._document.raw) != raw.FORMTYPE_NONE

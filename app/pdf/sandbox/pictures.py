@@ -9,10 +9,10 @@ import pypdfium2
 
 from app.pdf.pages import Box
 
+# Pixels; PNG readers and tesseract (32,767) refuse much longer ones.
 LONGEST_SIDE = 20_000
-"""Pixels; PNG readers and tesseract (32,767) refuse much longer ones."""
+# Of 255 shades; the eye sees nothing below.
 BLANK_CONTRAST = 12
-"""Of 255 shades; the eye sees nothing below."""
 _HALF = bytes(shade * 4 // 10 for shade in range(256))
 
 

@@ -1,9 +1,10 @@
 """The reader's parent: it loads what reading needs once, then forks a process for each document.
 
-`python -m app.pdf.parent OWNER_PID MEMORY_BYTES OCR_PAGE_SECONDS OCR_LANGUAGES`, with a socket as standard
-input. One byte over it, with three descriptors (the file, a socket for the reading process, a socket for
-the owner), starts a document. The number of the process goes to the owner's socket, and when it ends, its
-exit; when the owner hangs up, the process is killed. When the owner itself is gone, so is everything here.
+`python -m app.pdf.sandbox.parent OWNER_PID MEMORY_BYTES OCR_PAGE_SECONDS OCR_LANGUAGES`, with a socket as
+standard input. One byte over it, with three descriptors (the file, a socket for the reading process, a
+socket for the owner), starts a document. The number of the process goes to the owner's socket, and when it
+ends, its exit; when the owner hangs up, the process is killed. When the owner itself is gone, so is
+everything here.
 
 A reading process can start none. For a page to recognise it asks here, and gets two pipes to a tesseract
 that is confined as it is.
@@ -14,32 +15,21 @@ import os
 import selectors
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
-from app.pdf import child, sandbox
-from app.pdf.engines import engine_called
-from app.pdf.ocr import DPI, PATIENCE, STATUS, command
+from app.pdf.sandbox import child, confinement
+from app.pdf.sandbox.engines import engine_called
+from app.pdf.sandbox.ocr import DPI, PATIENCE, STATUS, command
+from app.pdf.wire import EXIT, PID, Recognition
 
-PID = struct.Struct("=i")
-EXIT = struct.Struct("=iqd")
-"""Wait status, the most memory the process used, in bytes, and its CPU time in seconds."""
 DESCRIPTORS = 3
+# Then the second engine is loaded too: 0.2 s that no document has to wait for.
 FIRST_IDLE_SECONDS = 0.5
-"""Then the second engine is loaded too: 0.2 s that no document has to wait for."""
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
-
-
-class Recognition(NamedTuple):
-    """How tesseract is run: its languages ("eng+fra", none: never) and the limits of one page."""
-
-    memory_bytes: int
-    page_seconds: float
-    languages: str
 
 
 class _Reader:
@@ -60,7 +50,7 @@ class Parent:
     def __init__(self, control: socket.socket, recognition: Recognition) -> None:
         self._control = control
         self._recognition = recognition
-        self._is_private = not sandbox.can_all_read_our_folders()
+        self._is_private = not confinement.can_all_read_our_folders()
         self._readers: dict[int, _Reader] = {}
         self._recognisers: dict[int, int] = {}
         self._is_ended = False
@@ -129,11 +119,11 @@ class Parent:
         try:
             with suppress(PermissionError):
                 os.setpgid(0, group)
-            sandbox.become_own_user(keeps_reading=self._is_private)
-            sandbox.die_with_parent(parent)
+            confinement.become_own_user(keeps_reading=self._is_private)
+            confinement.die_with_parent(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            sandbox.close_all_but(*kept)
+            confinement.close_all_but(*kept)
             live()
             is_done = True
         finally:
@@ -215,16 +205,16 @@ def _become_tesseract(recognition: Recognition, dpi: int, picture: int, table: i
     # Both outlive exec: SIGPROF ends it by its CPU time, SIGALRM should it get none.
     signal.setitimer(signal.ITIMER_PROF, recognition.page_seconds)
     signal.setitimer(signal.ITIMER_REAL, PATIENCE * recognition.page_seconds)
-    sandbox.limit(recognition.memory_bytes, int(recognition.page_seconds) + 1)
-    sandbox.confine(may_execute=True)
+    confinement.limit(recognition.memory_bytes, int(recognition.page_seconds) + 1)
+    confinement.confine(may_execute=True)
     os.execv(program, [program, *arguments])  # noqa: S606 - a fixed program and our own settings
 
 
 def main() -> None:
     owner, memory_bytes, page_seconds, languages = sys.argv[1:]
-    sandbox.prepare()
-    sandbox.die_with_parent(int(owner))
-    sandbox.adopt_orphans()
+    confinement.prepare()
+    confinement.die_with_parent(int(owner))
+    confinement.adopt_orphans()
     gc.freeze()
     recognition = Recognition(int(memory_bytes), float(page_seconds), languages)
     Parent(socket.socket(fileno=0), recognition).serve()

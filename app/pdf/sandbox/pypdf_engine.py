@@ -3,23 +3,21 @@
 import io
 import mmap
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
 from app.errors import Corrupted, Encrypted, OutOfMemory, TooMuchText, UnsupportedEncryption
-from app.pdf.engines import (
+from app.pdf.pages import Line, OutlineEntry
+from app.pdf.sandbox.engine import (
     GARBLED,
     ILLEGIBLE,
     MOST_CHARACTERS_A_PAGE,
     PageError,
     PageText,
-    Properties,
     garbage_share,
 )
-from app.pdf.pages import Line, OutlineEntry
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
@@ -41,19 +39,12 @@ class PyPDF:
         except Exception as error:  # a parser in pure Python fails in every way there is
             raise Corrupted from error
 
-    def properties(self) -> Properties:
+    def title(self) -> str:
         try:
             found = self._reader.metadata
-            if found is None:
-                return Properties()
-            return Properties(
-                str(found.title or ""),
-                str(found.author or ""),
-                _date(found, "creation"),
-                _date(found, "modification"),
-            )
-        except Exception:  # noqa: BLE001 - a document without properties is as good
-            return Properties()
+            return str((found and found.title) or "")
+        except Exception:  # noqa: BLE001 - a document without a title is as good
+            return ""
 
     def outline(self) -> Iterator[OutlineEntry]:
         try:
@@ -69,13 +60,7 @@ class PyPDF:
                 continue
             page = self._reader.get_destination_page_number(node)
             if page is not None and page >= 0:
-                yield OutlineEntry(str(node.title), page + 1, level)
-
-    def page_label(self, number: int) -> str:
-        try:
-            return self._reader.page_labels[number - 1]
-        except Exception:  # noqa: BLE001 - a page without a label is as good
-            return ""
+                yield OutlineEntry(str(node.title), page + 1)
 
     def read_page(self, number: int) -> PageText:
         try:
@@ -90,11 +75,3 @@ class PyPDF:
         lines = [Line(line) for line in text.split("\n") if line.strip()]
         is_garbled = garbage > GARBLED
         return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=is_garbled, is_doubtful=is_garbled)
-
-
-def _date(properties: pypdf.DocumentInformation, kind: str) -> datetime | None:
-    try:
-        date = getattr(properties, f"{kind}_date")
-    except ValueError:
-        return None
-    return date if isinstance(date, datetime) else None

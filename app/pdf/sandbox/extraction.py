@@ -1,0 +1,396 @@
+"""The text of a page with its places, as pdfium finds it.
+
+pdfium is asked character by character, and each question costs half a microsecond and more: there are as few
+as possible, and their answers go straight into one array for all that is asked of a page.
+"""
+
+import ctypes
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import groupby, islice, pairwise, repeat
+from typing import Any, NamedTuple
+
+import pypdfium2
+from pypdfium2 import raw
+
+from app.errors import TooMuchText
+from app.pdf.pages import Box
+from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
+from app.pdf.sandbox.forms import CHECKED, Fields, texts_of_fields
+from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
+from app.pdf.sandbox.pictures import Picture, render
+from app.pdf.text import spelling
+
+# Fewer characters on a page of pictures are a page number, not its text.
+SCARCE = 10
+PICTURES_OF_A_SCAN = 0.25
+# Invisible text over so much picture is what OCR found in it; elsewhere it is hidden.
+PICTURES_UNDER_OCR = 0.5
+# Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?
+PALE = 200
+# Of the line's height, on average; wider lines hold gaps.
+WIDEST_CHARACTER = 0.75
+LONGEST_FONT_NAME = 200
+MOST_OBJECTS_SEARCHED = 1_000
+MOST_OBJECTS_RENDERED = 20_000
+PICTURE_PIXELS = 2_000_000
+
+_LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
+_WORD = re.compile(r"\S+")
+# The last two are those of TeX's fonts.
+_BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
+_UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
+_RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
+_MARK = re.compile("[\u0002\ufffe]")
+
+# Left, top, right, bottom as the PDF counts: y upwards, origin anywhere.
+Edges = tuple[float, float, float, float]
+_DOUBLE, _FLOAT = 8, 4
+
+
+def _direct(function: Any, answers: type, *arguments: type) -> Callable[..., Any]:
+    """A function of pdfium that takes addresses as numbers; half as dear as one that checks pointers."""
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    return ctypes.PYFUNCTYPE(answers, *arguments)(address or 0)
+
+
+_int, _pointer = ctypes.c_int, ctypes.c_void_p
+_count_rectangles = _direct(raw.FPDFText_CountRects, _int, _pointer, _int, _int)
+_get_rectangle = _direct(raw.FPDFText_GetRect, _int, _pointer, _int, *4 * (_pointer,))
+_get_character_box = _direct(raw.FPDFText_GetCharBox, _int, _pointer, _int, *4 * (_pointer,))
+_get_loose_box = _direct(raw.FPDFText_GetLooseCharBox, _int, _pointer, _int, _pointer)
+_text_object = _direct(raw.FPDFText_GetTextObject, _pointer, _pointer, _int)
+_render_mode = _direct(raw.FPDFTextObj_GetTextRenderMode, _int, _pointer)
+_fill_colour = _direct(raw.FPDFPageObj_GetFillColor, _int, *5 * (_pointer,))
+_font = _direct(raw.FPDFTextObj_GetFont, _pointer, _pointer)
+_font_name = _direct(raw.FPDFFont_GetBaseFontName, ctypes.c_size_t, _pointer, _pointer, ctypes.c_size_t)
+
+
+def _run(calls: Iterable[int]) -> None:
+    """Makes calls whose answers are elsewhere; no loop in Python is as fast."""
+    deque(calls, maxlen=0)
+
+
+def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
+    """`fields` when they were drawn into the page. Raises TooMuchText."""
+    with closing(page.get_textpage()) as text_page:
+        return _Extraction(page, text_page, fields).page_text()
+
+
+class _Look(NamedTuple):
+    """`appearance` is "shown", "field" (shown, if inside a field), "pale" or "invisible"."""
+
+    appearance: str
+    is_bold: bool
+
+
+class _Piece(NamedTuple):
+    """Text drawn in one look without a wide gap; `start` is pdfium's number of its first character."""
+
+    text: str
+    box: Box
+    look: _Look
+    start: int
+
+
+class _Line(NamedTuple):
+    """Of pdfium's text, not blank, and where it begins there."""
+
+    text: str
+    start: int
+
+
+class _Extraction:
+    """Of one page."""
+
+    def __init__(
+        self, page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage, fields: Fields | None
+    ) -> None:
+        self._page = page
+        self._text_page = text_page
+        self._raw = text_page.raw
+        self._address = ctypes.cast(text_page.raw, ctypes.c_void_p).value
+        self._width, self._height = page.get_size()
+        self._place = _placing(page)
+        self._looks: dict[int | None, _Look] = {None: _Look("shown", False)}
+        self._bold_fonts: dict[int | None, bool] = {None: False}
+        self._colour = (ctypes.c_uint * 4)()
+        colour = ctypes.addressof(self._colour)
+        self._colour_addresses = tuple(range(colour, colour + 16, 4))
+        self._at: Sequence[int] = range(0)
+        self._fields = self._place(fields.places) if fields else []
+        self._checked = self._place(fields.checked) if fields else []
+        self._field_texts = texts_of_fields(page) if fields else set()
+
+    def page_text(self) -> PageText:
+        text = self._text()
+        garbage = garbage_share(text)
+        pieces = self._pieces(text)
+        sizes = self._sizes([piece.start for piece in pieces])
+        spans = [
+            Span(piece.text, *piece.box, size=size, is_bold=piece.look.is_bold)
+            for piece, size in zip(pieces, sizes, strict=True)
+        ]
+        appearances = [piece.look.appearance for piece in pieces]
+        for box in self._checked:  # whatever its mark is made of
+            if not any(_is_inside(span, box) for span in spans):
+                spans.append(Span(CHECKED, *box))
+                appearances.append("shown")
+        is_scarce = len(spans) < SCARCE and sum(len(span.text) for span in spans) < SCARCE
+        looks_at_pictures = is_scarce or "invisible" in appearances
+        share = picture_share(self._page) if looks_at_pictures else 0.0
+        shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
+        is_scan = is_scarce and share > PICTURES_OF_A_SCAN
+        lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
+        is_garbled = garbage > GARBLED
+        is_doubtful = is_garbled or (not spans and self._may_hold_text())
+        return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_doubtful)
+
+    def _may_hold_text(self) -> bool:
+        """Is there text that gave no characters, or nothing at all where there should be something?"""
+        drawn = islice(self._page.get_objects(max_depth=4), MOST_OBJECTS_SEARCHED)
+        kinds = {one.type for one in drawn}
+        return not kinds or raw.FPDF_PAGEOBJ_TEXT in kinds
+
+    def _text(self) -> str:
+        """One character for each UTF-16 unit, as pdfium counts; HYPHEN where a line breaks a word."""
+        count = self._text_page.count_chars()
+        if count > MOST_CHARACTERS_A_PAGE:
+            raise TooMuchText
+        first = 0
+        while first < count and raw.FPDFText_GetTextIndexFromCharIndex(self._raw, first) < 0:
+            first += 1
+        last = count - 1
+        while last > first and raw.FPDFText_GetTextIndexFromCharIndex(self._raw, last) < 0:
+            last -= 1
+        if first >= count:
+            return ""
+        units = (ctypes.c_ushort * (count + 1))()
+        length = raw.FPDFText_GetText(self._raw, first, last - first + 1, units) - 1
+        text = bytes(units)[: 2 * length].decode("utf-16-le", "surrogatepass")
+        if len(text) != length:
+            text = "".join(map(chr, units[:length]))
+        self._at = range(length)
+        if length != count:
+            self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
+        text = _MARK.sub(self._resolve_mark, text)
+        return text if text.isascii() else _RTL_RUN.sub(self._resolve_ligatures, text)
+
+    def _resolve_mark(self, mark: re.Match[str]) -> str:
+        is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
+        return HYPHEN if is_hyphen else "\x00"
+
+    def _resolve_ligatures(self, run: re.Match[str]) -> str:
+        """pdfium turns right-to-left lines round, and with them what one glyph stands for.
+
+        Letters of one glyph have one place.
+        """
+        places = self._character_boxes(self._at[run.start() : run.end()])
+        glyphs = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
+        return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
+
+    def _pieces(self, text: str) -> list[_Piece]:
+        """A line without wide gaps, of one look, is one piece; else its words are joined up to them."""
+        found = [_Line(line[0], line.start()) for line in _LINE.finditer(text)]
+        lines = [line for line in found if not line.text.isspace()]
+        pieces = self._whole_lines(lines)
+        joined = self._joined_lines([line for line, piece in zip(lines, pieces, strict=True) if not piece])
+        return [one for piece in pieces for one in ((piece,) if piece else next(joined))]
+
+    def _whole_lines(self, lines: Sequence[_Line]) -> list[_Piece | None]:
+        """Those that are one piece, by pdfium's rectangles, one for each run of a font; None for others."""
+        pieces: list[_Piece | None] = []
+        for line, places in zip(lines, self._rectangles(lines), strict=True):
+            piece, text = None, " ".join(line.text.split())
+            if places and (box := _solid(places, len(text))):
+                starts = self._starts(line, is_first_enough=len(places) == 1)
+                looks = set(self._looks_at(starts))
+                piece = _Piece(text, box, looks.pop(), starts[0]) if len(looks) == 1 else None
+            pieces.append(piece)
+        return pieces
+
+    def _starts(self, line: _Line, *, is_first_enough: bool) -> list[int]:
+        at, (text, start) = self._at, line
+        if is_first_enough:
+            return [at[start + len(text) - len(text.lstrip())]]
+        return [at[start + word.start()] for word in _WORD.finditer(text)]
+
+    def _rectangles(self, lines: Sequence[_Line]) -> Iterator[list[Box]]:
+        edges = (ctypes.c_double * (4 * sum([len(line.text) for line in lines])))()
+        address, slot, at = self._address, ctypes.addressof(edges), self._at
+        counts = []
+        for text, start in lines:
+            first, last = at[start], at[start + len(text) - 1]
+            count = min(_count_rectangles(address, first, last - first + 1), len(text))
+            for index in range(count):
+                _get_rectangle(address, index, slot, slot + 8, slot + 16, slot + 24)
+                slot += 4 * _DOUBLE
+            counts.append(count)
+        places = iter(self._placed(edges[: 4 * sum(counts)]))
+        return (list(islice(places, count)) for count in counts)
+
+    def _joined_lines(self, lines: Sequence[_Line]) -> Iterator[Iterable[_Piece]]:
+        at, words, starts, ends = self._at, [], [], []
+        for text, start in lines:
+            words.append(text.split())
+            for word in _WORD.finditer(text):
+                starts.append(at[start + word.start()])
+                ends.append(at[start + word.end() - 1])
+        boxes = map(_around_both, self._character_boxes(starts), self._character_boxes(ends))
+        shown = zip(starts, boxes, self._looks_at(starts), strict=True)
+        return (_joined(zip(line, islice(shown, len(line)), strict=True)) for line in words)
+
+    def _character_boxes(self, indices: Sequence[int]) -> list[Box]:
+        edges = (ctypes.c_double * (4 * len(indices)))()
+        begin = ctypes.addressof(edges)
+        end = begin + ctypes.sizeof(edges)
+        lefts, tops, rights, bottoms = (range(begin + _DOUBLE * edge, end, 4 * _DOUBLE) for edge in range(4))
+        _run(map(_get_character_box, repeat(self._address), indices, lefts, rights, bottoms, tops))
+        return self._placed(edges[:])
+
+    def _sizes(self, starts: Sequence[int]) -> list[float]:
+        """Of the letters, rounded to half a point: the height the font gives to all of them."""
+        edges = (ctypes.c_float * (4 * len(starts)))()
+        begin = ctypes.addressof(edges)
+        slots = range(begin, begin + ctypes.sizeof(edges), 4 * _FLOAT)
+        _run(map(_get_loose_box, repeat(self._address), starts, slots))
+        return [(2 * (bottom - top) + 0.5) // 1 / 2 for _, top, _, bottom in self._placed(edges[:])]
+
+    def _placed(self, edges: list[float]) -> list[Box]:
+        return self._place(zip(*[iter(edges)] * 4, strict=True))
+
+    def _looks_at(self, indices: Iterable[int]) -> list[_Look]:
+        known = self._looks
+        drawn = map(_text_object, repeat(self._address), indices)
+        return [known.get(drawn_by) or self._look_of(drawn_by) for drawn_by in drawn]
+
+    def _look_of(self, drawn_by: int) -> _Look:
+        appearance = self._appearance(drawn_by)
+        if appearance == "shown" and drawn_by in self._field_texts:
+            appearance = "field"
+        look = self._looks[drawn_by] = _Look(appearance, self._is_bold(drawn_by))
+        return look
+
+    def _appearance(self, drawn_by: int) -> str:
+        if _render_mode(drawn_by) in _UNSEEN_MODES:
+            return "invisible"
+        if not _fill_colour(drawn_by, *self._colour_addresses):
+            return "shown"
+        red, green, blue, alpha = self._colour
+        return "pale" if min(red, green, blue) >= PALE or alpha < 255 - PALE else "shown"
+
+    def _is_bold(self, drawn_by: int) -> bool:
+        font: int | None = _font(drawn_by)
+        is_bold = self._bold_fonts.get(font)
+        if is_bold is None:
+            name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
+            _font_name(font, ctypes.addressof(name), LONGEST_FONT_NAME)
+            is_bold = self._bold_fonts[font] = _BOLD_NAME.search(name.value) is not None
+        return is_bold
+
+    def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
+        """The spans, those marked that nobody sees: invisible, blank, outside the page or of their field."""
+        picture: Picture | None = None
+        if "pale" in appearances and raw.FPDFPage_CountObjects(self._page.raw) <= MOST_OBJECTS_RENDERED:
+            picture = render(self._page, 2.0, PICTURE_PIXELS)
+        marked = []
+        for span, appearance in zip(spans, appearances, strict=True):
+            is_blank = appearance == "pale" and (picture is None or picture.is_blank(span[1:5]))
+            is_invisible = appearance == "invisible" and not is_ocr_layer
+            is_outside = (
+                span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
+            )
+            is_cut_off = appearance == "field" and not any(_is_inside(span, box) for box in self._fields)
+            is_hidden = is_blank or is_invisible or is_outside or is_cut_off
+            marked.append(span._replace(is_hidden=True) if is_hidden else span)
+        return marked
+
+
+def _solid(places: list[Box], characters: int) -> Box | None:
+    """The box around the pieces, if one follows the other without a wide gap, between them or inside."""
+    box = around(places) if len(places) > 1 else places[0]
+    left, top, right, bottom = box
+    if right - left > WIDEST_CHARACTER * (bottom - top) * characters:
+        return None
+    return box if all(_is_near(one, other) for one, other in pairwise(places)) else None
+
+
+def _around_both(one: Box, other: Box) -> Box:
+    (left, top, right, bottom), (other_left, other_top, other_right, other_bottom) = one, other
+    return (
+        left if left < other_left else other_left,
+        top if top < other_top else other_top,
+        right if right > other_right else other_right,
+        bottom if bottom > other_bottom else other_bottom,
+    )
+
+
+def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Piece]:
+    """Words of one look that follow each other without a wide gap."""
+    text, around_all, shown_as, first = "", (0.0, 0.0, 0.0, 0.0), None, 0
+    for word, (start, box, look) in words:
+        if shown_as is None:
+            text, around_all, shown_as, first = word, box, look, start
+        elif look == shown_as and _is_near(around_all, box):
+            text, around_all = f"{text} {word}", _around_both(around_all, box)
+        else:
+            yield _Piece(text, around_all, shown_as, first)
+            text, around_all, shown_as, first = f" {word}", box, look, start
+    if shown_as is not None:
+        yield _Piece(text, around_all, shown_as, first)
+
+
+def _is_near(one: Box, other: Box) -> bool:
+    left, top, right, bottom = one
+    other_left, other_top, other_right, other_bottom = other
+    if other_top >= bottom or top >= other_bottom:
+        return False
+    reach = CELL_GAP * max(bottom - top, other_bottom - other_top)
+    return other_left - right < reach and left - other_right < reach
+
+
+def _is_inside(span: Span, box: Box) -> bool:
+    middle, half_way = (span.left + span.right) / 2, (span.top + span.bottom) / 2
+    return box[0] <= middle <= box[2] and box[1] <= half_way <= box[3]
+
+
+def _placing(page: pypdfium2.PdfPage) -> Callable[[Iterable[Edges]], list[Box]]:
+    """From a PDF's own places to those on the page as it is shown."""
+    x0, y0, x1, y1 = page.get_bbox()
+    match page.get_rotation():
+        case 90:
+            return lambda places: [
+                (bottom - y0, left - x0, top - y0, right - x0) for left, top, right, bottom in places
+            ]
+        case 180:
+            return lambda places: [
+                (x1 - right, bottom - y0, x1 - left, top - y0) for left, top, right, bottom in places
+            ]
+        case 270:
+            return lambda places: [
+                (y1 - top, x1 - right, y1 - bottom, x1 - left) for left, top, right, bottom in places
+            ]
+    return lambda places: [
+        (left - x0, y1 - top, right - x0, y1 - bottom) for left, top, right, bottom in places
+    ]
+
+
+def picture_share(page: pypdfium2.PdfPage) -> float:
+    """How much of the page its pictures cover, from 0 to 1; pictures that overlap count twice."""
+    page_left, page_bottom, page_right, page_top = page.get_bbox()
+    covered: float = 0.0
+    for drawn in page.get_objects(max_depth=1):
+        is_picture = drawn.type == raw.FPDF_PAGEOBJ_IMAGE
+        if is_picture or (drawn.type == raw.FPDF_PAGEOBJ_FORM and _holds_picture(page, drawn)):
+            left, bottom, right, top = drawn.get_bounds()
+            width = max(min(right, page_right) - max(left, page_left), 0)
+            height = max(min(top, page_top) - max(bottom, page_bottom), 0)
+            covered += width * height
+    area = (page_right - page_left) * (page_top - page_bottom)
+    return float(min(covered / max(area, 1), 1.0))
+
+
+def _holds_picture(page: pypdfium2.PdfPage, form: pypdfium2.PdfObject) -> bool:
+    return any(page.get_objects([raw.FPDF_PAGEOBJ_IMAGE], max_depth=4, form=form))

@@ -1,0 +1,124 @@
+"""The first engine, Google's pdfium: fast; out of memory it aborts its whole process.
+
+Only for reading processes with a single thread: pdfium in two threads crashes.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pypdfium2
+from pypdfium2 import raw
+
+from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, UnsupportedEncryption
+from app.pdf.pages import OutlineEntry
+from app.pdf.sandbox.engine import (
+    PageError,
+    PageText,
+)
+from app.pdf.sandbox.extraction import text_of
+from app.pdf.sandbox.forms import Forms, is_filled_in
+from app.pdf.sandbox.pictures import Picture, render
+
+DEEPEST_OUTLINE = 8
+LONGEST_OUTLINE = 5_000
+# pdfium keeps every object that it has parsed, 25 KB a page of a report, until the document is closed.
+PAGES_OF_A_LOADING = 400
+PAGES_OF_A_MAPPING = 25
+
+
+class Pdfium:
+    name = "pdfium"
+
+    def __init__(self, file: mmap.mmap, password: str | None) -> None:
+        self._file = file
+        self._password = password
+        try:
+            self._load()
+        except pypdfium2.PdfiumError as error:
+            raise _verdict(error.err_code, file) from error
+        self.pages_total = len(self._document)
+
+    def _load(self) -> None:
+        buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
+        self._document = pypdfium2.PdfDocument(buffer, password=self._password)
+        self._forms = Forms(self._document)
+        self._pages_left = PAGES_OF_A_LOADING
+
+    def _forget(self) -> None:
+        """From time to time what pages have left in memory: pdfium's objects, and parts of the file."""
+        self._pages_left -= 1
+        if self._pages_left < 0:
+            self._forms.close()
+            self._document.close()
+            self._load()
+        elif self._pages_left % PAGES_OF_A_MAPPING == 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self._file.madvise(mmap.MADV_DONTNEED)
+
+    def title(self) -> str:
+        return _utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
+
+    def outline(self) -> Iterator[OutlineEntry]:
+        for count, bookmark in enumerate(self._document.get_toc(max_depth=DEEPEST_OUTLINE)):
+            if count == LONGEST_OUTLINE:
+                return
+            target = bookmark.get_dest()
+            page = target.get_index() if target else None
+            if page is not None:
+                title = _utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
+                yield OutlineEntry(title, page + 1)
+
+    def read_page(self, number: int) -> PageText:
+        try:
+            self._forget()
+            with closing(self._document[number - 1]) as page:
+                found = text_of(page)
+                if not is_filled_in(page):
+                    return found
+            fields = self._forms.draw(number)
+            with closing(self._document[number - 1]) as page:
+                filled_in = text_of(page, fields)
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
+        # A scan that was filled in stays one: its fields alone are not what is printed on it.
+        filled_in.is_scan |= found.is_scan
+        return filled_in
+
+    def page_width(self, number: int) -> float:
+        """In points. Raises PageError."""
+        try:
+            return float(self._document.get_page_size(number - 1)[0])
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
+
+    def render(self, number: int, scale: float, most_pixels: int, is_gray: bool = True) -> Picture:
+        try:
+            with closing(self._document[number - 1]) as page:
+                if not is_filled_in(page):
+                    return render(page, scale, most_pixels, is_gray)
+            self._forms.draw(number)
+            with closing(self._document[number - 1]) as page:
+                return render(page, scale, most_pixels, is_gray)
+        except pypdfium2.PdfiumError as error:
+            raise PageError from error
+
+
+def _verdict(code: int | None, file: mmap.mmap) -> Exception:
+    """pdfium's error code, as a verdict. Only in a fresh process is the code the last call's own."""
+    match code:
+        case raw.FPDF_ERR_SUCCESS:
+            return NoPages()
+        case raw.FPDF_ERR_PASSWORD:
+            return Encrypted()
+        case raw.FPDF_ERR_SECURITY:
+            return UnsupportedEncryption()
+    return Corrupted() if b"%PDF" in file[:1024] else NotAPDF()
+
+
+def _utf16(function: Callable[..., int], *arguments: object) -> str:
+    """What a function of pdfium writes, which first says how many bytes that will be."""
+    size = function(*arguments, None, 0)
+    buffer = ctypes.create_string_buffer(size)
+    function(*arguments, buffer, size)
+    return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")
