@@ -81,7 +81,7 @@ class IncomingFiles:
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
             async with self.database.autocommit() as connection:
-                await runs.end(connection, ingestion_id, self.space_id, error)
+                await runs.refuse(connection, ingestion_id, self.space_id, error)
             raise
         except StorageFailed as error:
             await self._put_off(ingestion_id, error)
@@ -147,7 +147,7 @@ class IncomingFiles:
             if row is None:
                 return
             if not is_out and row.retries >= most_retries(error):
-                await runs.end(connection, ingestion_id, self.space_id, error)
+                await runs.refuse(connection, ingestion_id, self.space_id, error)
                 return
             seconds = pause_seconds(row.retries)
             await runs.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)

@@ -258,6 +258,13 @@ async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, er
     await _end(connection, space_id, error, "id = :id", id=ingestion_id)
 
 
+async def refuse(
+    connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError
+) -> None:
+    """End a run whose file cannot be taken in, unless another delivery has taken it in meanwhile."""
+    await _end(connection, space_id, error, "id = :id AND path IS NOT NULL", id=ingestion_id)
+
+
 async def cancel(connection: AsyncConnection, ingestion_id: UUID, space_id: int) -> bool:
     """End a run that is not final; its file stays for a retry. False when there is no such run."""
     ended = await _end_for(connection, space_id, Cancelled(), "id = :id", id=ingestion_id)
