@@ -27,7 +27,7 @@ def live(file: int, channel: int, asking: int) -> None:
         signal.pause()
     while how in (b"d", b"b"):
         began = time.process_time()
-        while time.process_time() - began < 0.004:
+        while time.process_time() - began < 0.001:
             pass
         if how == b"d":
             time.sleep(0.2)
