@@ -15,6 +15,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
+from app.services.backfill import DocumentWords, Languages
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -96,6 +97,10 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             processes=resources.processes,
             space_id=space_id,
             retention_days=settings.retention_days,
+            duties=(
+                Languages(database, LanguageDetector(), resources.text_search),
+                DocumentWords(database),
+            ),
         )
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)

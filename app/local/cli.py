@@ -88,10 +88,10 @@ def chaos(
         list[str] | None, typer.Option(help="Only this one; may be given more than once. Default: all.")
     ] = None,
     documents: Annotated[
-        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 20 with --short]")
+        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 14 with --short]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
-    short: Annotated[bool, typer.Option("--short", help="Two minutes instead of twenty.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="A minute or two instead of twenty.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:

@@ -242,7 +242,7 @@ class DocumentService:
 
         Raises TaskNotFound.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.autocommit() as connection:
             if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
 
