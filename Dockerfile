@@ -29,6 +29,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY README.md alembic.ini ./
 COPY alembic alembic
 COPY app app
+# For a first look at the page.
+COPY samples/*.pdf samples/
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
     && pip --python /opt/venv/bin/python uninstall --yes flit-core \
     && rm pip.txt wanted.txt model.txt requirements-fastembed.lock \

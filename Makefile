@@ -1,9 +1,13 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos bench test test-bare test-all test-python test-fastembed test-openapi audit lint compose-check lock
+.PHONY: help install demo up chaos bench test test-bare test-browser test-all test-python test-fastembed test-openapi audit \
+	screenshots lint compose-check lock
 
 PYTHON := .venv/bin/python
+CHROMIUM := chromium
+TEST_PAGE = if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser; \
+	else echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"; fi
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +27,14 @@ bench: install ## Measure how fast everything is (options in ARGS="--quick inges
 	@exec $(PYTHON) -m app.local.cli bench $(ARGS)
 
 test: lint ## Check the code and run the tests
-	$(PYTHON) -m pytest -m "not heavy"
+	$(PYTHON) -m pytest -m "not heavy" --ignore tests/browser
+	@$(TEST_PAGE)
+
+test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest tests/browser
+
+screenshots: .venv/browser/installed ## Take the pictures of README.md anew, from the samples
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m tests.browser.screenshots
 
 # All the tests may take for granted beside Python: a shell, and what lets root run a Postgres.
 test-bare: install ## Run the tests that use programs of the system again, on a PATH without those
@@ -35,7 +46,8 @@ test-bare: install ## Run the tests that use programs of the system again, on a 
 		tests/pdf tests/test_hostile_files.py tests/test_readme.py
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --ignore tests/browser
+	@$(TEST_PAGE)
 	@export PATH="$$(printf '%s:' $$HOME/.pyenv/versions/*/bin)$$PATH"; \
 	for name in python3.11 python3.12 python3.13; do \
 		if $$name -c 'import ensurepip, venv' 2>/dev/null; then $(MAKE) test-python NAME=$$name || exit 1; \
@@ -87,9 +99,11 @@ compose-check: install ## Check the Dockerfile, docker-compose.yml (with docker 
 LOCKING := uv pip compile pyproject.toml --extra embedded --group dev --universal --python-version 3.11 \
 	--upgrade --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-lock: ## Pin the newest versions of all dependencies in both locks (needs uv)
+lock: ## Pin the newest versions of all dependencies in all locks (needs uv)
 	$(LOCKING) --extra fastembed --group models --group checks -o requirements-fastembed.lock
 	$(LOCKING) --constraint requirements-fastembed.lock -o requirements.lock
+	uv pip compile --group browser --universal --python-version 3.11 --upgrade --generate-hashes --no-annotate \
+		--no-header --no-emit-index-url --constraint requirements.lock -o requirements-browser.lock
 
 # flit-core, which makes the program, comes from the lock as well, so nothing is ever installed that the lock does not name.
 .venv/installed: requirements.lock pyproject.toml
@@ -106,3 +120,10 @@ lock: ## Pin the newest versions of all dependencies in both locks (needs uv)
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch .venv/installed
+
+# Beside the environment, not in it: what drives a browser is 40 MB that only these tests need.
+.venv/browser/installed: requirements-browser.lock .venv/installed
+	@rm -rf .venv/browser
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--target .venv/browser -r requirements-browser.lock
+	@touch .venv/browser/installed

@@ -9,7 +9,8 @@
     ├── PathRefused              a task named a path it may not or cannot read
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault
-    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused) · StorageFailed (StoreFull) · DatabaseUnavailable
+    │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused)
+    │   ├── StorageFailed (StoreFull · DiskFull) · DatabaseUnavailable
     │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
@@ -33,7 +34,8 @@ What becomes of a run that meets an error depends on one thing, whose fault it i
     database   DatabaseUnavailable                        charged to no document: the lease is given back, or
                                                           runs out
     attempt    Interrupted                                again after 0, 1, 5, 20 and 60 s; the sixth one
-                                                          without progress in between is the verdict
+                                                          without progress in between is the verdict; what
+                                                          died with its whole worker counts for none
 
 Each takes exactly one message, so that it survives pickling.
 """
@@ -218,6 +220,10 @@ class StorageFailed(Temporary):
 
 class StoreFull(StorageFailed):
     default_message = "The files stored here have reached the limit of this server (MAX_STORE_BYTES)."
+
+
+class DiskFull(StorageFailed):
+    default_message = "The disk of the file store is full."
 
 
 class DatabaseUnavailable(Temporary):

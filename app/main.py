@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import documents, health, metrics, page_pictures, search, tasks
+from app.api import documents, health, metrics, overview, page_pictures, search, tasks
 from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
@@ -21,6 +21,7 @@ from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import Guard, KeyRing, SecurityHeaders
+from app.api.web_page import serve_page
 from app.config import Settings, get_settings
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
@@ -89,12 +90,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, page_pictures, tasks, search):
+    for module in (documents, page_pictures, tasks, search, overview):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
     if settings.metrics_enabled:
         app.include_router(metrics.router)
     serve_docs(app)
+    serve_page(app)
     return app
 
 

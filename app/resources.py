@@ -15,6 +15,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
+from app.services.backfill import DocumentWords, Languages
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -27,6 +28,7 @@ from app.services.query_vectors import QueryVectors
 from app.services.rag_service import RAGService
 from app.services.readiness import check_sandbox
 from app.services.reranking import Reranking
+from app.services.roster import Roster
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
@@ -53,6 +55,7 @@ class Services:
     files: FileStore
     queue: TaskQueue
     figures: Figures
+    roster: Roster
     space_id: int
     sandbox: str
 
@@ -95,6 +98,10 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             processes=resources.processes,
             space_id=space_id,
             retention_days=settings.retention_days,
+            duties=(
+                Languages(database, LanguageDetector(), resources.text_search),
+                DocumentWords(database),
+            ),
         )
         await closing.enter_async_context(_sweeping(sweeper))
         documents = _documents(settings, resources)
@@ -114,6 +121,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             files=files,
             queue=resources.queue,
             figures=Figures(database),
+            roster=Roster(database, resources.queue.workers),
             space_id=space_id,
             sandbox=sandbox,
         )

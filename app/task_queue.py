@@ -18,6 +18,7 @@ TASK_NAME = "ingest_pdf_task"
 QUEUE = "celery"
 REQUEST_ID_HEADER = "request_id"
 ENQUEUE_SECONDS = 1.0
+ROLL_CALL_SECONDS = 1.0
 # Redis serves priority 0 first (kombu's lists, one per step of 3). Without this, work that was interrupted
 # would wait behind all new uploads: what is put back into a Redis list goes to its end.
 BEGUN_PRIORITY = 0
@@ -80,17 +81,21 @@ class TaskQueue:
     async def ping(self) -> bool:
         return await self.length() is not None
 
+    async def workers(self) -> dict[str, list[int]]:
+        """Workers that answer within a second: their names, and the ids of the processes that work."""
+        return await self._in_thread(self._call_roll, seconds=ENQUEUE_SECONDS + ROLL_CALL_SECONDS) or {}
+
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._celery.close()
 
-    async def _in_thread(self, function: Callable[..., T | None], *arguments: Any) -> T | None:
+    async def _in_thread(
+        self, function: Callable[..., T | None], *arguments: Any, seconds: float = ENQUEUE_SECONDS
+    ) -> T | None:
         run = contextvars.copy_context().run  # the request's id goes along
         work = asyncio.get_running_loop().run_in_executor(self._threads, run, function, *arguments)
         try:
-            async with asyncio.timeout(
-                ENQUEUE_SECONDS
-            ):  # wait_for can lose a cancellation before Python 3.12
+            async with asyncio.timeout(seconds):  # wait_for can lose a cancellation before Python 3.12
                 return await work
         except TimeoutError:
             return None
@@ -111,6 +116,13 @@ class TaskQueue:
         except (KombuError, OSError) as error:
             log.warning("the broker took no message", task_id=task_id, error=type(error).__name__)
             return None
+
+    def _call_roll(self) -> dict[str, list[int]] | None:
+        try:
+            answers = self._celery.control.inspect(timeout=ROLL_CALL_SECONDS).stats() or {}
+        except (KombuError, OSError):
+            return None
+        return {name: stats["pool"].get("processes") or [stats["pid"]] for name, stats in answers.items()}
 
     def _count(self) -> int | None:
         """On a connection that stays open, of the same pool from which messages are sent."""

@@ -24,8 +24,9 @@ SAMPLES = PROJECT / "samples"
 class Up:
     """A running `pdf-ingest up`."""
 
-    def __init__(self, data_dir: Path, port: int | None = None, workers: int = 1) -> None:
+    def __init__(self, data_dir: Path, port: int | None = None, workers: int = 1, **environment: str) -> None:
         self.workers = workers
+        self.environment = environment
         self.data_dir = data_dir
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -38,6 +39,7 @@ class Up:
                 *("--port", str(self.port), "--data-dir", str(self.data_dir)),
             ],
             cwd=PROJECT,
+            env=os.environ | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -12,6 +12,8 @@ from tests.stacks import PROJECT
 ENTRY = re.compile(r"^([a-z0-9.-]+)==(\S+)(?: ;.*?)? \\\n((?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
 LOCKS = {name: (PROJECT / name).read_text() for name in ("requirements.lock", "requirements-fastembed.lock")}
 
+BROWSER_LOCK = (PROJECT / "requirements-browser.lock").read_text()
+
 
 @pytest.mark.parametrize(
     ("name", "extras", "groups"),
@@ -30,6 +32,20 @@ def test_every_dependency_is_locked_in_a_version_that_fits(
     locked = {package: version for package, version, _ in ENTRY.findall(LOCKS[name])}
     for requirement in map(Requirement, declared):
         assert locked[canonicalize_name(requirement.name)] in requirement.specifier
+
+
+def test_what_drives_a_browser_is_locked_and_agrees_with_the_other_lock() -> None:
+    browser = {package: (version, hashes) for package, version, hashes in ENTRY.findall(BROWSER_LOCK)}
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    for requirement in map(Requirement, project["dependency-groups"]["browser"]):
+        assert browser[canonicalize_name(requirement.name)][0] in requirement.specifier
+    others = {
+        package: (version, hashes) for package, version, hashes in ENTRY.findall(LOCKS["requirements.lock"])
+    }
+    shared = browser.keys() & others.keys()
+    assert {name: browser[name] for name in shared} == {name: others[name] for name in shared}
+    assert "playwright" not in others
+    assert "://" not in BROWSER_LOCK
 
 
 @pytest.mark.parametrize("name", LOCKS)

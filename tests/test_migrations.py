@@ -128,7 +128,7 @@ async def test_rows_of_the_version_before_are_gone_on_with(postgres: EmbeddedPos
         lost = [
             LostLease(row.id, row.lease_epoch, is_own_death=True) for row in await runs.holders(connection)
         ]
-        (again,) = await runs.requeue_lost(connection, lost)
+        (again,) = await runs.requeue_lost(connection, space_id=1, lost=lost)
         assert again.pause_seconds == 0
         rows = await execute(url, "SELECT id FROM ingestions WHERE status IN ('queued', 'retrying')")
         assert len(rows) == 3

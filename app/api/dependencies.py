@@ -13,6 +13,7 @@ from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
+from app.services.roster import Roster
 
 
 def _services(request: Request) -> Any:
@@ -45,6 +46,11 @@ async def _figures(request: Request) -> Figures:
     return figures
 
 
+def _roster(request: Request) -> Roster:
+    roster: Roster = _services(request).roster
+    return roster
+
+
 async def _readiness(request: Request) -> Readiness:
     if request.app.state.is_draining:
         return Readiness({"shutdown": "This server is going down."}, [])
@@ -71,3 +77,4 @@ PicturesDep = Annotated[PagePictures, Depends(_pictures)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
 SandboxDep = Annotated[str, Depends(_sandbox)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]
+RosterDep = Annotated[Roster, Depends(_roster)]

@@ -4,17 +4,12 @@ from importlib.resources import files
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
 SCRIPTS = "/docs/scripts"
 
 router = APIRouter(include_in_schema=False)
-
-
-@router.get("/")
-async def show_docs() -> RedirectResponse:
-    return RedirectResponse("/docs")
 
 
 @router.get("/docs")

@@ -17,11 +17,13 @@ from pydantic import (
 )
 
 from app.api.problems import Problem, problem_of
-from app.api.schemas import CollectionName, Metadata, storable_text
+from app.api.schemas import CollectionName, ErrorCode, Metadata, TaskStatusName, storable_text
 from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
 from app.services.document_service import AcceptedFile, RefusedFile
+from app.services.uploads import clean_filename
 from app.storage.chunks import StoredChunk
-from app.storage.document_views import DocumentView, Failure, Update
+from app.storage.document_views import DocumentFilter, DocumentView, Failure, SortKey, Update
+from app.storage.documents import Change
 
 MAX_PASSWORD_CHARACTERS = 1_000
 
@@ -101,8 +103,6 @@ def _encodable(password: SecretStr) -> SecretStr:
 MetadataField = Annotated[dict[str, JsonValue] | None, BeforeValidator(_metadata_of)]
 Password = Annotated[SecretStr, Field(max_length=MAX_PASSWORD_CHARACTERS), AfterValidator(_encodable)]
 DocumentStatus = Literal["queued", "processing", "ready", "failed", "cancelled"]
-TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
-ErrorCode = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z_]+$")]
 IdempotencyKey = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(storable_text)]
 
 
@@ -240,7 +240,7 @@ class Document(BaseModel):
     document_id: UUID = Field(description="The document.")
     status: DocumentStatus = Field(description="`ready` as long as a version is served.")
     filename: str = Field(description="The name under which the file was uploaded.")
-    title: str | None = Field(description="The title the PDF gives itself.")
+    title: str | None = Field(description="The title given by `PATCH`, else the one the PDF gives itself.")
     collection: str = Field(description="Where it belongs.")
     pages: int | None = Field(description="Pages of the PDF; `null` until it was opened.")
     pages_failed: list[int] = Field(description="Pages that could not be read, counted from 1.")
@@ -273,8 +273,32 @@ class Document(BaseModel):
         )
 
 
+class DocumentQuery(BaseModel):
+    """Which documents to list, and in what order."""
+
+    collection: CollectionName | None = Field(None, description="Only of this collection.")
+    status: DocumentStatus | None = Field(None, description="Only with this status.")
+    code: ErrorCode | None = Field(None, description="Only failed ones whose `error` has this code.")
+    filename: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="Only with exactly this file name."
+    )
+    name: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(storable_text)] | None = Field(
+        None, description="Only with this in the file name or the title, in capitals or not."
+    )
+    sort: SortKey = Field("created_at", description="What to order by.")
+    order: Literal["asc", "desc"] = Field("desc", description="From the first to the last, or back.")
+    limit: int = Field(50, ge=1, le=500, description="The most entries to return.")
+    after: Annotated[str, Field(max_length=9_000)] | None = Field(
+        None, description="The `next` of the answer before."
+    )
+
+    def condition(self) -> DocumentFilter:
+        filename = None if self.filename is None else clean_filename(self.filename)
+        return DocumentFilter(self.collection, self.status, filename, self.code, self.name)
+
+
 class DocumentList(BaseModel):
-    """Documents, the newest first."""
+    """Documents in the order asked for."""
 
     data: list[Document] = Field(description="The documents.")
     next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
@@ -306,6 +330,44 @@ class ChunkList(BaseModel):
     next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
+Title = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(storable_text)]
+DocumentIds = Annotated[list[UUID], Field(min_length=1, max_length=500)]
+
+
+class ChangeRequest(BaseModel):
+    """What of a document is to be another; what is not named stays as it is."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"title": "Annual report 2025", "collection": "reports"}]},
+    )
+
+    title: Title | None = Field(None, description="A title; `null`: the one the PDF gives itself.")
+    metadata: Metadata | None = Field(None, description="Replaces the document's metadata.")
+    collection: CollectionName | None = Field(None, description="Moves the document there.")
+
+    def change(self) -> Change:
+        return Change(
+            self.collection, self.metadata, self.title, is_title_given="title" in self.model_fields_set
+        )
+
+
+class DeleteRequest(BaseModel):
+    """Documents to delete."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"document_ids": [_DOCUMENT_ID]}]}
+    )
+
+    document_ids: DocumentIds = Field(description="The documents; those that are gone already do no harm.")
+
+
+class DeletedDocuments(BaseModel):
+    """What was deleted."""
+
+    count: int = Field(description="Documents that were deleted.")
+
+
 class RetryFailedRequest(BaseModel):
     """Which failed documents to ingest again; without a filter, all."""
 
@@ -318,6 +380,7 @@ class RetryFailedRequest(BaseModel):
     codes: list[ErrorCode] | None = Field(
         None, min_length=1, max_length=100, description="Only those that failed with one of these codes."
     )
+    document_ids: DocumentIds | None = Field(None, description="Only these documents.")
 
 
 class RetryingDocuments(BaseModel):

@@ -1,6 +1,8 @@
 """Documents over HTTP: upload, list, replace, retry, delete, and what is in them."""
 
+import json
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -17,12 +19,14 @@ from app.api.document_schemas import (
     Accepted,
     AcceptedOfSeveral,
     AllRefused,
+    ChangeRequest,
     ChunkList,
+    DeletedDocuments,
+    DeleteRequest,
     Document,
     DocumentChunk,
     DocumentList,
-    DocumentStatus,
-    ErrorCode,
+    DocumentQuery,
     IdempotencyKey,
     RefusedOfSeveral,
     RetryFailedRequest,
@@ -34,7 +38,7 @@ from app.api.document_schemas import (
 )
 from app.api.originals import send_original
 from app.api.problems import problem_of, problem_response, problem_responses
-from app.api.schemas import CollectionName
+from app.api.schemas import Limit
 from app.api.uploads import content_length, multipart_body, read_form, refuse
 from app.errors import (
     AlreadyInWork,
@@ -56,15 +60,14 @@ from app.errors import (
 )
 from app.services.document_service import AcceptedFile, RefusedFile, UploadOptions
 from app.services.idempotency import Answer
-from app.services.uploads import clean_filename
-from app.storage.document_views import DocumentFilter
+from app.storage.document_views import DocumentOrder, DocumentPlace
+from app.storage.documents import FailedDocuments
 
 POLL_SECONDS = 1  # the Retry-After of an accepted upload: small PDFs are done by then
 
 _CHUNK_CURSOR = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}):([0-9]{1,9})")
 
 DocumentId = Annotated[UUID, Path(description="The `document_id` of the upload's answer.")]
-Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]
 UPLOAD_ERRORS = (
     EmptyFile,
     UploadTooSlow,
@@ -86,6 +89,8 @@ ACCEPTED_HEADERS = {
         "schema": {"type": "integer"},
     },
 }
+
+NUMBERS = {"updated_at", "pages", "chunks", "bytes"}
 
 router = APIRouter(prefix="/documents", tags=["documents"])
 
@@ -149,28 +154,15 @@ async def upload_documents(
 
 
 @router.get("", responses=problem_responses(InvalidQuery))
-async def list_documents(
-    documents: DocumentsDep,
-    *,
-    collection: Annotated[CollectionName | None, Query(description="Only of this collection.")] = None,
-    status: Annotated[DocumentStatus | None, Query(description="Only with this status.")] = None,
-    code: Annotated[
-        ErrorCode | None, Query(description="Only failed ones whose `error` has this code.")
-    ] = None,
-    filename: Annotated[
-        str | None, Query(min_length=1, max_length=1000, description="Only with exactly this file name.")
-    ] = None,
-    limit: Limit = 50,
-    after: Annotated[UUID | None, Query(description="The `next` of the answer before.")] = None,
-) -> DocumentList:
-    """Documents, the newest first."""
-    name = None if filename is None else clean_filename(filename)
-    condition = DocumentFilter(collection, status, name, code)
-    views = await documents.list_documents(condition, after, limit + 1)
-    shown = views[:limit]
+async def list_documents(documents: DocumentsDep, wanted: Annotated[DocumentQuery, Query()]) -> DocumentList:
+    """Documents, unless told otherwise the newest first."""
+    order = DocumentOrder(wanted.sort, is_descending=wanted.order == "desc")
+    after = _place(wanted.after, order)
+    views = await documents.list_documents(wanted.condition(), order, after, wanted.limit + 1)
+    shown = views[: wanted.limit]
     return DocumentList(
-        data=[Document.of(view) for view in shown],
-        next=str(shown[-1].id) if len(views) > limit else None,
+        data=[Document.of(view) for view, _ in shown],
+        next=_place_cursor(shown[-1][1], order) if len(views) > wanted.limit else None,
     )
 
 
@@ -207,6 +199,12 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     return _respond(_answer([accepted]))
 
 
+@router.patch("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
+async def change_document(document_id: DocumentId, body: ChangeRequest, documents: DocumentsDep) -> Document:
+    """Give a document another title, other metadata, or another collection. Nothing is ingested again."""
+    return Document.of(await documents.change(document_id, body.change()))
+
+
 @router.delete(
     "/{document_id}",
     status_code=204,
@@ -222,9 +220,16 @@ async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> N
 async def retry_failed_documents(
     documents: DocumentsDep, body: RetryFailedRequest | None = None
 ) -> RetryingDocuments:
-    """Ingest all failed documents again: those of a collection, those that failed with one of some codes."""
+    """Ingest all failed documents again: those of a collection, those named, those with one of some codes."""
     body = body or RetryFailedRequest()
-    return RetryingDocuments(count=await documents.retry_failed(body.collection, body.codes))
+    failed = FailedDocuments(body.collection, body.codes, body.document_ids)
+    return RetryingDocuments(count=await documents.retry_failed(failed))
+
+
+@router.post("/delete", responses=problem_responses(InvalidQuery))
+async def delete_documents(body: DeleteRequest, documents: DocumentsDep) -> DeletedDocuments:
+    """Delete many documents as `DELETE` deletes one."""
+    return DeletedDocuments(count=await documents.delete_all(body.document_ids))
 
 
 @router.post(
@@ -333,6 +338,29 @@ def _respond(answer: Answer) -> Response:
     if "document_id" in answer.body:
         headers["Location"] = f"/documents/{answer.body['document_id']}"
     return JSONResponse(answer.body, answer.status, headers)
+
+
+def _place_cursor(place: DocumentPlace, order: DocumentOrder) -> str:
+    """The id alone where the order is that of the ids."""
+    if order.key == "created_at":
+        return str(place.document_id)
+    text = json.dumps([order.key, place.key, str(place.document_id)], ensure_ascii=False)
+    return urlsafe_b64encode(text.encode()).decode()
+
+
+def _place(after: str | None, order: DocumentOrder) -> DocumentPlace | None:
+    """What `_place_cursor` has made; anything else is refused."""
+    if after is None:
+        return None
+    try:
+        if order.key == "created_at":
+            return DocumentPlace(0, UUID(after))
+        name, key, document_id = json.loads(urlsafe_b64decode(after))
+        if name != order.key or type(key) is not (int if name in NUMBERS else str):
+            raise ValueError(name)
+        return DocumentPlace(key, UUID(document_id))
+    except (ValueError, TypeError, AttributeError):
+        refuse("query", "after", "must be the `next` of an answer in the same order")
 
 
 def _cursor(after: str | None) -> tuple[UUID, int] | None:

@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
+from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from app.services.readiness import Readiness
-from app.storage.tasks import TaskStatus
+from app.storage.tasks import TaskFilter, TaskStatus
 
 MAX_COLLECTION_CHARACTERS = 200
 MAX_JSON_BYTES = 10_000
@@ -46,6 +47,9 @@ def storable_metadata(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 CollectionName = Annotated[
     str, Field(min_length=1, max_length=MAX_COLLECTION_CHARACTERS), AfterValidator(storable_text)
 ]
+TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
+ErrorCode = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z_]+$")]
+Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(storable_metadata)]
 
 
@@ -127,9 +131,7 @@ class Task(BaseModel):
 
     task_id: UUID = Field(description="The task; it is also the id of its Celery task.")
     document_id: UUID = Field(description="The document that is being ingested.")
-    status: Literal["queued", "processing", "retrying", "success", "error", "cancelled"] = Field(
-        description="`success`, `error` and `cancelled` are final."
-    )
+    status: TaskStatusName = Field(description="`success`, `error` and `cancelled` are final.")
     progress: TaskProgress = Field(description="How far it is.")
     queue_position: int | None = Field(description="Place in the queue, 1 is next; `null` unless queued.")
     attempt: int = Field(description="How many times work on it was begun.")
@@ -156,6 +158,75 @@ class Task(BaseModel):
                 **{name: getattr(status, name) for name in cls.model_fields if name != "progress"},
             }
         )
+
+
+class ListedTask(Task):
+    """A task among others: where it stands, and of which file."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    filename: str = Field(description="The name of the file; empty once the document is deleted.")
+    collection: str | None = Field(description="Where its document is; `null` once that is deleted.")
+    bytes: int = Field(description="Size of the file.")
+    is_latest: bool = Field(description="Whether it is the newest task of its document.")
+    is_served: bool = Field(description="Whether a search finds what it has stored.")
+    seconds: dict[str, float] = Field(
+        description="Seconds it took, by stage (`reading`, `ocr`, `embedding`, `storing`); empty before."
+    )
+
+    @classmethod
+    def of(cls, status: TaskStatus) -> Self:
+        own = {"filename", "collection", "is_latest", "is_served"}
+        return cls.model_validate(
+            {
+                **Task.of(status).model_dump(),
+                "bytes": status.byte_size,
+                "seconds": status.stage_seconds,
+                **{name: getattr(status, name) for name in own},
+            }
+        )
+
+
+class TaskQuery(BaseModel):
+    """Which tasks to list."""
+
+    status: list[TaskStatusName] | None = Field(
+        None, description="Only with this status; may be given more than once."
+    )
+    collection: CollectionName | None = Field(None, description="Only of this collection.")
+    document_id: UUID | None = Field(None, description="Only of this document.")
+    code: list[ErrorCode] | None = Field(
+        None, description="Only what ended with this code; may be given more than once."
+    )
+    latest: bool = Field(False, description="Only the newest task of each document.")
+    limit: int = Field(50, ge=1, le=500, description="The most entries to return.")
+    after: Annotated[str, Field(max_length=60)] | None = Field(
+        None, description="The `next` of the answer before."
+    )
+
+    def condition(self) -> TaskFilter:
+        return TaskFilter(self.status, self.collection, self.document_id, self.code, is_latest=self.latest)
+
+
+class TaskList(BaseModel):
+    """Tasks, those asked for last first."""
+
+    data: list[ListedTask] = Field(description="The tasks.")
+    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
+
+
+class CancelRequest(BaseModel):
+    """Which waiting tasks to cancel; without a wish, all."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"collection": "reports"}]})
+
+    collection: CollectionName | None = Field(None, description="Only those of this collection.")
+
+
+class CancelledTasks(BaseModel):
+    """What was ended."""
+
+    count: int = Field(description="Tasks that were cancelled.")
 
 
 class Alive(BaseModel):

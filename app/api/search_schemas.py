@@ -114,7 +114,7 @@ class SearchRequest(BaseModel):
         le=MAX_NEIGHBOURS,
         description="Chunks before and after each hit to return with it, for those who feed a model.",
     )
-    explain: bool = Field(False, description="Return the parts of each hit's score.")
+    explain: bool = Field(False, description="Return the parts of each hit's score, and its places.")
 
     def search(self) -> Search:
         """What the service is asked."""
@@ -179,10 +179,16 @@ class SearchHit(BaseModel):
     explain: dict[str, float] | None = Field(
         None, exclude_if=_is_unasked, description="With `explain`: the parts of its score, by their names."
     )
+    places: dict[str, int] | None = Field(
+        None,
+        exclude_if=_is_unasked,
+        description="With `explain`: its place, 1 is best, by its `words` alone and by its `vector` alone, "
+        "among all chunks that were compared.",
+    )
 
     @classmethod
     def of(cls, hit: Hit, *, explain: bool) -> Self:
-        shaped = {"boxes", "matched", "neighbours", "explain"}
+        shaped = {"boxes", "matched", "neighbours", "explain", "places"}
         return cls(
             **{name: getattr(hit, name) for name in cls.model_fields.keys() - shaped},
             boxes=[(page, *box) for page, box in hit.boxes],
@@ -191,6 +197,7 @@ class SearchHit(BaseModel):
             if hit.neighbours is None
             else [SearchNeighbour.of(one) for one in hit.neighbours],
             explain=hit.explain if explain else None,
+            places=hit.places if explain else None,
         )
 
 

@@ -21,9 +21,18 @@ PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 ALIVE = "/livez"
 """Says nothing but that: whoever starts the service's processes may ask under any name."""
 DESCRIPTION = frozenset(
-    {"/", "/docs", "/docs/scripts/swagger-ui-bundle.js", "/docs/scripts/swagger-ui.css", "/openapi.json"}
+    {
+        "/",
+        "/favicon.ico",
+        "/docs",
+        "/docs/scripts/swagger-ui-bundle.js",
+        "/docs/scripts/swagger-ui.css",
+        "/openapi.json",
+    }
 )
 """A browser opens these pages, and it has no key until somebody types it there."""
+PAGE = "/web/"
+"""What the page at / is made of: it asks for a key and is the same for all."""
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HASHED = "sha256="
@@ -120,7 +129,7 @@ class Guard:
         if not self._keys:
             self._require_no_foreign_page(headers)
             return ""
-        if path in DESCRIPTION | PROBES:
+        if path in DESCRIPTION | PROBES or path.startswith(PAGE):
             return ""
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key.strip():

@@ -1,24 +1,42 @@
-"""Where an ingestion stands: asked once, waited for, or followed; and stopping it."""
+"""Where ingestions stand: asked once, waited for, or followed, one or many; and stopping them."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.api.dependencies import DocumentsDep, ProgressDep
 from app.api.problems import problem_responses
-from app.api.schemas import Task
+from app.api.schemas import (
+    CancelledTasks,
+    CancelRequest,
+    CollectionName,
+    ListedTask,
+    Task,
+    TaskList,
+    TaskQuery,
+)
+from app.api.uploads import refuse
 from app.errors import InvalidQuery, TaskNotFound
+from app.services.feeds import Scope
 from app.services.progress import ingestion_id_of
-from app.storage.tasks import TaskStatus
+from app.storage.tasks import TaskPlace, TaskStatus
 
 MAX_WAIT_SECONDS = 60
+MAX_FOLLOWED_IDS = 200
 HEARTBEAT_SECONDS = 5
 
-router = APIRouter(prefix="/tasks", tags=["tasks"], responses=problem_responses(TaskNotFound, InvalidQuery))
+_CURSOR = re.compile(r"([0-9]{1,17}):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+router = APIRouter(prefix="/tasks", tags=["tasks"], responses=problem_responses(InvalidQuery))
+NOT_FOUND = problem_responses(TaskNotFound)
 
 # OpenAPI 3.2 has a word for the parts of a stream; FastAPI writes it into its 3.1 as well.
 EVENT = {
@@ -49,7 +67,60 @@ WaitSeconds = Annotated[
 ]
 
 
-@router.get("/{task_id}")
+@router.get("")
+async def list_tasks(progress: ProgressDep, wanted: Annotated[TaskQuery, Query()]) -> TaskList:
+    """Tasks, those asked for last first."""
+    statuses = await progress.list_tasks(wanted.condition(), _place(wanted.after), wanted.limit + 1)
+    shown = statuses[: wanted.limit]
+    return TaskList(
+        data=[ListedTask.of(status) for status in shown],
+        next=_cursor(shown[-1]) if len(statuses) > wanted.limit else None,
+    )
+
+
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Server-sent events: for each task `progress` at each change, then `done`; the "
+            "data is a task as `GET /tasks` lists it.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **NOT_FOUND,
+    },
+)
+async def follow_tasks(
+    progress: ProgressDep,
+    *,
+    collection: Annotated[CollectionName | None, Query(description="Only those of this collection.")] = None,
+    ids: Annotated[
+        str | None,
+        Query(
+            max_length=40 * MAX_FOLLOWED_IDS,
+            description=f"Only these tasks, at most {MAX_FOLLOWED_IDS}, with commas between them.",
+        ),
+    ] = None,
+) -> Response:
+    """Follow many tasks on one stream.
+
+    With `ids` it shows these and ends with the last of them. Else it goes on, with all that come: up to 200
+    in work, as many next in the queue, and what was asked for in the last 10 seconds. It starts with where
+    each stands: who connects again misses nothing but an end, which `GET /tasks` tells.
+    """
+    if ids is not None and collection is not None:
+        refuse("query", "ids", "must not be given together with collection")
+    feed = await progress.feed(Scope(None if ids is None else _named(ids), collection))
+    return EventSourceResponse(_listed_events(progress.changes(feed)), ping=HEARTBEAT_SECONDS)
+
+
+@router.post("/cancel", status_code=202)
+async def cancel_waiting_tasks(documents: DocumentsDep, body: CancelRequest | None = None) -> CancelledTasks:
+    """Cancel all tasks that wait (`queued` and `retrying`), of one collection or of all."""
+    return CancelledTasks(count=await documents.cancel_waiting((body or CancelRequest()).collection))
+
+
+@router.get("/{task_id}", responses=NOT_FOUND)
 async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wait: WaitSeconds = 0) -> Task:
     """Where a task stands; with `wait`, answers when the status is final or the time is up."""
     ingestion_id = ingestion_id_of(task_id)
@@ -70,6 +141,7 @@ async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wai
             "content": {"text/event-stream": {"itemSchema": EVENT}},
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not connect again."},
+        **NOT_FOUND,
     },
 )
 async def follow_task(
@@ -87,7 +159,7 @@ async def follow_task(
     return EventSourceResponse(_events(first, statuses), ping=HEARTBEAT_SECONDS)
 
 
-@router.post("/{task_id}/cancel", status_code=202)
+@router.post("/{task_id}/cancel", status_code=202, responses=NOT_FOUND)
 async def cancel_task(task_id: TaskId, documents: DocumentsDep, progress: ProgressDep) -> Task:
     """Stop a task, queued or running, and remove what it has stored. One that has ended stays as it is."""
     ingestion_id = ingestion_id_of(task_id)
@@ -102,12 +174,39 @@ async def _events(first: TaskStatus, later: AsyncGenerator[TaskStatus]) -> Async
             yield _event(status)
 
 
+async def _listed_events(statuses: AsyncGenerator[TaskStatus]) -> AsyncGenerator[ServerSentEvent]:
+    async with aclosing(statuses):
+        async for status in statuses:
+            yield ServerSentEvent(ListedTask.of(status).model_dump_json(), event=_event_name(status))
+
+
 def _event(status: TaskStatus) -> ServerSentEvent:
     return ServerSentEvent(
-        Task.of(status).model_dump_json(),
-        event="done" if status.is_final else "progress",
-        id=str(status.revision),
+        Task.of(status).model_dump_json(), event=_event_name(status), id=str(status.revision)
     )
+
+
+def _event_name(status: TaskStatus) -> str:
+    return "done" if status.is_final else "progress"
+
+
+def _named(ids: str) -> frozenset[UUID]:
+    named = [one.strip() for one in ids.split(",") if one.strip()]
+    if not 0 < len(named) <= MAX_FOLLOWED_IDS:
+        refuse("query", "ids", f"must be 1 to {MAX_FOLLOWED_IDS} ids with commas between them")
+    return frozenset(map(ingestion_id_of, named))
+
+
+def _cursor(status: TaskStatus) -> str:
+    return f"{(status.created_at - _EPOCH) // timedelta(microseconds=1)}:{status.task_id}"
+
+
+def _place(after: str | None) -> TaskPlace | None:
+    if after is None:
+        return None
+    if (cursor := _CURSOR.fullmatch(after)) is None:
+        refuse("query", "after", "must be the `next` of the answer before")
+    return TaskPlace(_EPOCH + timedelta(microseconds=int(cursor[1])), UUID(cursor[2]))
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, TaskStatus]) -> TaskStatus | None:

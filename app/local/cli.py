@@ -34,11 +34,16 @@ from app.local.stack import PROJECT, Stack
 from app.local.terminal import (
     LogPrinter,
     print_comparison,
+    print_document_lines,
     print_documents,
     print_evaluation,
+    print_field_lines,
     print_fields,
+    print_hit_lines,
     print_hits,
+    print_json,
     print_verdicts,
+    verdicts_as_json,
 )
 
 T = TypeVar("T")
@@ -54,6 +59,7 @@ errors = Console(stderr=True, highlight=False)
 
 Url = Annotated[str, typer.Option(envvar="PDF_INGEST_URL", help="Where the service runs.")]
 Collection = Annotated[str | None, typer.Option(help="Only this collection.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 Mode = Annotated[Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")]
 STATUS_LIMIT = 20
@@ -84,10 +90,10 @@ def chaos(
         list[str] | None, typer.Option(help="Only this one; may be given more than once. Default: all.")
     ] = None,
     documents: Annotated[
-        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 20 with --short]")
+        int | None, typer.Option(min=8, help="Documents in each scenario. [default: 60, or 14 with --short]")
     ] = None,
     seed: Annotated[int, typer.Option(help="The same documents and choices for the same seed.")] = 1,
-    short: Annotated[bool, typer.Option("--short", help="Two minutes instead of twenty.")] = False,
+    short: Annotated[bool, typer.Option("--short", help="A minute or two instead of twenty.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for the figures.")] = None,
     log: Annotated[Path | None, typer.Option(help="File for what the stack says.")] = None,
 ) -> None:
@@ -151,7 +157,7 @@ def migrate() -> None:
 
 
 @cli.command()
-def ingest(
+def ingest(  # noqa: PLR0913 - the options of the command
     paths: Annotated[list[Path], typer.Argument(exists=True, help="PDFs, or folders with PDFs.")],
     *,
     collection: Annotated[str, typer.Option(help="The collection they go to.")] = "default",
@@ -166,6 +172,7 @@ def ingest(
         Literal["return", "replace", "keep"], typer.Option(help="What to do with a file that is there.")
     ] = "return",
     at_once: Annotated[int, typer.Option(min=1, help="Files in work at the same time.")] = 8,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Upload PDFs and wait for their verdicts. The exit code is 0 when all succeeded."""
@@ -180,8 +187,12 @@ def ingest(
 
     async def work() -> bool:
         async with Client(url) as client:
-            verdicts = await ingest_files(client, files, fields=fields, at_once=at_once, console=console)
-        print_verdicts(console, verdicts)
+            bars = errors if as_json else console
+            verdicts = await ingest_files(client, files, fields=fields, at_once=at_once, console=bars)
+        if as_json:
+            print_json(verdicts_as_json(verdicts))
+        else:
+            print_verdicts(console, verdicts)
         return all(verdict.is_success for verdict in verdicts)
 
     if not _run(work()):
@@ -189,7 +200,7 @@ def ingest(
 
 
 @cli.command()
-def search(
+def search(  # noqa: PLR0913 - the options of the command
     query: Annotated[str, typer.Argument(help="A question or some words.")],
     *,
     collection: Collection = None,
@@ -202,9 +213,10 @@ def search(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=100, help="The most hits to show.")] = 5,
     mode: Mode = "hybrid",
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Find text, with the file and the page it is on."""
+    """Find text, with the file and the page it is on. Piped: a line a hit, with tabs between its fields."""
     request: dict[str, Any] = {"query": query, "limit": limit, "mode": mode, "collection": collection}
     if document:
         request["document_ids"] = [str(one) for one in document]
@@ -213,7 +225,13 @@ def search(
 
     async def work() -> None:
         async with Client(url) as client:
-            print_hits(console, (await client.search(request))["data"], query)
+            found = await client.search(request)
+        if as_json:
+            print_json(found)
+        elif console.is_terminal:
+            print_hits(console, found["data"], query)
+        else:
+            print_hit_lines(found["data"])
 
     _run(work())
 
@@ -235,6 +253,7 @@ def evaluate_search(  # noqa: PLR0913 - the options of the command
         Path | None, typer.Option(help="Compare, question by question, with this earlier result.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File for the result, as JSON.")] = None,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Measure the search with questions whose pages are known."""
@@ -252,11 +271,14 @@ def evaluate_search(  # noqa: PLR0913 - the options of the command
                 within=within,
                 watch=lambda cases: track(cases, "asking", console=errors, transient=True),
             )
-        print_evaluation(console, found)
+        if as_json:
+            print_json(found.model_dump(mode="json"))
+        else:
+            print_evaluation(console, found)
         if out:
             write_evaluation(found, out)
         if earlier:
-            print_comparison(console, *compare(found, earlier))
+            print_comparison(errors if as_json else console, *compare(found, earlier))
 
     _run(work())
 
@@ -268,18 +290,29 @@ def status(
     ] = None,
     collection: Collection = None,
     limit: Annotated[int, typer.Option(min=1, help="The most documents to show.")] = STATUS_LIMIT,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Show the documents and how well reading is confined, or one document or task."""
+    """Show the documents and how well reading is confined, or one document or task.
+
+    Piped: a line a document, with tabs between its fields.
+    """
 
     async def work() -> None:
         async with Client(url) as client:
             if identifier is not None:
-                print_fields(console, await _document_or_task(client, identifier))
+                _print_one(await _document_or_task(client, identifier), as_json=as_json)
                 return
             filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
-            print_documents(console, await _first(limit, client.documents(**filters)))
-            print_fields(console, {"sandbox": (await client.ready())["sandbox"]})
+            documents = await _first(limit, client.documents(**filters))
+            sandbox = {"sandbox": (await client.ready())["sandbox"]}
+        if as_json:
+            print_json({"data": documents} | sandbox)
+        elif console.is_terminal:
+            print_documents(console, documents)
+            print_fields(console, sandbox)
+        else:
+            print_document_lines(documents)
 
     _run(work())
 
@@ -290,6 +323,7 @@ def retry(
         list[str] | None, typer.Option(help="Only what failed with this code; may be given more than once.")
     ] = None,
     collection: Collection = None,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Ingest all failed documents again."""
@@ -298,7 +332,10 @@ def retry(
         filters = {"collection": collection, "codes": code or None}
         async with Client(url) as client:
             count = await client.retry_failed(**{name: value for name, value in filters.items() if value})
-        console.print(f"{count} documents are ingested again.")
+        if as_json:
+            print_json({"count": count})
+        else:
+            console.print(f"{count} documents are ingested again.")
 
     _run(work())
 
@@ -309,8 +346,17 @@ def main() -> None:
 
 async def _serve(stack: Stack) -> None:
     async with stack:
-        stack.say("stack", f"ready: {stack.url}/docs shows the API. Ctrl-C stops everything.")
+        stack.say("stack", f"ready: {stack.url} in a browser, {stack.url}/docs for the API; Ctrl-C ends all")
         await asyncio.Event().wait()
+
+
+def _print_one(document_or_task: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(document_or_task)
+    elif console.is_terminal:
+        print_fields(console, document_or_task)
+    else:
+        print_field_lines(document_or_task)
 
 
 async def _document_or_task(client: Client, identifier: str) -> dict[str, Any]:

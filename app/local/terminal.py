@@ -1,7 +1,13 @@
-"""What the command line prints: lines of the stack, verdicts, hits, documents."""
+"""What the command line prints: lines of the stack, verdicts, hits, documents.
 
+For people in a terminal; for programs, behind a pipe, a line each with tabs between its fields.
+"""
+
+import json
 import re
+import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +18,7 @@ from app.local.evaluate import Difference, Evaluation, Outcome
 from app.local.progress_bars import Verdict
 
 SHORTEST_MARKED_WORD = 4
+ID_CHARACTERS = 36
 _COLOURS = {"postgres": "blue", "valkey": "magenta", "worker": "green", "api": "cyan", "stack": "bold"}
 
 
@@ -50,6 +57,37 @@ def print_verdicts(console: Console, verdicts: Iterable[Verdict]) -> None:
         console.print(failure, soft_wrap=True)
 
 
+def print_json(value: object) -> None:
+    """As it is, on one line, whatever the terminal."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+
+
+def verdicts_as_json(verdicts: Iterable[Verdict]) -> list[dict[str, Any]]:
+    return [asdict(verdict) | {"path": printable(str(verdict.path))} for verdict in verdicts]
+
+
+def print_lines(rows: Iterable[Iterable[object]]) -> None:
+    """A row on one line, with tabs between its fields: what is white in a field is a space."""
+    for row in rows:
+        fields = ("" if field is None else " ".join(str(field).split()) for field in row)
+        sys.stdout.write("\t".join(fields) + "\n")
+
+
+def print_hit_lines(hits: list[dict[str, Any]]) -> None:
+    names = ("document_id", "chunk_id", "page_start", "page_end", "score", "filename", "heading", "text")
+    print_lines([hit[name] for name in names] for hit in hits)
+
+
+def print_document_lines(documents: Iterable[dict[str, Any]]) -> None:
+    names = ("document_id", "status", "code", "collection", "pages", "chunks", "filename")
+    coded = ({**document, "code": (document["error"] or {}).get("code")} for document in documents)
+    print_lines([document[name] for name in names] for document in coded)
+
+
+def print_field_lines(fields: dict[str, Any]) -> None:
+    print_lines((name, _in_words(value)) for name, value in fields.items() if value not in (None, [], {}))
+
+
 def print_hits(console: Console, hits: list[dict[str, Any]], query: str) -> None:
     """Each hit's place, heading and text, the words of the query marked in it."""
     if not hits:
@@ -75,6 +113,7 @@ def print_documents(console: Console, documents: Iterable[dict[str, Any]]) -> No
     table = Table(
         "document", "file", "collection", "status", "pages", "chunks", box=None, header_style="bold"
     )
+    table.columns[0].no_wrap, table.columns[0].min_width = True, ID_CHARACTERS  # never cut
     for column in table.columns[4:]:
         column.justify = "right"
     for document in documents:

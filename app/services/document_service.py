@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -30,14 +30,23 @@ from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
-from app.storage.document_views import ChunkPage, DocumentFilter, DocumentView, OriginalFile
+from app.storage.document_views import (
+    ChunkPage,
+    DocumentFilter,
+    DocumentOrder,
+    DocumentPlace,
+    DocumentView,
+    OriginalFile,
+)
+from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
 from app.storage.runs import NewIngestion
 
 log = structlog.get_logger()
 
-RETRIES_AT_ONCE = 500
+AT_ONCE = 500
+"""Documents that one transaction begins or ends."""
 
 OnDuplicate = Literal["return", "replace", "keep"]
 
@@ -168,10 +177,7 @@ class DocumentService:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = _new_ingestion(file, self._encrypt(password))
         async with self._database.transaction() as connection:
-            collection = await _collection_of(connection, document_id)
-            await documents.lock_contents(connection, collection, [file.sha256])
-            if await documents.lock_document(connection, document_id) is None:
-                raise DocumentNotFound
+            await _lock_content(connection, document_id, file.sha256)
             await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
@@ -201,26 +207,34 @@ class DocumentService:
         self._announce(accepted)
         return accepted
 
-    async def retry_failed(self, collection: str | None = None, codes: Sequence[str] | None = None) -> int:
-        """Ingest all failed documents again, those with one of the codes if some are given; how many.
+    async def change(self, document_id: UUID, change: Change) -> DocumentView:
+        """Give it another title, other metadata or another collection, as it is. Raises DocumentNotFound."""
+        async with self._database.transaction() as connection:
+            if change.collection is not None:
+                await _lock_contents_to_move(connection, document_id, change.collection)
+            if await documents.lock_document(connection, document_id) is None:
+                raise DocumentNotFound
+            await documents.change_document(connection, document_id, change)
+        return await self.find(document_id)
+
+    async def retry_failed(self, wanted: FailedDocuments) -> int:
+        """Ingest failed documents again; how many.
 
         Raises QueueFull when none could be begun. The sweeper announces them.
         """
         count = 0
         while True:
-            new_ids = [uuid7() for _ in range(RETRIES_AT_ONCE)]
+            new_ids = [uuid7() for _ in range(AT_ONCE)]
             try:
                 async with self._database.transaction() as connection:
-                    begun = await documents.retry_failed(
-                        connection, collection, codes, new_ids, self._max_queued
-                    )
+                    begun = await documents.retry_failed(connection, wanted, new_ids, self._max_queued)
             except QueueFull:
                 if count == 0:
                     raise
                 begun = 0
             count += begun
-            if begun < RETRIES_AT_ONCE:
-                log.info("retried", count=count, collection=collection, codes=codes)
+            if begun < AT_ONCE:
+                log.info("retried", count=count, collection=wanted.collection, codes=wanted.codes)
                 return count
 
     async def cancel(self, task_id: UUID) -> None:
@@ -228,9 +242,28 @@ class DocumentService:
 
         Raises TaskNotFound.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.autocommit() as connection:
             if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
+
+    async def cancel_waiting(self, collection: str | None = None) -> int:
+        """End all tasks that wait, of a collection if one is named; how many."""
+        count = 0
+        while True:
+            async with self._database.transaction() as connection:
+                ended = await runs.cancel_unclaimed(connection, collection, AT_ONCE, self._space_id)
+            count += ended
+            if ended < AT_ONCE:
+                return count
+
+    async def delete_all(self, document_ids: Collection[UUID]) -> int:
+        """Delete those that are there; how many."""
+        count = 0
+        for document_id in dict.fromkeys(document_ids):
+            with suppress(DocumentNotFound):
+                await self.delete(document_id)
+                count += 1
+        return count
 
     async def delete(self, document_id: UUID) -> None:
         """Rows at once, the files right after. Raises DocumentNotFound."""
@@ -250,11 +283,11 @@ class DocumentService:
         return view
 
     async def list_documents(
-        self, condition: DocumentFilter, after: UUID | None, limit: int
-    ) -> list[DocumentView]:
-        """The newest first."""
+        self, condition: DocumentFilter, order: DocumentOrder, after: DocumentPlace | None, limit: int
+    ) -> list[tuple[DocumentView, DocumentPlace]]:
+        """Each with its place in the list."""
         async with self._database.transaction() as connection:
-            return await document_views.list_documents(connection, condition, after, limit)
+            return await document_views.list_documents(connection, condition, order, after, limit)
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
@@ -385,11 +418,34 @@ class DocumentService:
 
 
 async def _collection_of(connection: Connection, document_id: UUID) -> str:
-    """A document stays in its collection. Raises DocumentNotFound."""
+    """Raises DocumentNotFound."""
     collection = await documents.find_collection(connection, document_id)
     if collection is None:
         raise DocumentNotFound
     return collection
+
+
+async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes) -> None:
+    """Lock these bytes in the document's collection, then the document. Raises DocumentNotFound."""
+    collection = await _collection_of(connection, document_id)
+    while True:
+        await documents.lock_contents(connection, collection, [sha256])
+        document = await documents.lock_document(connection, document_id)
+        if document is None:
+            raise DocumentNotFound
+        if document.collection == collection:
+            return
+        collection = document.collection  # moved between the two
+
+
+async def _lock_contents_to_move(connection: Connection, document_id: UUID, collection: str) -> None:
+    """Nobody decides meanwhile about the document's bytes, where it is and where it goes.
+
+    Collections in their order: who locks two cannot wait for another who does. Raises DocumentNotFound.
+    """
+    hashes = await documents.list_hashes(connection, document_id)
+    for one in sorted({collection, await _collection_of(connection, document_id)}):
+        await documents.lock_contents(connection, one, hashes)
 
 
 def _new_ingestion(file: ReceivedFile, password: bytes | None) -> NewIngestion:

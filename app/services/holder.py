@@ -75,6 +75,12 @@ class Processes:
         return _read(self.proc / str(pid) / "stat").rpartition(")")[2].split()
 
 
+def process_of(holder: str) -> tuple[str, int]:
+    """The host and the process id in a name."""
+    host, *_, pid, _ticks = holder.split("/")
+    return host, int(pid)
+
+
 _STATE, _START_TICKS = 0, 19  # fields 3 and 22, counted from 1
 _ENDED = frozenset("ZXx")
 

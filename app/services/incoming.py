@@ -23,7 +23,7 @@ from app.errors import (
 )
 from app.services.admission import Admission
 from app.services.outages import Outages
-from app.services.retries import MAX_RETRIES, pause_seconds
+from app.services.retries import most_retries, pause_seconds
 from app.services.uploads import ReceivedFile, Upload, clean_filename
 from app.storage import documents, runs
 from app.storage.database import Connection, Database
@@ -80,8 +80,8 @@ class IncomingFiles:
                 file = await upload.receive(_name_of(file_path), parts)
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
-            async with self.database.transaction() as connection:
-                await runs.end(connection, ingestion_id, self.space_id, error)
+            async with self.database.autocommit() as connection:
+                await runs.refuse(connection, ingestion_id, self.space_id, error)
             raise
         except StorageFailed as error:
             await self._put_off(ingestion_id, error)
@@ -142,12 +142,12 @@ class IncomingFiles:
 
     async def _put_off(self, ingestion_id: UUID, error: Temporary) -> None:
         is_out = await self.outages.report(error.owner, error)
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             row = await runs.find(connection, ingestion_id)
             if row is None:
                 return
-            if row.retries >= MAX_RETRIES:
-                await runs.end(connection, ingestion_id, self.space_id, error)
+            if not is_out and row.retries >= most_retries(error):
+                await runs.refuse(connection, ingestion_id, self.space_id, error)
                 return
             seconds = pause_seconds(row.retries)
             await runs.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)

@@ -28,6 +28,8 @@ class Outages:
         """Whether the service is out: what one document meets and a probe does not is no outage."""
         if service not in self._probes:
             return False
+        if await self.has_any(service):
+            return True
         failure = await self._failure(service)
         if failure is None:
             return False

@@ -11,8 +11,17 @@ from uuid import UUID, uuid5
 import structlog
 
 from app.errors import TaskNotFound
+from app.services.feeds import Feed, Scope
 from app.storage.database import Connection, Database
-from app.storage.tasks import TaskStatus, list_changes, list_queue, list_task_statuses
+from app.storage.tasks import (
+    TaskFilter,
+    TaskPlace,
+    TaskStatus,
+    list_changes,
+    list_queue,
+    list_task_statuses,
+    list_tasks,
+)
 
 _FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
 _QUERY_TIMEOUT_SECONDS = 5.0
@@ -41,6 +50,7 @@ class ProgressWatcher:
         self._asked: dict[UUID, asyncio.Future[TaskStatus | None]] = {}
         self._answering: asyncio.Task[None] | None = None
         self._followed: dict[UUID, _Followed] = {}
+        self._feeds: set[Feed] = set()
         self._places = _Places()
         self._poller: asyncio.Task[None] | None = None
         self._is_stopped = False
@@ -77,18 +87,44 @@ class ProgressWatcher:
             async for status in changes:
                 yield status
 
+    async def feed(self, wanted: Scope) -> Feed:
+        """Many tasks to follow with `changes`. Raises TaskNotFound when none of those named exists."""
+        if wanted.task_ids is None:
+            return Feed(wanted, await self._read([], [wanted.collection]))
+        statuses = await self._read(wanted.task_ids)
+        if not statuses:
+            raise TaskNotFound
+        return Feed(wanted, statuses)
+
+    async def changes(self, feed: Feed) -> AsyncGenerator[TaskStatus]:
+        """Each task of the feed as it is now, and again at each change, to the end of all that are named."""
+        self._feeds.add(feed)
+        self._begin_polling(feed)
+        try:
+            async with aclosing(feed.changes()) as changes:
+                async for status in changes:
+                    yield status
+        finally:
+            self._feeds.discard(feed)
+
+    async def list_tasks(self, wanted: TaskFilter, after: TaskPlace | None, limit: int) -> list[TaskStatus]:
+        """Those asked for last come first."""
+        async with self._database.transaction() as connection:
+            return await self._placed(connection, await list_tasks(connection, wanted, after, limit))
+
     @property
     def followers(self) -> int:
         """Waits and streams that are open."""
-        return sum(followed.followers for followed in self._followed.values())
+        return len(self._feeds) + sum(followed.followers for followed in self._followed.values())
 
     def stop(self) -> None:
         """Ends all waits and streams where they stand, for good: the server is going down."""
         self._is_stopped = True
         if self._poller is not None:
             self._poller.cancel()
-        for followed in self._followed.values():
-            followed.end()
+        followers: list[_Followed | Feed] = [*self._followed.values(), *self._feeds]
+        for follower in followers:
+            follower.end()
 
     async def close(self) -> None:
         self.stop()
@@ -105,10 +141,7 @@ class ProgressWatcher:
     def _following(self, task_id: UUID) -> Iterator["_Followed"]:
         followed = self._followed.setdefault(task_id, _Followed())
         followed.followers += 1
-        if self._is_stopped:
-            followed.end()
-        elif self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll(), context=Context())  # of no one's request
+        self._begin_polling(followed)
         try:
             yield followed
         finally:
@@ -116,8 +149,14 @@ class ProgressWatcher:
             if not followed.followers:
                 self._followed.pop(task_id, None)
 
+    def _begin_polling(self, follower: "_Followed | Feed") -> None:
+        if self._is_stopped:
+            follower.end()
+        elif self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(), context=Context())  # of no one's request
+
     async def _poll(self) -> None:
-        while self._followed:
+        while self._followed or self._feeds:
             await asyncio.sleep(self._poll_seconds)
             try:
                 await self._read_followed()
@@ -129,7 +168,7 @@ class ProgressWatcher:
                 self._is_failing = False
 
     async def _read_followed(self) -> None:
-        asked = dict(self._followed)
+        asked, feeds = dict(self._followed), set(self._feeds)
         versions = {task_id: followed.version for task_id, followed in asked.items()}
         async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.autocommit() as connection:
             changes = await list_changes(connection, versions)
@@ -137,8 +176,17 @@ class ProgressWatcher:
                 asked[task_id].note(version, status)
             if any(followed.is_queued for followed in asked.values()):
                 await self._places.number(connection)
+            statuses = await self._read_for(connection, feeds) if feeds else {}
         for followed in asked.values():
             followed.show(self._places)
+        for feed in feeds:
+            feed.show(statuses)
+
+    async def _read_for(self, connection: Connection, feeds: Collection[Feed]) -> dict[UUID, TaskStatus]:
+        task_ids = set[UUID]().union(*(feed.asked_ids for feed in feeds))
+        collections = {feed.wanted.collection for feed in feeds if feed.wanted.task_ids is None}
+        statuses = await list_task_statuses(connection, task_ids, collections)
+        return {status.task_id: status for status in await self._placed(connection, statuses)}
 
     async def _answer(self) -> None:
         while self._asked:
@@ -153,11 +201,16 @@ class ProgressWatcher:
             for task_id, answer in asked.items():
                 answer.set_result(statuses.get(task_id))
 
-    async def _read(self, task_ids: Collection[UUID]) -> list[TaskStatus]:
+    async def _read(
+        self, task_ids: Collection[UUID], collections: Collection[str | None] = ()
+    ) -> list[TaskStatus]:
         async with self._database.autocommit() as connection:
-            statuses = await list_task_statuses(connection, task_ids)
-            if any(status.status == "queued" for status in statuses):
-                await self._places.number(connection)
+            statuses = await list_task_statuses(connection, task_ids, collections)
+            return await self._placed(connection, statuses)
+
+    async def _placed(self, connection: Connection, statuses: list[TaskStatus]) -> list[TaskStatus]:
+        if any(status.status == "queued" for status in statuses):
+            await self._places.number(connection)
         return [self._places.placed(status) for status in statuses]
 
 

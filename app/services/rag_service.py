@@ -22,7 +22,6 @@ from app.errors import (
     ChunksDiffer,
     DatabaseUnavailable,
     EmbeddingFailed,
-    EmbeddingRefused,
     FileNotFound,
     InternalError,
     Interrupted,
@@ -46,10 +45,10 @@ from app.services.outages import Outages
 from app.services.pace import ReadingPace
 from app.services.prefetch import in_order
 from app.services.resuming import ChunkChain, behind
-from app.services.retries import MAX_RETRIES, pause_seconds
+from app.services.retries import most_retries, pause_seconds
 from app.services.searching import Found, Search, Searcher
 from app.services.splitter import Splitter
-from app.services.sweeper import free, lost_leases
+from app.services.sweeper import find_lost, free
 from app.storage import canonical, languages, runs
 from app.storage.chunks import Chunk
 from app.storage.database import Database
@@ -71,7 +70,6 @@ FIRST_HEARTBEAT_SECONDS = 0.25
 DATABASE_PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 0.25
 MAX_OUTAGE_PAUSE_SECONDS = 30.0
-MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
 
 log = structlog.get_logger(__name__)
 
@@ -142,7 +140,7 @@ class RAGService:
         if await self.outages.has_any():
             log.info("time limit reached in an outage", task_id=str(ingestion_id))
             return
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())
         log.warning("time limit reached", task_id=str(ingestion_id))
 
@@ -361,8 +359,7 @@ class RAGService:
 
     async def _free_if_dead(self, ingestion_id: UUID) -> None:
         """The sweeper would do it within a second. What else its holder had says whose fault it was."""
-        async with self.database.autocommit() as connection:
-            lost = lost_leases(self.processes, await runs.holders(connection))
+        lost = await find_lost(self.database, self.processes)
         mine = [lease for lease in lost if lease.ingestion_id == ingestion_id]
         if mine:
             await free(self.database, self.space_id, mine)
@@ -396,8 +393,7 @@ class RAGService:
         if error.owner != "document" and await self.outages.report(error.owner, error):
             await self._release(lease, is_counted=False)
             return
-        most = MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
-        if lease.retries >= most or error.owner == "document":
+        if lease.retries >= most_retries(error) or error.owner == "document":
             await self._fail(lease, error)
             return
         delay_seconds = pause_seconds(lease.retries)
@@ -415,7 +411,7 @@ class RAGService:
             log.warning("interrupted", reason=error.message, seconds=seconds)
 
     async def _fail(self, lease: Lease, error: PDFIngestError) -> None:
-        async with self.database.transaction() as connection:
+        async with self.database.autocommit() as connection:
             await runs.fail(connection, lease, self.space_id, error)
         counters().verdicts.labels(error.code).inc()
         log.info("failed", code=error.code)

@@ -5,16 +5,17 @@ own host held; the rest is done by one of them at a time, the leader.
 """
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 from uuid import UUID
 
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from app.errors import LeaseLost, PDFIngestError, StorageFailed, WorkerLost
+from app.errors import PDFIngestError, StorageFailed, WorkerLost
+from app.services.backfill import Duty, backfill
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.storage import runs, sweep
@@ -31,6 +32,8 @@ ORPHAN_SECONDS = 3 * 3600.0
 MESSAGES_PER_SWEEP = 500
 FILES_PER_SWEEP = 100
 KEYS_PER_LOOK = 1000
+# Processes killed together do not end together: a worker may still be there a moment after its child.
+DYING_SECONDS = 0.05
 RUNS_AT_ONCE = 1000
 
 log = structlog.get_logger(__name__)
@@ -44,36 +47,30 @@ class Queue(Protocol):
     async def length(self) -> int | None: ...
 
 
+@dataclass(kw_only=True)
 class Sweeper:
-    def __init__(
-        self,
-        *,
-        database: Database,
-        files: FileStore,
-        queue: Queue,
-        outages: Outages,
-        processes: Processes,
-        space_id: int,
-        retention_days: float,
-    ) -> None:
-        self._database = database
-        self._files = files
-        self._queue = queue
-        self._outages = outages
-        self._processes = processes
-        self._holder = processes.name_of_this()
-        self._space_id = space_id
-        self._retention_days = retention_days
+    database: Database
+    files: FileStore
+    queue: Queue
+    outages: Outages
+    processes: Processes
+    space_id: int
+    retention_days: float
+    duties: Sequence[Duty] = ()
+    """What published versions may lack."""
+
+    def __post_init__(self) -> None:
+        self._holder = self.processes.name_of_this()
         self._is_leader = False
-        self._tidied = time.monotonic()
 
     async def run(self) -> None:
         """Sweep every second until cancelled. What takes long is done beside it."""
         await asyncio.gather(
             _every(SWEEP_SECONDS, self.sweep),
-            _every(SWEEP_SECONDS, self._outages.probe),
+            _every(SWEEP_SECONDS, self.outages.probe),
             _every(SWEEP_SECONDS, self.delete_files),
-            _every(SWEEP_SECONDS, self._tidy_sometimes),
+            _every(TIDY_SECONDS, self.tidy),
+            _every(TIDY_SECONDS, self.bring_along),
         )
 
     async def sweep(self) -> None:
@@ -88,52 +85,61 @@ class Sweeper:
         """Rows went first; the files follow, and are forgotten once they are gone."""
         if not self._is_leader:
             return
-        async with self._database.autocommit() as connection:
+        async with self.database.autocommit() as connection:
             storage_keys = await sweep.files_to_delete(connection, FILES_PER_SWEEP)
         failed = [key for key in storage_keys if not await self._delete(key)]
-        async with self._database.autocommit() as connection:
+        async with self.database.autocommit() as connection:
             if failed:
                 await sweep.put_back_files(connection, failed)
             if len(failed) < len(storage_keys):
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
     async def tidy(self) -> None:
-        """Remove old runs and idempotency keys, names of workers that are gone, and uploads without a row."""
-        async with self._database.autocommit() as connection:
+        """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""
+        if not self._is_leader:
+            return
+        async with self.database.autocommit() as connection:
+            while left := await runs.find_left_chunks(connection, RUNS_AT_ONCE):
+                await runs.delete_left_chunks(connection, self.space_id, left)
+                log.info("chunks of ended runs deleted", runs=len(left))
             await sweep.forget_idempotency_keys(connection)
             await sweep.forget_workers(connection)
-            while await sweep.forget_runs(connection, self._retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
+            while await sweep.forget_runs(connection, self.retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
                 log.info("runs forgotten", count=RUNS_AT_ONCE)
         keys: list[str] = []
-        async for key in self._files.keys_older_than(ORPHAN_SECONDS):
+        async for key in self.files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)
             if len(keys) == KEYS_PER_LOOK:
                 await self._delete_orphans(keys)
                 keys = []
         await self._delete_orphans(keys)
 
+    async def bring_along(self) -> None:
+        """What workers of an older version have published after `migrate`, while all were replaced."""
+        if self._is_leader:
+            await backfill(self.database, *self.duties)
+
     async def _lead(self) -> float | None:
-        async with self._database.autocommit() as connection:
+        async with self.database.autocommit() as connection:
             seconds, leader = None, await sweep.find_leader(connection)
-            if leader in (None, self._holder) or self._processes.is_dead(leader):
+            if leader in (None, self._holder) or self.processes.is_dead(leader):
                 seconds = await sweep.lead(connection, self._holder, dead_leader=leader)
         self._is_leader = seconds is not None
         return seconds
 
     async def _free_lost(self, *, with_expired: bool) -> None:
-        async with self._database.autocommit() as connection:
-            lost = lost_leases(self._processes, await runs.holders(connection))
+        lost = await find_lost(self.database, self.processes)
         if not lost and not with_expired:
             return
-        found = await free(self._database, self._space_id, lost, with_expired=with_expired)
+        found = await free(self.database, self.space_id, lost, with_expired=with_expired)
         await self._announce([(row.id, True) for row in found if row.pause_seconds == 0])
 
     async def _announce_what_waits(self) -> None:
         """For what waits for a worker without a message; not while it could not be worked on."""
-        waiting_messages = await self._queue.length()
+        waiting_messages = await self.queue.length()
         if waiting_messages is None:
             return
-        async with self._database.autocommit() as connection:
+        async with self.database.autocommit() as connection:
             if await list_outages(connection):
                 return
             # A killed worker takes messages with it, and redeliveries make the queue look full enough.
@@ -149,27 +155,32 @@ class Sweeper:
     async def _announce(self, messages: Sequence[tuple[UUID, bool]]) -> None:
         """Until the broker takes no more: each message it does not take costs a second."""
         for ingestion_id, is_begun in messages:
-            if not await self._queue.enqueue(ingestion_id, is_begun=is_begun):
+            if not await self.queue.enqueue(ingestion_id, is_begun=is_begun):
                 return
 
-    async def _tidy_sometimes(self) -> None:
-        if self._is_leader and time.monotonic() - self._tidied > TIDY_SECONDS:
-            self._tidied = time.monotonic()
-            await self.tidy()
-
     async def _delete_orphans(self, keys: Sequence[str]) -> None:
-        async with self._database.autocommit() as connection:
+        async with self.database.autocommit() as connection:
             orphans = await sweep.keys_without_row(connection, keys)
         for orphan in orphans:
             await self._delete(orphan)
 
     async def _delete(self, storage_key: str) -> bool:
         try:
-            await self._files.delete(storage_key)
+            await self.files.delete(storage_key)
         except (StorageFailed, ValueError) as error:  # the disk, or a key that is none
             log.warning("file_not_deleted", storage_key=storage_key, reason=str(error))
             return False
         return True
+
+
+async def find_lost(database: Database, processes: Processes) -> list[LostLease]:
+    """The leases of dead holders."""
+    async with database.autocommit() as connection:
+        held = await runs.holders(connection)
+    if not lost_leases(processes, held):
+        return []
+    await asyncio.sleep(DYING_SECONDS)
+    return lost_leases(processes, held)
 
 
 def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
@@ -188,28 +199,18 @@ def lost_leases(processes: Processes, held: Sequence[Any]) -> list[LostLease]:
 async def free(
     database: Database, space_id: int, lost: Sequence[LostLease], *, with_expired: bool = False
 ) -> Sequence[Any]:
-    """Queue again what has lost its worker, or end it when its own process died too often.
-
-    Returns the rows of `runs.requeue_lost`.
-    """
+    """Queue again what has lost its worker, or end it. Returns the rows of `runs.requeue_lost`."""
     async with database.autocommit() as connection:
-        found = await runs.requeue_lost(connection, lost, with_expired=with_expired)
+        found = await runs.requeue_lost(connection, space_id, lost, with_expired=with_expired)
+        if not all(row.is_counted for row in found):
+            await sweep.forget_back_off(connection)
     for row in found:
         with bound_contextvars(task_id=str(row.id), document_id=str(row.document_id)):
             if row.pause_seconds is None:
-                await _give_up(database, space_id, LostLease(row.id, row.lease_epoch, is_own_death=True))
+                log.warning("failed", code=WorkerLost.code)
             else:
                 log.warning("requeued", reason="its worker is lost", pause_seconds=row.pause_seconds)
     return found
-
-
-async def _give_up(database: Database, space_id: int, lost: LostLease) -> None:
-    try:
-        async with database.transaction() as connection:
-            await runs.fail(connection, lost, space_id, WorkerLost())
-    except LeaseLost:  # it was cancelled, say
-        return
-    log.warning("failed", code=WorkerLost.code)
 
 
 async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> NoReturn:

@@ -3,10 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import Select, case, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
@@ -61,12 +74,34 @@ class DocumentView:
 
 @dataclass(frozen=True, slots=True)
 class DocumentFilter:
-    """Conditions that must all hold; None: any."""
+    """Conditions that must all hold; None: any. `name` is part of the file's name or of the title."""
 
     collection: str | None = None
     status: str | None = None
     filename: str | None = None
     code: str | None = None
+    name: str | None = None
+
+
+SortKey = Literal[
+    "created_at", "updated_at", "title", "filename", "collection", "status", "pages", "chunks", "bytes"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentOrder:
+    """By a key, documents with the same one by their ids."""
+
+    key: SortKey = "created_at"
+    is_descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPlace:
+    """A place in an ordered list: after the document with this id, whose key is this."""
+
+    key: str | int
+    document_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +122,31 @@ class ChunkPage:
     chunks: Sequence[StoredChunk]
 
 
-_latest = aliased(Ingestion)
-_shown = aliased(Ingestion)
-_status = case(
-    (Document.live_ingestion_id.is_not(None), "ready"),
-    (_latest.status.in_(UNCLAIMED), "queued"),
-    (_latest.status == "success", "ready"),
-    (_latest.status == "error", "failed"),
-    else_=_latest.status,
+LATEST = aliased(Ingestion)
+SHOWN = aliased(Ingestion)
+IS_LIVE = Document.live_ingestion_id.is_not(None)
+IS_SHOWN = SHOWN.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
+STATUS = case(
+    (IS_LIVE, "ready"),
+    (LATEST.status.in_(UNCLAIMED), "queued"),
+    (LATEST.status == "success", "ready"),
+    (LATEST.status == "error", "failed"),
+    else_=LATEST.status,
 )
+
+
+_title = func.coalesce(Document.title, SHOWN.title)
+_SORT_KEYS: dict[SortKey, ColumnElement[Any] | None] = {
+    "created_at": None,  # ids are in the order of their making
+    "updated_at": cast(func.extract("epoch", Document.updated_at) * 1_000_000, BigInteger),
+    "title": func.lower(func.coalesce(_title, SHOWN.filename)),
+    "filename": func.lower(SHOWN.filename),
+    "collection": Document.collection.expression,
+    "status": STATUS,
+    "pages": func.coalesce(SHOWN.pages_total, -1),
+    "chunks": case((IS_LIVE, SHOWN.chunks), else_=0),
+    "bytes": SHOWN.byte_size.expression,
+}
 
 
 async def find_document(connection: AsyncConnection, document_id: UUID) -> DocumentView | None:
@@ -105,21 +156,24 @@ async def find_document(connection: AsyncConnection, document_id: UUID) -> Docum
 
 
 async def list_documents(
-    connection: AsyncConnection, condition: DocumentFilter, before: UUID | None, limit: int
-) -> list[DocumentView]:
-    """The newest first (ids are in the order of their making); `before` is the last one already seen."""
-    statement = _documents().order_by(Document.id.desc()).limit(limit)
-    if before is not None:
-        statement = statement.where(Document.id < before)
-    if condition.collection is not None:
-        statement = statement.where(Document.collection == condition.collection)
-    if condition.status is not None:
-        statement = statement.where(_status == condition.status)
-    if condition.filename is not None:
-        statement = statement.where(_shown.filename == condition.filename)
-    if condition.code is not None:
-        statement = statement.where(_status == "failed", _latest.error_code == condition.code)
-    return [_view(row) for row in await connection.execute(statement)]
+    connection: AsyncConnection,
+    condition: DocumentFilter,
+    order: DocumentOrder,
+    after: DocumentPlace | None,
+    limit: int,
+) -> list[tuple[DocumentView, DocumentPlace]]:
+    """Documents in an order, each with its place."""
+    key = _SORT_KEYS[order.key]
+    place = [Document.id] if key is None else [key, Document.id]
+    statement = _documents().where(*_conditions(condition)).limit(limit)
+    statement = statement.order_by(*(column.desc() if order.is_descending else column for column in place))
+    statement = statement.add_columns((literal(0) if key is None else key).label("sort_key"))
+    if after is not None:
+        key_after = [] if key is None else [literal(after.key, key.type)]
+        here, there = tuple_(*place), tuple_(*key_after, literal(after.document_id))
+        statement = statement.where(here < there if order.is_descending else here > there)
+    rows = await connection.execute(statement)
+    return [(_view(row), DocumentPlace(row.sort_key, row.id)) for row in rows]
 
 
 async def list_document_chunks(
@@ -149,16 +203,29 @@ async def list_document_chunks(
 async def find_original(connection: AsyncConnection, document_id: UUID) -> OriginalFile | None:
     found = await connection.execute(
         select(
-            _shown.filename,
-            func.encode(_shown.sha256, "hex").label("sha256"),
-            _shown.byte_size,
-            _shown.storage_key,
+            SHOWN.filename,
+            func.encode(SHOWN.sha256, "hex").label("sha256"),
+            SHOWN.byte_size,
+            SHOWN.storage_key,
         )
-        .join(Document, _is_shown())
+        .join(Document, IS_SHOWN)
         .where(Document.id == document_id)
     )
     row = found.one_or_none()
     return OriginalFile(**row._mapping) if row else None
+
+
+def _conditions(wanted: DocumentFilter) -> list[ColumnElement[bool]]:
+    tests = {
+        "collection": Document.collection == wanted.collection,
+        "status": STATUS.in_([wanted.status]),
+        "filename": SHOWN.filename == wanted.filename,
+        "code": and_(STATUS == "failed", LATEST.error_code == wanted.code),
+        "name": or_(
+            *(part.icontains(wanted.name or "", autoescape=True) for part in (SHOWN.filename, _title))
+        ),
+    }
+    return [test for name, test in tests.items() if getattr(wanted, name) is not None]
 
 
 async def find_password(connection: AsyncConnection, document_id: UUID, sha256: str) -> bytes | None:
@@ -176,10 +243,6 @@ async def find_password(connection: AsyncConnection, document_id: UUID, sha256: 
     return found
 
 
-def _is_shown() -> Any:
-    return _shown.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
-
-
 def _documents() -> Select[Any]:
     return (
         select(
@@ -190,23 +253,23 @@ def _documents() -> Select[Any]:
             Document.latest_ingestion_id,
             Document.created_at,
             Document.updated_at,
-            _status.label("status"),
-            _shown.filename,
-            _shown.title,
-            _shown.pages_total,
-            _shown.pages_failed,
-            _shown.pages_without_text,
-            _shown.engine,
-            _shown.language,
-            _shown.chunks,
-            _shown.byte_size,
-            _shown.sha256,
-            _latest.status.label("latest_status"),
-            _latest.error_code,
-            _latest.error_message,
+            STATUS.label("status"),
+            SHOWN.filename,
+            _title.label("title"),
+            SHOWN.pages_total,
+            SHOWN.pages_failed,
+            SHOWN.pages_without_text,
+            SHOWN.engine,
+            SHOWN.language,
+            SHOWN.chunks,
+            SHOWN.byte_size,
+            SHOWN.sha256,
+            LATEST.status.label("latest_status"),
+            LATEST.error_code,
+            LATEST.error_message,
         )
-        .join(_latest, _latest.id == Document.latest_ingestion_id)
-        .join(_shown, _is_shown())
+        .join(LATEST, LATEST.id == Document.latest_ingestion_id)
+        .join(SHOWN, IS_SHOWN)
     )
 
 

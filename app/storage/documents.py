@@ -118,7 +118,7 @@ async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[A
 
 
 async def find_collection(connection: AsyncConnection, document_id: UUID) -> str | None:
-    """The collection of a document, which never changes; None when there is no such document."""
+    """The collection a document is in now; None when there is no such document."""
     collection: str | None = await connection.scalar(
         text("SELECT collection FROM documents WHERE id = :id"), {"id": document_id}
     )
@@ -177,10 +177,58 @@ async def release_file(connection: AsyncConnection, ingestion_id: UUID) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What of a document is to be another. A title of None is the one the PDF gives itself."""
+
+    collection: str | None = None
+    metadata: dict[str, Any] | None = None
+    title: str | None = None
+    is_title_given: bool = False
+
+
+async def list_hashes(connection: AsyncConnection, document_id: UUID) -> Sequence[bytes]:
+    """SHA-256 of the files that belong to the document: of the served version and of the newest run."""
+    found = await connection.execute(
+        text(
+            "SELECT DISTINCT sha256 FROM documents JOIN ingestions"
+            " ON ingestions.id IN (live_ingestion_id, latest_ingestion_id) WHERE documents.id = :id"
+        ),
+        {"id": document_id},
+    )
+    return found.scalars().all()
+
+
+async def change_document(connection: AsyncConnection, document_id: UUID, change: Change) -> None:
+    """The document's row must be locked, and its contents in both collections when it moves."""
+    await connection.execute(
+        text(
+            "UPDATE documents SET collection = coalesce(:collection, collection),"
+            " metadata = coalesce(CAST(:metadata AS jsonb), metadata),"
+            " title = CASE WHEN :is_title_given THEN CAST(:title AS text) ELSE title END WHERE id = :id"
+        ),
+        {
+            "id": document_id,
+            "collection": change.collection,
+            "metadata": None if change.metadata is None else _json(change.metadata),
+            "title": change.title,
+            "is_title_given": change.is_title_given,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FailedDocuments:
+    """Which of the failed ones; None: any."""
+
+    collection: str | None = None
+    codes: Sequence[str] | None = None
+    document_ids: Sequence[UUID] | None = None
+
+
 async def retry_failed(
     connection: AsyncConnection,
-    collection: str | None,
-    codes: Sequence[str] | None,
+    wanted: FailedDocuments,
     ingestion_ids: Sequence[UUID],
     max_queued: int,
 ) -> int:
@@ -198,7 +246,9 @@ async def retry_failed(
             FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
             WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
                 AND (CAST(:collection AS text) IS NULL OR collection = :collection)
-                AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes)) AND {HAS_ROOM}
+                AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
+                AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
+                AND {HAS_ROOM}
             ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
         ), paired AS (
             SELECT new.id AS new_id, failed.*
@@ -215,8 +265,9 @@ async def retry_failed(
         SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
         """),
         {
-            "collection": collection,
-            "codes": None if codes is None else list(codes),
+            "collection": wanted.collection,
+            "codes": None if wanted.codes is None else list(wanted.codes),
+            "document_ids": None if wanted.document_ids is None else list(wanted.document_ids),
             "ids": list(ingestion_ids),
             "limit": len(ingestion_ids),
             "max_queued": max_queued,

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, text
+from sqlalchemy import BigInteger, Row, cast, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.storage.document_views import IS_LIVE, IS_SHOWN, LATEST, SHOWN, STATUS
+from app.storage.models import Document
 
 STAGES = ("reading", "ocr", "embedding", "storing")
 
@@ -32,6 +35,40 @@ async def read_figures(connection: AsyncConnection) -> Sequence[Row[Any]]:
         """)
     )
     return found.all()
+
+
+async def read_shelves(connection: AsyncConnection) -> Sequence[Row[Any]]:
+    """(collection, status, documents, pages, chunks, bytes): a row for each pair of the first two.
+
+    `status` is that of the documents; pages and chunks are those a search can find.
+    """
+    found = await connection.execute(
+        select(
+            Document.collection,
+            STATUS.label("status"),
+            func.count().label("documents"),
+            func.coalesce(func.sum(SHOWN.pages_total).filter(IS_LIVE), 0).label("pages"),
+            func.coalesce(func.sum(SHOWN.chunks).filter(IS_LIVE), 0).label("chunks"),
+            cast(func.sum(SHOWN.byte_size), BigInteger).label("bytes"),
+        )
+        .join(LATEST, LATEST.id == Document.latest_ingestion_id)
+        .join(SHOWN, IS_SHOWN)
+        .group_by(Document.collection, STATUS)
+    )
+    return found.all()
+
+
+async def read_minutes(connection: AsyncConnection) -> dict[int, int]:
+    """Pages published in the last hour: by how many minutes ago, 0 to 59."""
+    found = await connection.execute(
+        text("""
+        SELECT CAST(floor(extract(epoch FROM clock_timestamp() - finished_at) / 60) AS int) AS minutes_ago,
+            sum(pages_done) AS pages
+        FROM ingestions WHERE status = 'success' AND finished_at > clock_timestamp() - interval '60 minutes'
+        GROUP BY 1
+        """)
+    )
+    return {row.minutes_ago: int(row.pages) for row in found}
 
 
 async def sum_stored_bytes(connection: AsyncConnection) -> int:

@@ -4,18 +4,19 @@ import asyncio
 import errno
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
+from uuid import uuid4
 
 import obstore
 import structlog
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
-from app.errors import FileNotFound, PDFIngestError, StorageFailed
+from app.errors import DiskFull, FileNotFound, PDFIngestError, StorageFailed
 from app.temporary import temporary_folder
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ log = structlog.get_logger(__name__)
 _UPLOAD_PART_BYTES = 5 * 1024 * 1024  # the smallest part S3 takes; a smaller file is one plain PUT
 _UPLOADS_AT_ONCE = 2  # parts in flight: a 200 MB upload then needs 10 MB of memory
 _READ_BYTES = 256 * 1024
+_PROBE_BYTES = 1024 * 1024
 _RANGE_BYTES = 4 * 1024 * 1024  # of an object store: at 30 ms for each request still 130 MB/s
 _DISK_IS_FULL = tuple(
     name.format(number)
@@ -77,9 +79,19 @@ class FileStore:
             return (await obstore.head_async(self._open(), key))["size"]
 
     async def probe(self) -> None:
-        """Whether the store answers at all."""
-        with suppress(FileNotFound):
-            await self.size("probe.pdf")
+        """Whether the store does its work: write a file, look at it, delete it.
+
+        A folder that is gone, with its disk as a rule, is not made. What a killed process leaves of a probe
+        has no row, and goes as an orphan.
+        """
+        if self._folder is not None and not await asyncio.to_thread(self._folder.is_dir):
+            raise StorageFailed("The folder of the file store is not there.")
+        key = f"{uuid4()}.pdf"
+        try:
+            await self.write(key, _probe())
+            await self.size(key)
+        finally:
+            await self.delete(key)
 
     async def read(self, key: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` up to, not including, `end` (both within the size), in pieces."""
@@ -190,7 +202,7 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
             raise FileNotFound("The file is not in the file store any more.") from error
         log.error("file_store_failed", reason=reason)
         if any(name in reason for name in _DISK_IS_FULL):
-            raise StorageFailed("The disk of the file store is full.") from error
+            raise DiskFull from error
         raise StorageFailed("The file store did not do its work. The log has the details.") from error
 
 
@@ -202,6 +214,10 @@ def _folder_of(url: str) -> Path | None:
     if address.netloc or not address.path.startswith("/"):
         raise ValueError(f"STORAGE_URL of a folder is file:///absolute/path, with three slashes, not {url}")
     return Path(unquote(address.path))
+
+
+async def _probe() -> AsyncIterator[bytes]:
+    yield os.urandom(_PROBE_BYTES)  # some file systems store no zeros
 
 
 def _check(key: str) -> None:

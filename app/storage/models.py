@@ -35,6 +35,7 @@ class Document(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     collection: Mapped[str]
+    title: Mapped[str | None]  # given by a person; else the version has one of its own
     document_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     live_ingestion_id: Mapped[UUID | None] = mapped_column(ForeignKey("ingestions.id"), unique=True)
     latest_ingestion_id: Mapped[UUID] = mapped_column(ForeignKey("ingestions.id"), unique=True)
@@ -105,6 +106,7 @@ class Ingestion(Base):
             "created_at",
             postgresql_where=sql("status IN ('queued', 'processing', 'retrying')"),
         ),
+        Index(None, "created_at", "id"),
         Index(None, "text_search_config", postgresql_where=sql("text_search_config IS NOT NULL")),
     )
 

@@ -303,9 +303,12 @@ _ALL_PARTS: Final = 1 + DOCUMENT + COVERAGE + PHRASE
 # Of `evident(chunk_id, evidence, words, …)`; with little evidence even in the best hit, scores are low.
 _FOUND: Final = f"""
     found AS (
-        SELECT chunk_id, sum * trust AS score, {", ".join(f"{part} * trust AS {part}" for part in _PARTS)}
+        SELECT chunk_id, sum * trust AS score, words_place, vector_place,
+            {", ".join(f"{part} * trust AS {part}" for part in _PARTS)}
         FROM (
-            SELECT *, row_number() OVER (ORDER BY sum DESC, chunk_id) AS place,
+            SELECT *, rank() OVER (ORDER BY by_words DESC) AS words_place,
+                CASE WHEN vector IS NOT NULL THEN rank() OVER (ORDER BY vector DESC) END AS vector_place,
+                row_number() OVER (ORDER BY sum DESC, chunk_id) AS place,
                 max(evidence) OVER () >= {FAIR_EVIDENCE} AS is_fair,
                 least(1, max(evidence) OVER () / {FULL_EVIDENCE}) / {{most}} AS trust
             FROM (SELECT *, by_words + coalesce(vector, 0) AS sum FROM evident) summed

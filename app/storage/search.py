@@ -46,8 +46,9 @@ class Neighbour:
 class Hit:
     """A chunk that was found; `boxes` are (page number, box) of its lines. A higher score is better.
 
-    `matched` are words of the query that it has, `explain` the parts of its score; `neighbours` is None
-    unless they were asked for.
+    `matched` are words of the query that it has, `explain` the parts of its score, `places` its places from 1
+    among all that were compared, by words alone and by meaning alone; `neighbours` is None unless they were
+    asked for.
     """
 
     chunk_id: UUID
@@ -63,6 +64,7 @@ class Hit:
     ordinal: int
     matched: tuple[str, ...] = ()
     explain: dict[str, float] | None = None
+    places: dict[str, int] | None = None
     neighbours: tuple[Neighbour, ...] | None = None
 
 
@@ -131,7 +133,8 @@ async def _find(
     """The rows of the CTE `found(chunk_id, score, …)` and of their chunks, best first."""
     statement = sql(f"""
         WITH {ranked}
-        SELECT found.*, d.id AS document_id, i.filename, i.title, c.page_start, c.page_end, c.text,
+        SELECT found.*, d.id AS document_id, i.filename, coalesce(d.title, i.title) AS title,
+            c.page_start, c.page_end, c.text,
             c.boxes, c.heading, c.ordinal, {held} AS held
         FROM found JOIN chunks c ON c.id = found.chunk_id JOIN ingestions i ON i.id = c.ingestion_id
             JOIN documents d ON d.live_ingestion_id = i.id
@@ -162,7 +165,13 @@ def _hit(row: Any, score: float | None = None, **more: Any) -> Hit:
 def _ranked_hit(row: Any, question: Question) -> Hit:
     held = [question.words[number].text for number in row.held if number is not None]
     parts = {part: float(value) for part in PARTS if (value := getattr(row, part)) is not None}
-    return _hit(row, matched=tuple(dict.fromkeys(held)), explain=parts)
+    places = {"words": row.words_place, "vector": row.vector_place}
+    return _hit(
+        row,
+        matched=tuple(dict.fromkeys(held)),
+        explain=parts,
+        places={name: place for name, place in places.items() if place is not None},
+    )
 
 
 def _at_least(min_score: float | None, hits: list[Hit]) -> list[Hit]:

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.storage.runs.conditions import IS_DUE, IS_LANE_FREE, IS_SLOW, RUNNING
+from app.storage.runs.conditions import IS_DUE, IS_LANE_FREE, IS_SLOW, IS_UNCLAIMED, RUNNING
 
 # Of what is slow, the first ones are next as soon as the slow lane is free.
 IS_NEXT = f"""(
@@ -88,6 +88,17 @@ async def mark_announced(
         {"limit": limit, "is_begun": is_begun},
     )
     return found.scalars().all()
+
+
+async def forget_back_off(connection: AsyncConnection) -> None:
+    """Whoever took the messages is gone, and they with it: all that waits is announced again in 2 seconds."""
+    await connection.execute(
+        text(f"""
+        UPDATE ingestions SET rings = 0 WHERE id IN (
+            SELECT id FROM ingestions WHERE {IS_UNCLAIMED} AND rings > 0 FOR UPDATE SKIP LOCKED
+        )
+        """)
+    )
 
 
 async def files_to_delete(connection: AsyncConnection, limit: int) -> Sequence[str]:

@@ -1,7 +1,7 @@
-"""Where a task stands, read from its ingestion's row."""
+"""Where tasks stand, read from their ingestions' rows."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,14 +10,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
-from app.storage.runs.conditions import FINAL
+from app.storage.runs.conditions import FINAL, OPEN
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
     """`queue_position` counts from 1, of what is queued only, and is not in the row: see `list_queue`.
 
-    `result` is None until the status is final.
+    `result` is None until the status is final. `collection` is None, and `filename` empty, once the document
+    is deleted; `is_served`: a search finds this run's chunks.
     """
 
     task_id: UUID
@@ -35,10 +36,36 @@ class TaskStatus:
     finished_at: datetime | None
     revision: int
     queue_position: int | None = None
+    filename: str = ""
+    byte_size: int = 0
+    collection: str | None = None
+    is_latest: bool = False
+    is_served: bool = False
+    worker: str | None = None
+    stage_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Conditions that must all hold; None: any. `is_latest`: only the newest run of each document."""
+
+    statuses: Sequence[str] | None = None
+    collection: str | None = None
+    document_id: UUID | None = None
+    codes: Sequence[str] | None = None
+    is_latest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlace:
+    """A place in the list of tasks: after the task with this id, which was asked for at this time."""
+
+    created_at: datetime
+    task_id: UUID
 
 
 def result_of(row: Any) -> dict[str, Any]:
@@ -62,11 +89,29 @@ def result_of(row: Any) -> dict[str, Any]:
 
 
 async def list_task_statuses(
-    connection: AsyncConnection, ingestion_ids: Collection[UUID]
+    connection: AsyncConnection, ingestion_ids: Collection[UUID], collections: Collection[str | None] = ()
 ) -> list[TaskStatus]:
-    """The tasks of these ids that exist, in no order, without their places in the queue."""
-    rows = await connection.execute(_TASK_STATUSES, {"ids": list(ingestion_ids)})
-    return [_task_status(row) for row in rows]
+    """The tasks of these ids that exist, in no order, without their places in the queue.
+
+    With them those at the front of each of the collections (None: of all together), see `MOST_FOLLOWED`.
+    """
+    statement = _FOLLOWED if collections else _NAMED
+    asked = {"ids": list(ingestion_ids)} | ({"collections": list(collections)} if collections else {})
+    return [_task_status(row) for row in await connection.execute(statement, asked)]
+
+
+async def list_tasks(
+    connection: AsyncConnection, wanted: TaskFilter, after: TaskPlace | None, limit: int
+) -> list[TaskStatus]:
+    """Those asked for last come first; ids say nothing of the order, since clients of Celery choose some."""
+    conditions, parameters = _conditions(wanted)
+    if after is not None:
+        conditions.append("(i.created_at, i.id) < (:after_time, :after_id)")
+        parameters |= {"after_time": after.created_at, "after_id": after.task_id}
+    statement = text(
+        f"{_TASKS} WHERE {' AND '.join(conditions)} ORDER BY i.created_at DESC, i.id DESC LIMIT :limit"
+    )
+    return [_task_status(row) for row in await connection.execute(statement, parameters | {"limit": limit})]
 
 
 async def list_changes(
@@ -87,23 +132,60 @@ async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
     return queue
 
 
+MOST_FOLLOWED = 200
+"""Of a collection that is followed: so many in work, next in the queue, and of the last seconds."""
+
 _COLUMNS = """
-    ingestions.id, document_id, status, stage, pages_done, pages_total, pages_failed, pages_without_text,
-    engine, chunks, attempt, next_attempt_at, error_code, error_message, revision,
-    created_at, started_at, finished_at
+    i.id, i.document_id, i.status, i.stage, i.pages_done, i.pages_total, i.pages_failed,
+        i.pages_without_text, i.engine, i.chunks, i.attempt, i.next_attempt_at, i.error_code, i.error_message,
+        i.revision, i.created_at, i.started_at, i.finished_at, i.filename, i.byte_size, i.worker,
+        i.stage_seconds, d.collection, d.latest_ingestion_id IS NOT DISTINCT FROM i.id AS is_latest,
+        d.live_ingestion_id IS NOT DISTINCT FROM i.id AS is_served
 """
-_TASK_STATUSES = text(f"SELECT {_COLUMNS} FROM ingestions WHERE id = ANY(:ids)")
+_TASKS = f"SELECT {_COLUMNS} FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id"
+_NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
+_OF_COLLECTION = """
+    SELECT i.id FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id
+    WHERE (wanted.name IS NULL OR d.collection = wanted.name) AND
+"""
+# Three lists with a bound, each along an index: 10,000 that wait are not sorted four times a second. What is
+# small begins and ends between two looks: therefore all that was asked for just now, too (by now(): the index
+# cannot look for a clock_timestamp()).
+_FRONT = f"""
+    SELECT front.id FROM unnest(CAST(:collections AS text[])) AS wanted(name) CROSS JOIN LATERAL (
+        ({_OF_COLLECTION} i.status IN ('processing', 'retrying') AND i.status IN {OPEN} LIMIT {MOST_FOLLOWED})
+        UNION ({_OF_COLLECTION} i.status = 'queued' ORDER BY i.created_at LIMIT {MOST_FOLLOWED})
+        UNION (
+            {_OF_COLLECTION} i.created_at > now() - interval '10 seconds'
+            ORDER BY i.created_at DESC LIMIT {MOST_FOLLOWED}
+        )
+    ) front
+"""
+_FOLLOWED = text(f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) UNION {_FRONT})")
 # xmin: of the transaction that wrote the row as it is.
 _CHANGES = text(f"""
-    SELECT known.id AS asked, CAST(CAST(ingestions.xmin AS text) AS bigint) AS version, {_COLUMNS}
+    SELECT known.id AS asked, CAST(CAST(i.xmin AS text) AS bigint) AS version, {_COLUMNS}
     FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (id, version)
-    LEFT JOIN ingestions ON ingestions.id = known.id
-    WHERE CAST(CAST(ingestions.xmin AS text) AS bigint) IS DISTINCT FROM known.version
+    LEFT JOIN ingestions i ON i.id = known.id LEFT JOIN documents d ON d.id = i.document_id
+    WHERE CAST(CAST(i.xmin AS text) AS bigint) IS DISTINCT FROM known.version
 """)
 _QUEUE = text("""
     SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')
     FROM ingestions WHERE status = 'queued'
 """)
+
+
+def _conditions(wanted: TaskFilter) -> tuple[list[str], dict[str, Any]]:
+    tests = {
+        "statuses": (wanted.statuses and list(wanted.statuses), "i.status = ANY(:statuses)"),
+        "collection": (wanted.collection, "d.collection = :collection"),
+        "document_id": (wanted.document_id, "i.document_id = :document_id"),
+        "codes": (wanted.codes and list(wanted.codes), "i.error_code = ANY(:codes)"),
+    }
+    asked = {name: test for name, test in tests.items() if test[0]}
+    latest = ["d.latest_ingestion_id = i.id"] if wanted.is_latest else []
+    conditions = ["true", *latest, *(condition for _, condition in asked.values())]
+    return conditions, {name: value for name, (value, _) in asked.items()}
 
 
 def _task_status(row: Any) -> TaskStatus:
@@ -122,4 +204,11 @@ def _task_status(row: Any) -> TaskStatus:
         started_at=row.started_at,
         finished_at=row.finished_at,
         revision=row.revision,
+        filename=row.filename,
+        byte_size=row.byte_size,
+        collection=row.collection,
+        is_latest=row.is_latest,
+        is_served=row.is_served,
+        worker=row.worker,
+        stage_seconds=row.stage_seconds,
     )

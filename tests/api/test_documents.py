@@ -605,3 +605,107 @@ async def test_a_store_that_takes_nothing_is_507(settings: Settings, serve: Serv
         refused = await client.post("/documents", files={"file": pdf()})
         assert problem_of(refused, 507, "storage_failed")["retryable"]
         assert "retry-after" in refused.headers
+
+
+@pytest.mark.parametrize("key", ["title", "filename", "pages", "chunks", "bytes", "updated_at", "status"])
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_documents_are_listed_in_any_order_page_by_page(sorted_shelf: Shelf, key: str, order: str):
+    seen: list[dict[str, Any]] = []
+    wanted = {"collection": sorted_shelf.worker.collection, "sort": key, "order": order, "limit": "2"}
+    after: dict[str, str] = {}
+    while True:
+        page = await sorted_shelf.get("/documents", params={**wanted, **after})
+        seen += page["data"]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert len({one["document_id"] for one in seen}) == 5
+    values = [one[key] or one["filename"] if key == "title" else one[key] or 0 for one in seen]
+    assert values == sorted(values, reverse=order == "desc")
+    other = {**wanted, "sort": "bytes" if key == "filename" else "filename", **after}
+    problem_of(await sorted_shelf.client.get("/documents", params=other), 422, "invalid_request")
+
+
+@pytest.fixture
+async def sorted_shelf(shelf: Shelf) -> Shelf:
+    for n in (3, 1, 4, 2, 0):
+        added = await shelf.added(pdf("x" * 10 * n + str(uuid4())), filename=f"{n}.pdf")
+        if n % 2:
+            await shelf.worker.ingest(UUID(added["task_id"]))
+    return shelf
+
+
+async def test_documents_are_found_by_a_part_of_their_name_or_title(shelf: Shelf):
+    ids = [(await shelf.added(filename=name))["document_id"] for name in ("Bees_100%.pdf", "wasps.pdf")]
+    await shelf.client.patch(f"/documents/{ids[1]}", json={"title": "Not a BEE"})
+    mine = {"collection": shelf.worker.collection}
+
+    async def found(name: str) -> set[str]:
+        listed = await shelf.get("/documents", params={**mine, "name": name})
+        return {one["document_id"] for one in listed["data"]}
+
+    assert await found("bee") == set(ids)
+    assert await found("WASP") == {ids[1]}
+    assert await found("0%") == {ids[0]}
+    assert await found("_1") == {ids[0]}
+    assert await found("%") == {ids[0]}
+    assert await found("hornet") == set()
+
+
+async def test_a_document_is_changed_without_being_ingested_again(shelf: Shelf):
+    added = await shelf.ready(metadata='{"year": 2024}')
+    path = f"/documents/{added['document_id']}"
+    before = await shelf.get(path)
+
+    async def change(**wishes: Any) -> dict[str, Any]:
+        answer = await shelf.client.patch(path, json=wishes)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == await shelf.get(path)
+        return answer.json()
+
+    assert (await change(title="A better one")) == {**before, "title": "A better one"}
+    assert (await change(metadata={"year": 2025}))["metadata"] == {"year": 2025}
+    elsewhere = f"{shelf.worker.collection}-2"
+    moved = await change(collection=elsewhere)
+    assert (moved["title"], moved["collection"], moved["task_id"]) == (
+        "A better one",
+        elsewhere,
+        before["task_id"],
+    )
+    assert await change() == moved
+    assert (await change(title=None))["title"] == before["title"]
+    problem_of(await shelf.client.patch(path, json={"filename": "x"}), 422, "invalid_request")
+    problem_of(await shelf.client.patch(path, json={"title": "a\0b"}), 422, "invalid_request")
+    problem_of(await shelf.client.patch(f"/documents/{uuid7()}", json={}), 404, "document_not_found")
+
+
+async def test_a_title_given_by_a_person_outlives_a_new_version(shelf: Shelf):
+    added = await shelf.ready()
+    path = f"/documents/{added['document_id']}"
+    await shelf.client.patch(path, json={"title": "Mine"})
+    newer = await shelf.client.put(path, files={"file": ("newer.pdf", pdf())})
+    await shelf.worker.ingest(UUID(newer.json()["task_id"]))
+    document = await shelf.get(path)
+    assert (document["filename"], document["title"]) == ("newer.pdf", "Mine")
+
+
+async def test_many_documents_are_deleted_together(shelf: Shelf):
+    ids = [(await shelf.ready())["document_id"] for _ in range(3)]
+    wanted = {"document_ids": [*ids[:2], ids[0], str(uuid7())]}
+    answer = await shelf.client.post("/documents/delete", json=wanted)
+    assert (answer.status_code, answer.json()) == (200, {"count": 2})
+    left = await shelf.get("/documents", params={"collection": shelf.worker.collection})
+    assert [one["document_id"] for one in left["data"]] == [ids[2]]
+    problem_of(
+        await shelf.client.post("/documents/delete", json={"document_ids": []}), 422, "invalid_request"
+    )
+
+
+async def test_failed_documents_that_are_named_are_retried(shelf: Shelf):
+    failed = [await shelf.added() for _ in range(3)]
+    for added in failed:
+        await shelf.worker.fail(UUID(added["task_id"]), Corrupted())
+    ids = [one["document_id"] for one in failed]
+    answer = await shelf.client.post("/documents/retry", json={"document_ids": ids[:2]})
+    assert answer.json() == {"count": 2}
+    assert [(await shelf.get(f"/documents/{one}"))["status"] for one in ids] == ["queued", "queued", "failed"]

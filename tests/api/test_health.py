@@ -66,13 +66,6 @@ async def test_a_database_that_is_down_is_named_and_the_service_comes_back_with_
     await until_ready(client, degraded=[])
 
 
-async def test_the_front_door_leads_to_the_documentation(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/")
-    assert answer.status_code in (302, 307)
-    assert answer.headers["location"] == "/docs"
-    assert (await client.get("/docs")).status_code == 200
-
-
 async def test_a_server_told_to_go_says_so_before_it_stops_listening(settings: Settings) -> None:
     with api_process(settings) as (server, url):
         async with httpx.AsyncClient(base_url=url) as client:

@@ -32,6 +32,7 @@ async def keeps_to_the_description(url: str, folder: Path, *options: str, config
     run = await asyncio.create_subprocess_exec(
         *(PROGRAM, "run", f"{url}/openapi.json", "--checks", CHECKS, "--max-examples", "30"),
         *("--seed", "1", "--request-timeout", "30", "--no-color", *options),
+        *("--exclude-path", "/tasks/events"),  # it goes on for ever
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

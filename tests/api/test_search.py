@@ -371,10 +371,12 @@ def test_the_parts_of_a_score_are_shown_only_if_asked_for() -> None:
         ordinal=0,
         matched=("danube",),
         explain={"words": 0.7, "vector": 0.2},
+        places={"words": 1, "vector": 4},
     )
     asked = SearchHit.of(hit, explain=True).model_dump()
     assert (asked["matched"], asked["explain"]) == (["danube"], {"words": 0.7, "vector": 0.2})
-    assert SearchHit.of(hit, explain=False).model_dump().keys() == asked.keys() - {"explain"}
+    assert asked["places"] == {"words": 1, "vector": 4}
+    assert SearchHit.of(hit, explain=False).model_dump().keys() == asked.keys() - {"explain", "places"}
 
 
 async def test_a_reranker_gives_the_fifty_best_of_hybrid_search_its_own_order(

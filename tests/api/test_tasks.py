@@ -313,3 +313,149 @@ async def until_it_answers(client: httpx.AsyncClient) -> None:
                 return
             except httpx.ConnectError:
                 await asyncio.sleep(0.1)
+
+
+async def read_until(events: AsyncIterator[dict[str, str]], count: int) -> list[tuple[str, dict[str, Any]]]:
+    """So many events, without the comments that keep a stream alive."""
+    seen: list[tuple[str, dict[str, Any]]] = []
+    async with asyncio.timeout(30):
+        while len(seen) < count:
+            event = await anext(events)
+            if "event" in event:
+                seen.append((event["event"], json.loads(event["data"])))
+    return seen
+
+
+async def test_one_stream_shows_all_the_tasks_that_are_named_to_the_last_end(
+    client: httpx.AsyncClient, add_task: AddTask, change_task: ChangeTask
+) -> None:
+    ids = [await add_task(status="processing", filename=f"{n}.pdf") for n in range(3)]
+    other = await add_task(status="processing")
+    named = ",".join([*ids, str(uuid7())])
+    async with client.stream("GET", f"/tasks/events?ids={named}") as response:
+        events = read_events(response)
+        first = await read_until(events, 3)
+        assert {task["filename"] for _, task in first} == {"0.pdf", "1.pdf", "2.pdf"}
+        assert {name for name, _ in first} == {"progress"}
+        await change_task(other, pages_done=1)
+        await change_task(ids[1], pages_done=2, pages_total=4)
+        ((name, task),) = await read_until(events, 1)
+        assert (name, task["task_id"], task["progress"]["pages_done"]) == ("progress", ids[1], 2)
+        for task_id in ids:
+            await change_task(task_id, status="error", error_code="no_text")
+        async with asyncio.timeout(30):
+            last = [event async for event in events if "event" in event]  # ends: nothing is left to follow
+    assert [event["event"] for event in last] == ["done"] * 3
+
+
+async def test_a_stream_of_a_collection_shows_what_comes_and_nothing_of_others(
+    client: httpx.AsyncClient, shelf: Callable[..., Awaitable[str]], change_task: ChangeTask
+) -> None:
+    mine, others = f"c-{uuid7()}", f"c-{uuid7()}"
+    old = await shelf(mine, status="processing")
+    await shelf(others, status="processing")
+    async with client.stream("GET", "/tasks/events", params={"collection": mine}) as response:
+        events = read_events(response)
+        ((_, task),) = await read_until(events, 1)
+        assert (task["task_id"], task["collection"]) == (old, mine)
+        await shelf(others, status="processing")
+        new = await shelf(mine)
+        ((name, task),) = await read_until(events, 1)
+        assert (name, task["task_id"], task["status"]) == ("progress", new, "queued")
+        short = await shelf(mine, status="cancelled")  # it was over before anybody looked
+        ((name, task),) = await read_until(events, 1)
+        assert (name, task["task_id"]) == ("done", short)
+        await change_task(old, status="success", pages_total=1, pages_done=1, chunks=1, engine="pdfium")
+        ((name, task),) = await read_until(events, 1)
+        assert (name, task["task_id"], task["result"]["chunks"]) == ("done", old, 1)
+
+
+@pytest.fixture
+def shelf(served, add_task: AddTask) -> Callable[..., Awaitable[str]]:
+    """Adds a task with its document, in a collection."""
+
+    async def add(collection: str, **values: Any) -> str:
+        document_id = uuid7()
+        task_id = await add_task(document_id=document_id, **values)
+        row = {"id": document_id, "collection": collection, "latest_ingestion_id": UUID(task_id)}
+        async with served.services.database.transaction() as connection:
+            await connection.execute(Base.metadata.tables["documents"].insert(), row)
+        return task_id
+
+    return add
+
+
+@pytest.mark.parametrize("wrong", ["ids=", "ids=a&collection=b", f"ids={','.join('x' * 201)}"])
+async def test_what_cannot_be_followed_is_refused(client: httpx.AsyncClient, wrong: str) -> None:
+    assert (await client.get(f"/tasks/events?{wrong}")).json()["code"] == "invalid_request"
+
+
+async def test_a_stream_of_unknown_tasks_is_a_404(client: httpx.AsyncClient) -> None:
+    assert (await client.get(f"/tasks/events?ids={uuid7()}")).json()["code"] == "task_not_found"
+
+
+async def test_a_client_that_goes_away_ends_its_stream_of_many(served, add_task: AddTask) -> None:
+    progress = served.services.progress
+    async with (
+        httpx.AsyncClient(base_url=served.url, timeout=30) as client,
+        client.stream("GET", f"/tasks/events?ids={await add_task(status='processing')}") as response,
+    ):
+        await read_until(read_events(response), 1)
+        assert progress.followers == 1
+    async with asyncio.timeout(30):
+        while progress.followers:  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.01)
+
+
+async def test_tasks_are_listed_page_by_page_and_chosen_by_what_they_are(
+    client: httpx.AsyncClient, shelf: Callable[..., Awaitable[str]]
+) -> None:
+    mine = f"c-{uuid7()}"
+    failed = [await shelf(mine, status="error", error_code=code) for code in ("no_text", "encrypted")]
+    queued = await shelf(mine)
+    done = await shelf(mine, status="success", pages_total=2, chunks=1, engine="pdfium")
+
+    async def listed(**wanted: Any) -> list[str]:
+        seen: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            answer = await client.get("/tasks", params={"collection": mine, "limit": 3, **wanted, **after})
+            page = answer.json()
+            seen += [task["task_id"] for task in page["data"]]
+            if page["next"] is None:
+                return seen
+            after = {"after": page["next"]}
+
+    assert await listed() == [done, queued, *reversed(failed)]
+    assert await listed(status=["error", "success"]) == [done, *reversed(failed)]
+    assert await listed(code=["encrypted"]) == [failed[1]]
+    assert await listed(latest=True) == [done, queued, *reversed(failed)]
+    assert await listed(document_id=str(uuid7())) == []
+    assert (await client.get("/tasks?after=x")).json()["code"] == "invalid_request"
+
+
+async def test_an_earlier_run_of_a_document_is_listed_but_not_as_its_newest(
+    client: httpx.AsyncClient, shelf: Callable[..., Awaitable[str]], add_task: AddTask
+) -> None:
+    mine = f"c-{uuid7()}"
+    newest = await shelf(mine, status="error", error_code="no_text")
+    document_id = UUID((await client.get(f"/tasks/{newest}")).json()["document_id"])
+    await add_task(document_id=document_id, status="error", error_code="worker_lost")
+    all_of_it = (await client.get("/tasks", params={"document_id": str(document_id)})).json()["data"]
+    assert [task["is_latest"] for task in all_of_it] == [False, True]
+    latest = (await client.get("/tasks", params={"collection": mine, "latest": True})).json()["data"]
+    assert [task["task_id"] for task in latest] == [newest]
+
+
+async def test_all_that_wait_are_cancelled_at_once(
+    client: httpx.AsyncClient, shelf: Callable[..., Awaitable[str]]
+) -> None:
+    mine, others = f"c-{uuid7()}", f"c-{uuid7()}"
+    waiting = [await shelf(mine), await shelf(mine, status="retrying")]
+    at_work, elsewhere = await shelf(mine, status="processing"), await shelf(others)
+    answer = await client.post("/tasks/cancel", json={"collection": mine})
+    assert (answer.status_code, answer.json()) == (202, {"count": 2})
+    statuses = [
+        (await client.get(f"/tasks/{one}")).json()["status"] for one in (*waiting, at_work, elsewhere)
+    ]
+    assert statuses == ["cancelled", "cancelled", "processing", "queued"]

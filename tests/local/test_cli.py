@@ -1,16 +1,25 @@
 """The client commands, against a whole running service."""
 
+import fcntl
+import json
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
 from app.local.cli import cli
-from tests.stacks import SAMPLES, Up, pdf_ingest
+from tests.stacks import PROJECT, SAMPLES, Up, pdf_ingest
 
 
 def test_files_are_ingested_and_their_verdicts_shown(up: Up) -> None:
@@ -85,15 +94,71 @@ def test_a_password_is_asked_for_and_not_shown(up: Up) -> None:
     assert "lighthouse" not in finished.output
 
 
-def test_a_search_prints_file_page_heading_score_and_text(up: Up) -> None:
+def test_a_search_shows_file_page_heading_score_and_text_in_a_terminal(up: Up) -> None:
     up.ingest("annual-report.pdf", collection="searched")
-    finished = pdf_ingest(
+    shown = in_a_terminal(
         "search", "camera stops turbines for eagles", "--collection", "searched", url=up.url
     )
-    assert finished.returncode == 0
-    first = finished.stdout.split("\n")[:2]
+    first = shown.split("\n")[:2]
     assert re.fullmatch(r"annual-report\.pdf, pages? (4-)?5, Birds on Gannet Ridge  score 0\.\d{4}", first[0])
     assert "not a single dead eagle" in first[1]
+
+
+def in_a_terminal(*arguments: str, url: str, columns: int = 200) -> str:
+    """What a command shows in a terminal of this width, without its colours."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR"}}
+    command = subprocess.Popen(
+        [sys.executable, "-m", "app.local.cli", *arguments],
+        cwd=PROJECT,
+        env=environment | {"PDF_INGEST_URL": url, "TERM": "xterm"},
+        stdout=child,
+        stderr=subprocess.PIPE,
+    )
+    os.close(child)
+    shown = b""
+    with suppress(OSError):  # how the end of a terminal is told
+        while part := os.read(parent, 65_536):
+            shown += part
+    os.close(parent)
+    assert command.communicate(timeout=60)[1] == b""
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown.decode()).replace("\r\n", "\n")
+
+
+def test_a_search_that_is_piped_is_a_line_a_hit_with_whole_ids(up: Up) -> None:
+    document_id = up.ingest("annual-report.pdf", collection="piped")
+    finished = pdf_ingest("search", "camera stops turbines for eagles", "--collection", "piped", url=up.url)
+    rows = [line.split("\t") for line in finished.stdout.splitlines()]
+    assert {len(row) for row in rows} == {8}
+    assert {row[0] for row in rows} == {document_id}
+    assert all(UUID(row[1]) for row in rows)
+    assert rows[0][5:7] == ["annual-report.pdf", "Birds on Gannet Ridge"]
+    assert "not a single dead eagle" in rows[0][7]
+    answer = json.loads(pdf_ingest("search", "eagles", "--collection", "piped", "--json", url=up.url).stdout)
+    assert answer["data"][0]["document_id"] == document_id
+
+
+def test_ids_are_whole_in_the_narrowest_terminal(up: Up) -> None:
+    document_id = up.ingest("annual-report.pdf", collection="narrow")
+    assert document_id in in_a_terminal("status", "--collection", "narrow", url=up.url, columns=40)
+
+
+def test_every_client_command_prints_json_if_asked(up: Up, tmp_path: Path) -> None:
+    def printed(*arguments: str | Path) -> Any:
+        return json.loads(pdf_ingest(*arguments, "--json", url=up.url).stdout)
+
+    sample = SAMPLES / "wildbienen.pdf"
+    ((verdict),) = printed("ingest", sample, "--collection", "json")
+    assert (verdict["code"], verdict["path"], verdict["pages"]) == ("success", str(sample), 2)
+    listed = printed("status", "--collection", "json")
+    assert [one["document_id"] for one in listed["data"]] == [verdict["document_id"]]
+    assert listed["sandbox"] == "full"
+    assert printed("status", verdict["document_id"])["filename"] == "wildbienen.pdf"
+    assert printed("retry", "--collection", "json") == {"count": 0}
+    question = {"id": "1", "question": "Hummeln", "pages": {"wildbienen.pdf": [2]}}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question))
+    assert "scores" in printed("evaluate", tmp_path / "questions.jsonl", "--collection", "json")
 
 
 def test_a_search_is_kept_to_the_documents_that_a_filter_fits(up: Up) -> None:
@@ -108,7 +173,7 @@ def test_a_search_is_kept_to_the_documents_that_a_filter_fits(up: Up) -> None:
     ]:
         finished = pdf_ingest(*search, *choice, url=up.url)
         assert finished.returncode == 0, finished.stderr
-        assert finished.stdout.startswith("annual-report.pdf" if is_found else "Nothing was found.")
+        assert ("annual-report.pdf" in finished.stdout) is is_found
 
 
 @pytest.mark.parametrize(
@@ -135,8 +200,10 @@ def test_what_failed_is_ingested_again(up: Up) -> None:
 
 
 def test_a_search_without_hits_says_so(up: Up) -> None:
-    finished = pdf_ingest("search", "anything", "--collection", "never used", url=up.url)
-    assert (finished.returncode, finished.stdout) == (0, "Nothing was found.\n")
+    nothing = ("search", "anything", "--collection", "never used")
+    assert in_a_terminal(*nothing, url=up.url) == "Nothing was found.\n"
+    finished = pdf_ingest(*nothing, url=up.url)
+    assert (finished.returncode, finished.stdout) == (0, "")
 
 
 def test_status_lists_documents_and_shows_one_by_its_id_or_its_task(up: Up) -> None:
@@ -147,10 +214,14 @@ def test_status_lists_documents_and_shows_one_by_its_id_or_its_task(up: Up) -> N
             data={"collection": "status", "metadata": '{"year": 2025}'},
         ).json()
     listed = pdf_ingest("status", "--collection", "status", url=up.url)
-    assert re.search(rf"{accepted['document_id']} +wildbienen\.pdf +status", listed.stdout)
-    assert re.search(r"sandbox +full", listed.stdout)
+    assert re.fullmatch(
+        rf"{accepted['document_id']}\t\w+\t\tstatus\t\d*\t\d+\twildbienen\.pdf\n", listed.stdout
+    )
+    shown = in_a_terminal("status", "--collection", "status", url=up.url)
+    assert re.search(rf"{accepted['document_id']} +wildbienen\.pdf +status", shown)
+    assert re.search(r"sandbox +full", shown)
     assert "year: 2025" in pdf_ingest("status", accepted["document_id"], url=up.url).stdout
-    assert re.search(r"progress +stage:", pdf_ingest("status", accepted["task_id"], url=up.url).stdout)
+    assert re.search(r"progress\tstage:", pdf_ingest("status", accepted["task_id"], url=up.url).stdout)
 
 
 def test_an_unknown_id_is_told_in_one_sentence(up: Up) -> None:

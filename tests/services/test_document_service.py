@@ -28,7 +28,8 @@ from app.services.document_service import AcceptedFile, RefusedFile
 from app.services.uploads import clean_filename
 from app.storage import runs
 from app.storage.database import Connection, Database
-from app.storage.document_views import DocumentFilter
+from app.storage.document_views import DocumentFilter, DocumentOrder, DocumentPlace
+from app.storage.documents import Change, FailedDocuments
 from tests.services.workshop import Workshop, pdf
 
 
@@ -431,9 +432,10 @@ async def test_documents_are_listed_newest_first_and_filtered(workshop: Workshop
 
     async def listed(after: UUID | None = None, limit: int = 10, **condition: str) -> list[UUID]:
         wanted = DocumentFilter(**{"collection": workshop.collection, **condition})
-        views = await workshop.service.list_documents(wanted, after, limit)
-        assert all(condition.get("status") in (None, view.status) for view in views)
-        return [view.id for view in views]
+        place = None if after is None else DocumentPlace(0, after)
+        views = await workshop.service.list_documents(wanted, DocumentOrder(), place, limit)
+        assert all(condition.get("status") in (None, view.status) for view, _ in views)
+        return [view.id for view, _ in views]
 
     ids = [file.document_id for file in reversed(added)]
     assert await listed() == ids
@@ -539,7 +541,9 @@ async def test_many_failed_documents_are_retried_in_one_go(workshop: Workshop):
     for one in added:
         await workshop.fail(one.task_id)
     files = workshop.stored()
-    counts = await asyncio.gather(*(workshop.service.retry_failed(workshop.collection) for _ in range(3)))
+    counts = await asyncio.gather(
+        *(workshop.service.retry_failed(FailedDocuments(workshop.collection)) for _ in range(3))
+    )
     assert sum(counts) == 3
     assert workshop.stored() == files
     for one in added:
@@ -554,7 +558,41 @@ async def test_a_full_queue_takes_no_failed_documents(
     await workshop.fail((await workshop.add(pdf())).task_id)
     full = Workshop(database, space_id, tmp_path, max_queued=0)
     with pytest.raises(QueueFull):
-        await full.service.retry_failed(workshop.collection)
+        await full.service.retry_failed(FailedDocuments(workshop.collection))
+
+
+async def test_a_document_that_moves_takes_its_bytes_along(workshop: Workshop):
+    content, elsewhere = pdf(), f"c-{uuid4()}"
+    added = await workshop.add(content)
+    await workshop.ingest(added.task_id)
+    moved = await workshop.service.change(added.document_id, Change(collection=elsewhere))
+    assert (moved.collection, moved.status) == (elsewhere, "ready")
+    assert (await workshop.add(content, collection=elsewhere)).document_id == added.document_id
+    assert (await workshop.add(content)).document_id != added.document_id
+
+
+async def test_a_document_that_moves_while_it_is_uploaded_there_is_still_one(workshop: Workshop):
+    content, elsewhere = pdf(), f"c-{uuid4()}"
+    added = await workshop.add(content)
+    await workshop.ingest(added.task_id)
+    for _ in range(10):
+        here, there = workshop.collection, elsewhere
+        for collection in (there, here):
+            await asyncio.gather(
+                workshop.service.change(added.document_id, Change(collection=collection)),
+                workshop.replace(added.document_id, pdf()),
+            )
+    assert (await workshop.service.find(added.document_id)).collection == workshop.collection
+
+
+async def test_waiting_tasks_are_cancelled_together_and_those_at_work_are_not(workshop: Workshop):
+    added = [await workshop.add(pdf()) for _ in range(4)]
+    await workshop.begin(added[0].task_id)
+    await workshop.ingest(added[1].task_id)
+    assert await workshop.service.cancel_waiting(workshop.collection) == 2
+    statuses = [(await workshop.row(one.task_id)).status for one in added]
+    assert statuses == ["processing", "success", "cancelled", "cancelled"]
+    assert await workshop.service.cancel_waiting(workshop.collection) == 0
 
 
 async def test_a_deleted_document_leaves_nothing_of_its_file(workshop: Workshop):

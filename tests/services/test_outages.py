@@ -1,9 +1,11 @@
 """A service that is out is nobody's verdict: documents wait, and go on by themselves."""
 
 import asyncio
+import resource
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -220,8 +222,7 @@ async def test_a_refusal_of_one_text_with_a_status_that_means_all_is_not_believe
     assert (await row_of(services, task_id)).status == "retrying"
     for _ in range(3):
         stub.behaviour.failures = [Failure(status=401)]
-        async with services.database.transaction() as connection:
-            await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+        await make_due(services)
         with pytest.raises(EmbeddingRefused):
             await services.rag.ingest_pdf("", task_id)
     row = await row_of(services, task_id)
@@ -296,6 +297,57 @@ async def test_a_file_store_that_is_away_fails_nothing(
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 
+@pytest.fixture
+async def services_with_folder(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Services, Path]]:
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    async with open_services(settings.model_copy(update={"ingest_folders": (folder,)})) as services:
+        yield services, folder
+
+
+async def test_a_full_disk_of_the_store_charges_no_task_that_names_a_path(
+    services_with_folder: tuple[Services, Path],
+) -> None:
+    services, folder = services_with_folder
+    waiting = await upload(services)
+    task_id, path = uuid4(), folder / "large.pdf"
+    path.write_bytes(prose(2) + b"%" * 800_000)
+    with no_file_may_be_larger_than(500_000):
+        for _ in range(2):
+            with pytest.raises(StorageFailed):
+                await services.rag.ingest_pdf(str(path), task_id)
+            row = await row_of(services, task_id)
+            assert (row.status, row.error_code, row.retries) == ("retrying", "storage_failed", 0)
+            await make_due(services)
+        assert await degraded(services) == ["file_store"]
+        with pytest.raises(WorkHeld):
+            await services.rag.ingest_pdf("", waiting)
+
+    async def is_over() -> bool:
+        return await degraded(services) == []
+
+    await eventually(is_over, 40)
+    assert await services.rag.ingest_pdf(str(path), task_id) > 0
+    assert await services.rag.ingest_pdf("", waiting) > 0
+    assert len(list((path.parent.parent / "files").iterdir())) == 2, "a probe has left its file"
+
+
+@contextmanager
+def no_file_may_be_larger_than(size: int) -> Iterator[None]:
+    """To this process it is like a disk on which there is no more room than that."""
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+async def make_due(services: Services) -> None:
+    async with services.database.transaction() as connection:
+        await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+
+
 async def test_a_file_that_is_missing_for_a_while_is_no_verdict(services: Services, tmp_path: Path) -> None:
     """As of a disk that is not mounted: its folder is there, and empty."""
     task_id = await upload(services)
@@ -306,8 +358,7 @@ async def test_a_file_that_is_missing_for_a_while_is_no_verdict(services: Servic
     row = await row_of(services, task_id)
     assert (row.status, row.error_code) == ("retrying", "storage_failed")
     (tmp_path / file.name).rename(file)
-    async with services.database.transaction() as connection:
-        await connection.execute(text("UPDATE ingestions SET next_attempt_at = clock_timestamp()"))
+    await make_due(services)
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 

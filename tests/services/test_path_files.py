@@ -217,6 +217,19 @@ async def test_a_path_s_file_is_looked_at_like_an_upload(
     assert await workshop.count_documents() == 0
 
 
+async def test_a_delivery_that_comes_after_the_file_was_taken_in_and_removed_ends_nothing(
+    workshop: Workshop, folder: Path
+):
+    task_id = uuid7()
+    await take(workshop, folder, pdf(), task_id)
+    path = folder / f"{task_id}.pdf"
+    path.unlink()
+    with pytest.raises(FileNotFound):
+        await incoming(workshop, folder).take(task_id, str(path))
+    assert (await workshop.row(task_id)).status == "queued"
+    await workshop.ingest(task_id)
+
+
 async def test_a_store_that_fails_is_tried_again_and_the_task_has_a_row_meanwhile(
     workshop: Workshop, folder: Path
 ):

@@ -1,7 +1,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from app.errors import TaskNotFound
 from app.local.embedded import EmbeddedPostgres
+from app.services.feeds import Feed, Scope
 from app.services.progress import ProgressWatcher, ingestion_id_of
 from app.storage.database import Database
 from app.storage.models import Base
@@ -271,6 +272,73 @@ async def test_a_wait_ends_with_the_time_and_the_newest_status(
     assert time.monotonic() - began < 30
     assert (status.status, status.pages_done) == ("processing", 5)
     assert watcher.followers == 0
+
+
+async def test_streams_of_many_share_the_look_of_all_who_wait(
+    watcher: ProgressWatcher, database: CountingDatabase
+) -> None:
+    tasks = [await add_ingestion(database, status="processing") for _ in range(5)]
+    feeds = [await watcher.feed(Scope(frozenset(tasks))) for _ in range(10)]
+    feeds += [await watcher.feed(Scope()) for _ in range(10)]
+    seen: list[list[TaskStatus]] = [[] for _ in feeds]
+
+    async def read(feed: Feed, into: list[TaskStatus]) -> None:
+        async with aclosing(watcher.changes(feed)) as changes:
+            async for status in changes:
+                into.append(status)
+
+    streams = [asyncio.create_task(read(*pair)) for pair in zip(feeds, seen, strict=True)]
+    waiting = asyncio.create_task(watcher.wait(tasks[0], 60))
+    await until_followed(watcher, by=len(feeds) + 1)
+    before = database.taken
+    await asyncio.sleep(1.1)
+    assert 1 <= database.taken - before <= 5
+    for task in tasks:
+        await finish(database, task)
+    async with asyncio.timeout(30):
+        await asyncio.gather(waiting, *streams[:10])  # those of named tasks end with the last of them
+        while not all({status.task_id for status in ended(one)} >= set(tasks) for one in seen):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    for stream in streams:
+        stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    assert watcher.followers == 0
+
+
+def ended(statuses: list[TaskStatus]) -> list[TaskStatus]:
+    return [status for status in statuses if status.is_final]
+
+
+async def test_who_reads_a_stream_slowly_gets_the_newest_and_not_the_past(
+    watcher: ProgressWatcher, database: Database
+) -> None:
+    task_id = await add_ingestion(database, status="processing")
+    feed = await watcher.feed(Scope(frozenset([task_id])))
+    async with asyncio.timeout(30), aclosing(watcher.changes(feed)) as changes:
+        assert (await anext(changes)).pages_done == 0
+        for page in range(1, 4):
+            await change(database, task_id, pages_done=page)
+            await asyncio.sleep(0.4)
+        assert (await anext(changes)).pages_done == 3
+        await finish(database, task_id)
+        assert [status.status async for status in changes] == ["success"]
+
+
+async def test_a_stream_of_unknown_tasks_is_refused(watcher: ProgressWatcher) -> None:
+    with pytest.raises(TaskNotFound):
+        await watcher.feed(Scope(frozenset([uuid7()])))
+
+
+async def test_a_task_whose_row_is_removed_leaves_its_stream(
+    watcher: ProgressWatcher, database: Database
+) -> None:
+    task_id = await add_ingestion(database, status="processing")
+    feed = await watcher.feed(Scope(frozenset([task_id])))
+    async with asyncio.timeout(30), aclosing(watcher.changes(feed)) as changes:
+        await anext(changes)
+        async with database.transaction() as connection:
+            await connection.execute(text("DELETE FROM ingestions WHERE id = :id"), {"id": task_id})
+        assert [status async for status in changes] == []
 
 
 async def test_all_who_wait_share_one_query(watcher: ProgressWatcher, database: CountingDatabase) -> None:

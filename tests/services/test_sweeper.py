@@ -15,6 +15,7 @@ from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
+from app.services.backfill import DocumentWords
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases
@@ -70,6 +71,7 @@ async def sweepers(own_database: Database, tmp_path: Path) -> list[Sweeper]:
             processes=FakeProcess(here.host, here.proc, name),
             space_id=space_id,
             retention_days=30,
+            duties=(DocumentWords(own_database),),
         )
         for name in ("elsewhere/1", "elsewhere/2")
     ]
@@ -105,7 +107,7 @@ async def test_a_session_cut_off_in_the_middle_of_a_sweep_holds_up_nobody(
     """As a process under SIGSTOP: its last statement is over, its connection open."""
     async with own_database.autocommit() as connection:
         await sweep.lead(connection, "elsewhere/1")
-        await runs.requeue_lost(connection)
+        await runs.requeue_lost(connection, space_id=1)
         await asyncio.sleep(sweep.LEADER_SECONDS + 0.1)
         async with asyncio.timeout(5):
             await sweepers[1].sweep()
@@ -191,9 +193,51 @@ async def test_old_runs_are_forgotten_but_for_what_a_document_needs(
             ("UPDATE documents SET live_ingestion_id = id WHERE id = ANY(:ids)", [served]),
         ):
             await connection.execute(text(statement), {"ids": ids} if ids else {})
-    await sweepers[0].tidy()
+    for sweeper in sweepers:
+        await sweeper.sweep()
+        await sweeper.tidy()
     assert set(await column(own_database, "SELECT id FROM ingestions")) == {newest, served, young}
     assert await column(own_database, "SELECT storage_key FROM files_to_delete") == ["left.pdf"]
+
+
+async def test_chunks_that_somebody_was_killed_before_deleting_are_deleted(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    ended, served = await queued(own_database), await queued(own_database)
+    async with own_database.transaction() as connection:
+        for statement in (
+            "INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, text, tokens, tsv)"
+            " SELECT gen_random_uuid(), id, 0, 1, 1, '', 1, '' FROM ingestions",
+            "UPDATE ingestions SET chunks = 1, status = 'success', finished_at = now()",
+            f"UPDATE ingestions SET status = 'cancelled' WHERE id = '{ended}'",
+        ):
+            await connection.execute(text(statement))
+    await sweepers[0].sweep()
+    await sweepers[0].tidy()
+    assert await column(own_database, "SELECT ingestion_id FROM chunks") == [served]
+
+
+async def test_the_leader_brings_along_what_older_workers_have_published(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    published = await queued(own_database)
+    await queued(own_database)
+    async with own_database.transaction() as connection:
+        for statement in (
+            "INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, text, tokens, tsv)"
+            " VALUES (gen_random_uuid(), :id, 0, 1, 1, 'les harengs', 2, 'hareng')",
+            "UPDATE ingestions SET chunks = 1, status = 'success', finished_at = now() WHERE id = :id",
+            "UPDATE documents SET live_ingestion_id = :id WHERE id = :id",
+        ):
+            await connection.execute(text(statement), {"id": published})
+    leader, other = sweepers
+    await leader.sweep()
+    await other.sweep()
+    words = "SELECT DISTINCT ingestion_id FROM document_words WHERE lexeme = 'hareng'"
+    await other.bring_along()
+    assert await column(own_database, words) == []
+    await leader.bring_along()
+    assert await column(own_database, words) == [published]
 
 
 async def column(database: Database, statement: str) -> list[object]:
@@ -226,7 +270,7 @@ async def queued(database: Database) -> UUID:
 
 
 def rung(sweeper: Sweeper) -> list[UUID]:
-    queue = sweeper._queue
+    queue = sweeper.queue
     assert isinstance(queue, Bells)
     return queue.announced
 

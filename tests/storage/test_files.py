@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from app.errors import FileNotFound, StorageFailed, UploadTooLarge
 from app.storage.files import FileStore
@@ -257,4 +258,18 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, megabytes: str) 
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("this system lets nobody mount a small disk")
     said = run_python(WRITE_TOO_MUCH, str(tmp_path), megabytes, prefix=own_mounts)
-    assert said == "StorageFailed The disk of the file store is full. []"
+    assert said == "DiskFull The disk of the file store is full. []"
+
+
+async def test_a_probe_leaves_nothing_and_says_nothing(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        await FileStore(tmp_path.as_uri()).probe()
+    assert names(tmp_path) == logs == []
+
+
+async def test_a_probe_fails_where_nothing_can_be_written_and_makes_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name in ("file", "gone"):
+        with pytest.raises(StorageFailed):
+            await FileStore((tmp_path / name).as_uri()).probe()
+    assert names(tmp_path) == ["file"]

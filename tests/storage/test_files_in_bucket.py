@@ -39,6 +39,11 @@ async def test_files_are_kept_below_the_folder_of_the_url_and_deleting_leaves_no
     assert (bucket.objects(), bucket.unfinished_uploads()) == ([], [])
 
 
+async def test_a_probe_leaves_nothing(store: FileStore, bucket: Bucket) -> None:
+    await store.probe()
+    assert (bucket.objects(), bucket.unfinished_uploads()) == ([], [])
+
+
 async def test_files_of_others_in_the_bucket_are_not_seen(store: FileStore, bucket: Bucket) -> None:
     other = FileStore(bucket.url.replace("/pdfs", "/letters"))
     await other.write("a.pdf", parts(1))

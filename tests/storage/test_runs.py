@@ -353,16 +353,21 @@ async def test_a_whole_worker_that_dies_again_and_again_ends_no_run_that_makes_p
     assert [(await row_of(database, one)).deaths for one in ids] == [0, 0, 0]
 
 
-async def test_the_first_two_deaths_of_a_whole_worker_count_for_nothing_even_without_progress(
+async def test_the_death_of_a_whole_worker_neither_counts_nor_lengthens_the_pause(
     database: Database, space_id: int
 ) -> None:
     ids = [await add_document(database) for _ in range(2)]
-    for _ in range(2):
+    for attempt in range(20):
+        for one in ids:
+            await make_due(database, one)
         leases = [await claimed(database, one) for one in ids]
-        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, 0)
-    assert [((await row_of(database, one)).losses, (await row_of(database, one)).deaths) for one in ids] == [
-        (2, 0)
-    ] * 2
+        expected = 0 if attempt < 2 else 3
+        assert await lose(database, space_id, *leases) == dict.fromkeys(ids, expected)
+    rows = [await row_of(database, one) for one in ids]
+    assert [(row.losses, row.deaths) for row in rows] == [(20, 0)] * 2
+    await make_due(database, ids[0])
+    lease = await claimed(database, ids[0])
+    assert await lose(database, space_id, lease, is_own_death=True) == {ids[0]: 0}, "the first of its own"
 
 
 async def test_what_takes_its_whole_worker_along_each_time_has_an_end_too(
@@ -373,7 +378,33 @@ async def test_what_takes_its_whole_worker_along_each_time_has_an_end_too(
         await make_due(database, ingestion_id)
         lease = await claimed(database, ingestion_id)
         pauses.append((await lose(database, space_id, lease))[ingestion_id])
-    assert pauses == [0, 0, 0, 1, 5, 20, 60, None]
+    assert pauses == [0, 0, *[3] * 27, None]
+    assert (await row_of(database, ingestion_id)).error_code == "worker_lost"
+
+
+async def test_messages_that_died_with_a_worker_are_sent_again_within_seconds(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    waiting = await add_document(database)
+    await rung_at(database, waiting, rings=9, seconds_ago=3)
+    lease = await claimed(database, ingestion_id)
+    await lose(database, space_id, lease, is_own_death=True)
+    async with database.autocommit() as connection:
+        assert waiting not in await sweep.mark_announced(connection, 10_000)
+    await lose(database, space_id, await claimed(database, ingestion_id))
+    async with database.autocommit() as connection:
+        assert waiting in await sweep.mark_announced(connection, 10_000)
+
+
+async def rung_at(database: Database, ingestion_id: UUID, rings: int, seconds_ago: float) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE ingestions SET rings = :rings, rung_at = clock_timestamp()"
+                " - make_interval(secs => :seconds) WHERE id = :id"
+            ),
+            {"id": ingestion_id, "rings": rings, "seconds": seconds_ago},
+        )
 
 
 async def test_what_was_lost_twice_goes_on_alone_in_its_process(
@@ -444,7 +475,7 @@ async def test_an_attempt_that_its_own_worker_gives_up_counts_as_a_death(
         async with database.autocommit() as connection:
             pauses.append(await runs.requeue(connection, lease))
     assert pauses == [0, 1, 5, 20, 60, None]
-    async with database.transaction() as connection:
+    async with database.autocommit() as connection:
         await runs.fail(connection, lease, space_id, ReaderKilled("killed"))
     row = await row_of(database, ingestion_id)
     assert (row.error_code, row.error_message) == ("worker_lost", "killed")
@@ -467,7 +498,7 @@ async def test_a_time_limit_ends_an_ingestion_whoever_holds_it(
 ) -> None:
     lease = await claimed(database, ingestion_id)
     await store(database, lease, space_id)
-    async with database.transaction() as connection:
+    async with database.autocommit() as connection:
         await runs.end(connection, ingestion_id, space_id, Corrupted())
         await runs.end(connection, ingestion_id, space_id, EmbeddingFailed())
     assert (await row_of(database, ingestion_id)).error_code == "corrupted"
@@ -482,7 +513,7 @@ async def test_what_is_being_stored_while_a_run_ends_goes_with_it(
     lease = await claimed(database, ingestion_id)
 
     async def end() -> None:
-        async with database.transaction() as connection:
+        async with database.autocommit() as connection:
             await runs.end(connection, ingestion_id, space_id, Corrupted())
 
     async with database.transaction() as connection:
@@ -493,6 +524,76 @@ async def test_what_is_being_stored_while_a_run_ends_goes_with_it(
     await ending
     assert (await row_of(database, ingestion_id)).status == "error"
     assert await count_rows(database, space_id, ingestion_id) == (0, 0)
+
+
+@pytest.mark.parametrize("way", ["end", "lose"])
+async def test_who_is_stopped_while_ending_a_run_holds_no_lock_and_its_chunks_can_be_deleted(
+    database: Database, space_id: int, ingestion_id: UUID, way: str
+) -> None:
+    lease = await claimed(database, ingestion_id)
+    await store(database, lease, space_id)
+
+    async def end() -> None:
+        async with database.autocommit() as connection:
+            await runs.end(connection, ingestion_id, space_id, Corrupted())
+
+    await use_up_deaths(database, ingestion_id)
+    async with database.transaction() as connection:  # it comes as far as the chunks
+        await connection.execute(text("LOCK TABLE chunks IN EXCLUSIVE MODE"))
+        ending = asyncio.create_task(
+            end() if way == "end" else lose(database, space_id, lease, is_own_death=True)
+        )
+        await asyncio.sleep(0.5)
+        row = await connection.execute(
+            text("SELECT status, chunks FROM ingestions WHERE id = :id FOR UPDATE NOWAIT"),
+            {"id": ingestion_id},
+        )
+        assert tuple(row.one()) == ("error", 3)
+        ending.cancel()
+        await asyncio.wait([ending])
+    async with database.autocommit() as connection:
+        assert ingestion_id in await runs.find_left_chunks(connection, 1000)
+        await runs.delete_left_chunks(connection, space_id, [ingestion_id])
+        assert ingestion_id not in await runs.find_left_chunks(connection, 1000)
+    assert await count_rows(database, space_id, ingestion_id) == (0, 0)
+
+
+async def use_up_deaths(database: Database, ingestion_id: UUID) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET deaths = 5 WHERE id = :id"), {"id": ingestion_id}
+        )
+
+
+async def test_a_run_is_given_up_in_the_statement_that_finds_its_lease_lost(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    """A holder that is late, but not dead, has no moment in which its lease is good again and then failed."""
+    lease = await claimed(database, ingestion_id)
+    await use_up_deaths(database, ingestion_id)
+    async with database.transaction() as connection:
+        await connection.execute(text("LOCK TABLE chunks IN EXCLUSIVE MODE"))
+        late = asyncio.create_task(lose(database, space_id, lease, is_own_death=True))
+        await asyncio.sleep(0.5)
+        with pytest.raises(LeaseLost):
+            async with database.autocommit() as other:
+                await runs.renew(other, lease, Progress("reading", 5))
+    await late
+    assert (await row_of(database, ingestion_id)).error_code == "worker_lost"
+
+
+async def test_the_chunks_of_a_run_that_goes_on_or_is_served_are_never_left(
+    database: Database, space_id: int, ingestion_id: UUID
+) -> None:
+    lease = await claimed(database, ingestion_id)
+    await store(database, lease, space_id)
+    for _ in range(2):
+        async with database.autocommit() as connection:
+            assert ingestion_id not in await runs.find_left_chunks(connection, 1000)
+            await runs.delete_left_chunks(connection, space_id, [ingestion_id])
+        assert await count_rows(database, space_id, ingestion_id) == (3, 3)
+        if (await row_of(database, ingestion_id)).status == "processing":
+            await publish(database, lease, space_id)
 
 
 async def test_a_writer_stopped_in_its_middle_holds_no_lock(

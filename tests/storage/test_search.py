@@ -427,9 +427,21 @@ async def test_a_score_is_the_sum_of_its_parts(
     for hit in hits:
         assert hit.explain is not None
         assert hit.score == pytest.approx(sum(hit.explain.values()))
+        assert hit.places is not None
         assert 0 < hit.score < 1
     assert hits[0].explain is not None
     assert hits[0].explain.keys() == {"words", "vector", "document", "coverage", "phrase"}
+
+
+async def test_a_hit_knows_its_places_by_meaning_and_by_words(library: Library) -> None:
+    hits = await fused(library, a_vector(library, 2), some_words(library, 2), EVERYTHING)
+    for name, parts in (("vector", ["vector"]), ("words", ["words", "document", "coverage", "phrase"])):
+        best_first = sorted(hits, key=lambda hit: -sum(hit.explain[part] for part in parts))
+        places = [hit.places[name] for hit in best_first]
+        assert places == sorted(places)
+        assert places[0] >= 1
+    by_words = await matching(library, some_words(library, 2), EVERYTHING)
+    assert by_words[0].places == {"words": 1}
 
 
 async def test_the_words_that_were_found_are_told(library: Library) -> None:

@@ -16,7 +16,7 @@ from app.local.chaos.pdfs import Specimen
 from app.local.chaos.watcher import Sight
 from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, World
 
-STOPPED_SECONDS = (4.0, 6.0)  # longer than the lease of 3 s
+STOPPED_SECONDS = (3.5, 5.0)  # longer than the lease of 3 s
 POISON_LIMIT_SECONDS = 180.0
 POISON_ATTEMPTS = 6
 BATCH_IN_FLIGHT = 64
@@ -37,7 +37,7 @@ async def kill_one_of_two_workers(world: World) -> None:
         await world.kill_worker(victim)
         await asyncio.sleep(world.chance.uniform(1, 4))
         await world.start(victim)
-        await asyncio.sleep(3)  # until it has taken up work
+        await world.wait_for_work(victim)
 
 
 async def kill_the_only_worker(world: World) -> None:

@@ -5,19 +5,23 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from uuid import UUID
 
 import psutil
 
 from app.local.chaos.pdfs import Specimen
+from app.local.chaos.watcher import Sight
 from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, AcceptedUpload, World
 
 CRASH_SECONDS = 120.0
 CRASH_PAUSE_SECONDS = (1.5, 5.0)
 FLEET_SECONDS = 60.0
-FLEET_PAUSE_SECONDS = (1.0, 3.0)
-OUTAGE_SECONDS = 30.0
+FLEET_PAUSE_SECONDS = (0.1, 1.0)
+AGAIN_SECONDS = 15.0  # a pause of 3 s, and a free process
+OUTAGE_SECONDS = 12.0  # the fourth probe comes after 15 s
+BEGUN_BEFORE = 8
 SEARCH_SECONDS = 3.5  # 3 s for the embedder, and the words
-PAUSED_SECONDS = 10.0
+PAUSED_SECONDS = 6.0
 SLOW_SECONDS = 100.0  # before two minutes of waiting make them like any other
 SETTLE_SECONDS = 240.0
 
@@ -44,25 +48,42 @@ def _kill_one(world: World, children: Sequence[psutil.Process]) -> None:
 
 
 async def fleet_crash_loop(world: World) -> None:
-    """All workers at once, for a minute: nothing can be done in between but begin."""
+    """All workers at once, for a minute, each time as soon as something is in work again."""
     world.upload_all(world.specimens)
     deadline = time.monotonic() + _shorter(world, FLEET_SECONDS)
-    while time.monotonic() < deadline and world.is_in_work:
+    while await _fleet_works(world) and time.monotonic() < deadline:
         await asyncio.sleep(world.chance.uniform(*FLEET_PAUSE_SECONDS))
         for name in WORKERS:
             await world.kill_worker(name)
         await world.start(*WORKERS)
+    began = time.monotonic()
+    await world.watcher.until(lambda _: world.watcher.standing == 0, SETTLE_SECONDS)
+    seconds = time.monotonic() - began
+    world.notes.append(f"what was in work went on within {seconds:.1f} s of a fleet that works again")
+    if seconds > AGAIN_SECONDS:
+        world.mistakes.append(f"what was in work went on only {seconds:.1f} s later")
     await world.settle(SETTLE_SECONDS)
 
 
+async def _fleet_works(world: World) -> bool:
+    """Wait until living workers have something in work; False when there is nothing left to do."""
+
+    def is_there(sights: dict[UUID, Sight]) -> bool:
+        living = {child.pid for name in WORKERS for child in world.children_of(name)}
+        return any(sight.is_held and sight.holder_pid in living for sight in sights.values())
+
+    await world.watcher.until(lambda sights: is_there(sights) or not world.is_in_work, PATIENCE_SECONDS)
+    return world.is_in_work
+
+
 async def revoked_key(world: World) -> None:
-    """The embedder refuses the key, of work that has begun and of work that comes meanwhile."""
-    first, later = _halves(world)
-    world.upload_all(first)
+    """The embedder refuses the key, of work that has begun and of 200 documents that come meanwhile."""
+    await asyncio.gather(*map(world.upload, world.specimens[:BEGUN_BEFORE]))
     await world.wait_for_work()
     world.stub.behaviour.key = "another key"
     world.faults += 1
-    await asyncio.gather(*map(world.upload, later))
+    world.upload_all(world.tiny)
+    await world.uploaded()
     await asyncio.sleep(_shorter(world, OUTAGE_SECONDS))
     await _note_degraded(world)
     world.stub.behaviour.key = None

@@ -22,12 +22,13 @@ LEFT_OVER_SECONDS = 5.0
 LONG_PAGES = (200, 200)  # 500 chunks or a few more
 LONG_COUNT = 3
 SLOW_COUNT = 4
-LARGE_PAGES = (100, 130)
+TINY_COUNT = 200
+LARGE_PAGES = (100, 110)
 LARGE_COUNT, SHORT_LARGE_COUNT = 30, 6
 DOCUMENTS = 60
-SHORT_DOCUMENTS = 20
-SHORT_PAGES = (5, 20)
-PAGES = (5, 50)
+SHORT_DOCUMENTS = 14
+SHORT_PAGES = (5, 15)
+PAGES = (5, 35)
 VERSION_PREFIX = "v"
 REPLACED, VERSIONS = 4, 5
 VERSION_PAGES = (5, 15)  # at most 100 chunks: one search shows them all
@@ -65,6 +66,7 @@ async def run_chaos(
                 prefix="large",
             ),
             slow=write_slow_specimens(folder, seed, SLOW_COUNT),
+            tiny=write_specimens(folder, seed, TINY_COUNT, pages=(1, 1), prefix="tiny"),
             versions=_write_versions(folder, seed),
             is_short=is_short,
             say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
@@ -118,6 +120,8 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
         needed += world.large
     if any(scenario.needs_slow for scenario in scenarios):
         needed += world.slow
+    if any(scenario.needs_tiny for scenario in scenarios):
+        needed += world.tiny
     if any(scenario.needs_versions for scenario in scenarios):
         needed += [one for versions in world.versions for one in versions[:-1]]
     world.upload_all(needed)

@@ -18,6 +18,7 @@ class Scenario:
     needs_versions: bool = False
     needs_large: bool = False
     needs_slow: bool = False
+    needs_tiny: bool = False
 
 
 SCENARIOS = (
@@ -37,7 +38,7 @@ SCENARIOS = (
     Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
     Scenario("crash-loop", loops.crash_loop, needs_large=True),
     Scenario("fleet-crash-loop", loops.fleet_crash_loop),
-    Scenario("revoked-key", loops.revoked_key),
+    Scenario("revoked-key", loops.revoked_key, needs_tiny=True),
     Scenario("embedder-hangs", loops.hanging_embedder),
     Scenario("paused-sweeper", loops.paused_sweeper),
     Scenario("slow-stream", loops.slow_files_in_a_stream, needs_slow=True),

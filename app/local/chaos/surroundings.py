@@ -137,7 +137,7 @@ def _set_clock(stat: Path, seconds: int) -> None:
 
 
 async def full_store(world: World) -> None:
-    """No process can write a file any more: uploads are refused, tasks that name a path wait."""
+    """No process can write a file any more: uploads are refused, tasks that name a path wait, uncharged."""
     third = len(world.specimens) // 3
     first, later, by_path = (world.specimens[third * number :][:third] for number in range(3))
     world.upload_all(first)
@@ -149,6 +149,11 @@ async def full_store(world: World) -> None:
         await asyncio.sleep(FULL_SECONDS)
         if taken := sum(specimen.mark in world.accepted for specimen in later):
             world.mistakes.append(f"{taken} uploads were accepted while nothing could be written")
+        (charged,) = await world.watcher.query(
+            "SELECT count(*) AS tasks FROM ingestions WHERE id = ANY($1) AND retries > 0", list(sent)
+        )
+        if charged["tasks"]:
+            world.mistakes.append(f"{charged['tasks']} tasks were charged with the full disk")
     await sending
     await world.watcher.until(lambda sights: sent.keys() <= sights.keys(), PATIENCE_SECONDS)
     await world.settle(SETTLE_SECONDS)

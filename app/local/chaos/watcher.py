@@ -166,6 +166,11 @@ class Watcher:
     def unrecovered(self) -> int:
         return len(self._hits)
 
+    @property
+    def standing(self) -> int:
+        """How much of what was hit has not moved since."""
+        return sum(not hit.is_moving for hit in self._hits.values())
+
     def _note_progress(self) -> None:
         now = time.monotonic()
         if any(self.sights[waiting].status != "queued" for waiting in self._waiting & self.sights.keys()):

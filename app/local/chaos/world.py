@@ -28,10 +28,10 @@ PROCESSES = 2
 DIMENSIONS = 64
 BATCH_INPUTS = 8  # small, so that a document has many moments to be hit in
 EMBEDDING_SECONDS = 0.04
-SHORT_EMBEDDING_SECONDS = 0.15  # the short form has less to ingest, and it must last as long
+SHORT_EMBEDDING_SECONDS = 0.3  # the short form has less to ingest, and it must last as long
 EMBEDDING_TIMEOUT_SECONDS = 2
 UPLOADS_AT_ONCE = 8
-SHORTER = 3
+SHORTER = 6
 PATIENCE_SECONDS = 60.0
 _TRY_AGAIN = {"storage_failed", "not_ready", "internal_error", ""}
 
@@ -61,6 +61,8 @@ class World:
     """Of 100 pages and more."""
     slow: Sequence[Specimen]
     """Of seconds to read."""
+    tiny: Sequence[Specimen]
+    """Of one page, and many."""
     versions: list[list[Specimen]]
     """Small documents that replace each other; the last of each list is damaged."""
     is_short: bool = False
@@ -138,11 +140,15 @@ class World:
             return True
         return any(not sight.is_final for sight in self.watcher.sights.values())
 
+    async def uploaded(self) -> None:
+        """Wait until what `upload_all` was given last has come in."""
+        if self.uploading is not None:
+            await self.uploading
+
     async def settle(self, seconds: float) -> bool:
         """Wait for all verdicts; whether they came in time."""
         deadline = time.monotonic() + seconds
-        if self.uploading is not None:
-            await self.uploading
+        await self.uploaded()
         await self.watcher.look()
         while self.is_in_work:
             self.watcher.check()
@@ -238,6 +244,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
     longest: Sequence[Specimen],
     large: Sequence[Specimen],
     slow: Sequence[Specimen],
+    tiny: Sequence[Specimen],
     versions: list[list[Specimen]],
     is_short: bool,
     say: Say,
@@ -268,6 +275,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
                 longest=longest,
                 large=large,
                 slow=slow,
+                tiny=tiny,
                 versions=versions,
                 is_short=is_short,
             )

@@ -14,9 +14,11 @@
 `count_words`), `conditions` what "open", "due" and "slow" mean.
 
 Who holds the lease writes, and nobody else: each write carries the lease's epoch, and when no row comes back
-the lease belongs to somebody else (or nobody) and nothing was written: LeaseLost. Each such function is one
-statement, to be run outside a transaction block, so that a process stopped at any moment holds no lock. Only
-what ends a run needs a transaction, see `_end`.
+the lease belongs to somebody else (or nobody) and nothing was written: LeaseLost. Each step is one statement,
+to be run outside a transaction block, so that a process stopped at any moment holds no lock.
+
+A run that ends without success has its verdict first; then its chunks go, which nobody sees. As long as there
+are some, `chunks` says so, and the sweeper deletes what somebody was killed or stopped before deleting.
 """
 
 from collections.abc import Sequence
@@ -28,8 +30,8 @@ import structlog
 from sqlalchemy import Row, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded
-from app.storage.chunks import delete_chunks, without_chunks
+from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded, WorkerLost
+from app.storage.chunks import without_chunks
 from app.storage.models import Ingestion
 from app.storage.runs.asking import (
     NewIngestion,
@@ -50,6 +52,7 @@ from app.storage.runs.conditions import (
     IS_OPEN,
     IS_OURS,
     IS_SLOW,
+    IS_UNCLAIMED,
     LANE_SIZE,
     LOSSES_IN_COMPANY,
     NEW_LEASE,
@@ -78,9 +81,13 @@ __all__ = [
     "wait_for_equal",
 ]
 # After the first, second … death of a run's own process without progress in between; one more, and it is
-# given up. A whole fleet that is killed again and again for a minute ends no innocent run: the pauses alone
-# take longer.
+# given up.
 PAUSES_SECONDS = (0, 1, 5, 20, 60)
+# What was lost with its whole worker, or with others, is not to blame, and after two such losses only waits
+# until the dying may be over. What takes its whole worker along each time must have an end as well: after so
+# many in a row, two to three minutes. A fleet killed every two seconds for a minute loses a run 15 times.
+PAUSE_IN_COMPANY_SECONDS = 3
+MOST_LOSSES = 30
 
 log = structlog.get_logger(__name__)
 
@@ -240,11 +247,9 @@ async def share(connection: AsyncConnection, ingestion_id: UUID, served_id: UUID
     )
 
 
-async def fail(
-    connection: AsyncConnection, held: Lease | LostLease, space_id: int, error: PDFIngestError
-) -> None:
-    """The verdict of a run that cannot succeed, by who has its lease or has seen its holder die."""
-    ended = await _end(connection, space_id, error, IS_OURS, id=held.ingestion_id, epoch=held.epoch)
+async def fail(connection: AsyncConnection, lease: Lease, space_id: int, error: PDFIngestError) -> None:
+    """The verdict of a run that cannot succeed, by who has its lease."""
+    ended = await _end(connection, space_id, error, IS_OURS, id=lease.ingestion_id, epoch=lease.epoch)
     if not ended:
         raise LeaseLost
 
@@ -254,10 +259,33 @@ async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, er
     await _end(connection, space_id, error, "id = :id", id=ingestion_id)
 
 
+async def refuse(
+    connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError
+) -> None:
+    """End a run whose file cannot be taken in, unless another delivery has taken it in meanwhile."""
+    await _end(connection, space_id, error, "id = :id AND path IS NOT NULL", id=ingestion_id)
+
+
 async def cancel(connection: AsyncConnection, ingestion_id: UUID, space_id: int) -> bool:
     """End a run that is not final; its file stays for a retry. False when there is no such run."""
     ended = await _end_for(connection, space_id, Cancelled(), "id = :id", id=ingestion_id)
     return bool(ended) or await find(connection, ingestion_id) is not None
+
+
+async def cancel_unclaimed(
+    connection: AsyncConnection, collection: str | None, most: int, space_id: int
+) -> int:
+    """End runs that wait, of a collection if one is named: how many, `most` at a time."""
+    found = await connection.execute(
+        text(f"""
+        SELECT ingestions.id FROM ingestions JOIN documents ON documents.id = document_id
+        WHERE {IS_UNCLAIMED} AND (CAST(:collection AS text) IS NULL OR collection = :collection)
+        ORDER BY ingestions.id LIMIT :most FOR UPDATE OF ingestions SKIP LOCKED
+        """),
+        {"collection": collection, "most": most},
+    )
+    waiting = list(found.scalars())
+    return len(await _end_for(connection, space_id, Cancelled(), "id = ANY(:ids)", ids=waiting))
 
 
 async def cancel_all(connection: AsyncConnection, document_id: UUID, space_id: int) -> None:
@@ -280,7 +308,11 @@ async def supersede(
 
 
 async def _end_for(
-    connection: AsyncConnection, space_id: int, error: PDFIngestError, which: str, **parameters: UUID
+    connection: AsyncConnection,
+    space_id: int,
+    error: PDFIngestError,
+    which: str,
+    **parameters: UUID | list[UUID],
 ) -> Sequence[Row[Any]]:
     """At a client's request, which is logged here: nobody else says it of each run."""
     ended = await _end(connection, space_id, error, which, **parameters)
@@ -292,17 +324,13 @@ async def _end_for(
 async def _end(
     connection: AsyncConnection, space_id: int, error: PDFIngestError, which: str, **parameters: Any
 ) -> Sequence[Row[Any]]:
-    """The one way to end a run without success: the open ones among those `which` names, and their chunks.
+    """End the open ones among those `which` names, without success. Returns (id, document_id) of each.
 
-    Returns (id, document_id) of each that was open. Two statements, which must be in one transaction: a batch
-    that its worker stores just now is waited for by the first and seen by the second only.
+    Two statements, since one would not see the batch that a worker is storing just now: it waits for that one
+    to have its row, but finds the chunks that were there when it began.
     """
     found = await connection.execute(
-        text(f"""
-        UPDATE ingestions SET status = :status, error_code = :code, error_message = :message, chunks = 0,
-            password = NULL, lease_expires_at = NULL, finished_at = clock_timestamp(), revision = revision + 1
-        WHERE {which} AND {IS_OPEN} RETURNING id, document_id
-        """),
+        text(f"UPDATE ingestions SET {_ENDED} WHERE {which} AND {IS_OPEN} RETURNING id, document_id"),
         {
             "status": Cancelled.code if isinstance(error, Cancelled) else "error",
             "code": error.code,
@@ -311,9 +339,42 @@ async def _end(
         },
     )
     ended = found.all()
-    if ended:
-        await delete_chunks(connection, space_id, [row.id for row in ended])
+    await delete_left_chunks(connection, space_id, [row.id for row in ended])
     return ended
+
+
+_ENDED = """
+    status = :status, error_code = :code, error_message = :message, password = NULL,
+    lease_expires_at = NULL, finished_at = clock_timestamp(), revision = revision + 1
+"""
+
+
+async def find_left_chunks(connection: AsyncConnection, limit: int) -> Sequence[UUID]:
+    """Runs that ended without success and still have chunks."""
+    found = await connection.execute(
+        text(f"SELECT id FROM ingestions WHERE {_HAS_LEFT_CHUNKS} LIMIT :limit"), {"limit": limit}
+    )
+    return found.scalars().all()
+
+
+async def delete_left_chunks(
+    connection: AsyncConnection, space_id: int, ingestion_ids: Sequence[UUID]
+) -> None:
+    """Those of these runs, if they ended without success: then no more are stored."""
+    if not ingestion_ids:
+        return
+    await connection.execute(
+        text(f"""
+        WITH ended AS (
+            UPDATE ingestions SET chunks = 0 WHERE id = ANY(:ids) AND {_HAS_LEFT_CHUNKS} RETURNING id
+        ), {without_chunks("ended", space_id)}
+        SELECT 1
+        """),
+        {"ids": list(ingestion_ids)},
+    )
+
+
+_HAS_LEFT_CHUNKS = "status IN ('error', 'cancelled') AND chunks > 0"
 
 
 async def release(
@@ -389,39 +450,52 @@ async def holders(connection: AsyncConnection) -> Sequence[Row[Any]]:
 
 
 async def requeue_lost(
-    connection: AsyncConnection, lost: Sequence[LostLease] = (), *, with_expired: bool = True
+    connection: AsyncConnection,
+    space_id: int,
+    lost: Sequence[LostLease] = (),
+    *,
+    with_expired: bool = True,
 ) -> Sequence[Row[Any]]:
-    """Queue again what lost its lease.
+    """Queue again what lost its lease, or end it when its own process died too often.
 
-    Returns (id, document_id, lease_epoch, pause_seconds) of each; None for what is left to `fail`, since its
-    own process died too often. What is queued without a pause counts as announced.
+    Returns (id, document_id, is_counted, pause_seconds) of each; None: it has ended. What is queued without a
+    pause counts as announced.
     """
-    is_counted = f"(coalesce(is_own_death, false) OR losses >= {LOSSES_IN_COMPANY})"
     found = await connection.execute(
         text(f"""
         WITH lost AS (
-            SELECT id, document_id, lease_epoch, {is_counted} AS is_counted, {_pause_seconds(is_counted)}
+            SELECT id, document_id, coalesce(is_own_death, false) AS is_counted,
+                {_pause_seconds("is_own_death")}
             FROM ingestions LEFT JOIN unnest(
                 CAST(:ids AS uuid[]), CAST(:epochs AS bigint[]), CAST(:are_own AS bool[])
             ) AS dead(dead_id, dead_epoch, is_own_death) ON id = dead_id AND lease_epoch = dead_epoch
             WHERE status = 'processing' AND (dead_id IS NOT NULL OR :with_expired AND {IS_EXPIRED})
             ORDER BY id LIMIT 1000 FOR UPDATE OF ingestions SKIP LOCKED
-        ), {_REQUEUED} SELECT id, document_id, lease_epoch, pause_seconds FROM lost
+        ), {_REQUEUED}, ended AS (
+            UPDATE ingestions SET {_ENDED} FROM lost WHERE ingestions.id = lost.id AND pause_seconds IS NULL
+        ) SELECT id, document_id, is_counted, pause_seconds FROM lost
         """),
         {
             "ids": [lease.ingestion_id for lease in lost],
             "epochs": [lease.epoch for lease in lost],
             "are_own": [lease.is_own_death for lease in lost],
             "with_expired": with_expired,
+            "status": "error",
+            "code": WorkerLost.code,
+            "message": WorkerLost.default_message,
         },
     )
-    return found.all()
+    rows = found.all()
+    await delete_left_chunks(connection, space_id, [row.id for row in rows if row.pause_seconds is None])
+    return rows
 
 
 def _pause_seconds(is_counted: str) -> str:
     """NULL behind the last of the pauses."""
     pauses = ", ".join(map(str, PAUSES_SECONDS))
-    return f"CASE WHEN {is_counted} THEN (ARRAY[{pauses}])[deaths + 1] ELSE 0 END AS pause_seconds"
+    return f"""CASE WHEN {is_counted} THEN (ARRAY[{pauses}])[deaths + 1]
+        WHEN losses + 1 >= {MOST_LOSSES} THEN NULL
+        WHEN losses >= {LOSSES_IN_COMPANY} THEN {PAUSE_IN_COMPANY_SECONDS} ELSE 0 END AS pause_seconds"""
 
 
 _REQUEUED = """
