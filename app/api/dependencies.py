@@ -46,7 +46,7 @@ async def _figures(request: Request) -> Figures:
     return figures
 
 
-def _roster(request: Request) -> Roster:
+async def _roster(request: Request) -> Roster:
     roster: Roster = _services(request).roster
     return roster
 
