@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import cycle, groupby, islice, pairwise
 from operator import itemgetter
 from pathlib import Path
@@ -18,6 +19,7 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 LINES_A_PAGE, CHARACTERS_A_LINE = 46, 92
 LEAST_CHARACTERS = 200  # a page with fewer would go to tesseract
 LEAST_SHARE = 0.9
+QUICK_PAGES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +28,11 @@ class Specimen:
     pages: int
 
 
+@cache
 def specimens(run: Run) -> list[Specimen]:
     """Ten reports of 145 pages, or what the folder of the user has, the rest of which is told."""
     if run.pdfs is None:
-        count, pages = (3, 20) if run.is_quick else (10, 145)
+        count, pages = (3, QUICK_PAGES) if run.is_quick else (10, 145)
         return [write_report(run.folder / f"report-{seed}.pdf", pages, seed) for seed in range(count)]
     found = [(path, _pages_with_text(path)) for path in sorted(run.pdfs.glob("*.pdf"))]
     left_out = [path.name for path, pages in found if not pages]
@@ -38,7 +41,7 @@ def specimens(run: Run) -> list[Specimen]:
     readable = [Specimen(path, pages) for path, pages in found if pages]
     if not readable:
         raise SystemExit(f"There is no PDF with text in {run.pdfs}.")
-    return sorted(readable, key=lambda one: one.pages)[:3] if run.is_quick else readable
+    return sorted(readable, key=lambda one: abs(one.pages - QUICK_PAGES))[:3] if run.is_quick else readable
 
 
 def documents_of(run: Run, pages: int, count: int) -> list[Specimen]:
