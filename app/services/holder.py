@@ -75,10 +75,10 @@ class Processes:
         return _read(self.proc / str(pid) / "stat").rpartition(")")[2].split()
 
 
-def process_of(holder: str) -> tuple[str, int]:
-    """The host and the process id in a name."""
-    host, *_, pid, _ticks = holder.split("/")
-    return host, int(pid)
+def process_of(holder: str) -> tuple[str, int] | None:
+    """The host and the process id in a name; None for one that is not of this version."""
+    host, *_, pid, _ticks = (*holder.split("/"), "", "")[:6]
+    return (host, int(pid)) if pid.isdecimal() else None
 
 
 _STATE, _START_TICKS = 0, 19  # fields 3 and 22, counted from 1

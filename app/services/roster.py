@@ -47,7 +47,7 @@ class Roster:
         names = self._remembered(await self._call_roll())
         async with self._database.transaction() as connection:
             at_work = await list_tasks(connection, TaskFilter(["processing"]), None, MOST_TASKS)
-        tasks = {process_of(task.worker): task for task in at_work if task.worker}
+        tasks = {key: task for task in at_work if task.worker and (key := process_of(task.worker))}
         return sorted(
             (Worker(names.get(key), *key, tasks.get(key)) for key in names.keys() | tasks.keys()),
             key=lambda worker: (worker.name is None, worker.host, worker.pid),

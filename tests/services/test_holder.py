@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.services.holder import Processes
+from app.services.holder import Processes, process_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 BOOT_ID = "7cfb9f6e-5a6c-4a53-a1d4-0c7d1f0b6a7e\n"
@@ -127,3 +127,8 @@ def test_one_dead_child_is_told_apart_from_a_dead_worker(
     assert processes.is_alone_dead(holder)
     mine = f"{os.getpid()}.{ticks_of(os.getpid())}"
     assert not processes.is_alone_dead(holder.replace(mine, f"{os.getpid()}.1"))
+
+
+def test_the_process_in_a_name_is_read_and_a_name_of_another_shape_is_left_alone() -> None:
+    assert process_of("host/boot/pid:[1]/7.70/8/80") == ("host", 8)
+    assert [process_of(name) for name in ("", "host", "host:8", "host/8/80", "host/a/b/c/d/e")] == [None] * 5
