@@ -78,7 +78,13 @@ class Holder:
             return
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(head, id=name, marks=[pytest.mark.heavy] if name == "a search" else [])
+        for name, head in HEADS.items()
+    ],
+)
 async def test_500_clients_that_send_a_byte_a_second_keep_nobody_out(impatient: Served, head: str) -> None:
     holders = [Holder(impatient.url, head) for _ in range(HOLDERS)]
     holding = asyncio.gather(*(holder.hold() for holder in holders))
@@ -94,6 +100,7 @@ async def test_500_clients_that_send_a_byte_a_second_keep_nobody_out(impatient: 
         assert b'"code":"upload_timed_out"' in holders[0].answer
 
 
+@pytest.mark.heavy
 async def test_an_upload_on_a_bad_line_arrives(impatient: Served) -> None:
     """Twice as fast as it must be, with a pause, for longer than it may stand still."""
     body = part("file", pdf() + bytes(5 * PACE_BYTES), "slow.pdf") + END

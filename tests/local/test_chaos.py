@@ -16,7 +16,7 @@ from app.local.chaos.scenarios import SCENARIOS, Scenario, choose
 from app.local.chaos.world import World
 from tests.stacks import PROJECT
 
-SHORT = ["child-kill", "worker-kill", "stop-and-wake", "broker-flush", "cancel"]
+SHORT = ["child-kill", "worker-kill", "stop-and-wake"]
 
 
 async def sabotage(world: World) -> None:
@@ -67,7 +67,7 @@ def test_nothing_is_lost_doubled_wrong_or_stuck(outcomes: dict[str, dict], name:
     assert outcome["faults"] >= 1
 
 
-@pytest.mark.parametrize("name", ["child-kill", "worker-kill", "stop-and-wake"])
+@pytest.mark.parametrize("name", SHORT)
 def test_what_was_hit_is_seen_to_go_on(outcomes: dict[str, dict], name: str) -> None:
     assert outcomes[name]["moving_seconds"]
     assert 0 < outcomes[name]["moving"]["p100"] < 30

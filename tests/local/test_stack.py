@@ -59,6 +59,7 @@ def test_a_part_that_is_killed_is_started_again_and_that_is_said(up: Up, part: s
     up.ingest("salt-marsh-article.pdf", on_duplicate="keep")
 
 
+@pytest.mark.heavy
 def test_a_stack_beside_another_keeps_its_documents_through_ctrl_c_and_kill(up: Up, tmp_path: Path) -> None:
     with Up(tmp_path / "second") as first:
         document_id = first.ingest("wildbienen.pdf")

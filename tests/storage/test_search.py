@@ -178,6 +178,7 @@ async def test_every_filter_gives_ten_rows(library: Library, filters: dict[str, 
     await ten_of_ten(library, filters, rounds=3)
 
 
+@pytest.mark.heavy
 async def test_the_hundredth_execution_gives_ten_rows_as_the_first(
     library: Library, filters: dict[str, SearchFilter], one_connection: Database
 ) -> None:
