@@ -26,7 +26,7 @@ def test_a_process_belongs_to_the_nearest_root_above_it() -> None:
 
 def test_time_is_counted_for_children_that_have_ended_too() -> None:
     keep = "import sys\nsys.stdin.readline()"
-    with subprocess.Popen([sys.executable, "-c", keep + f"\n{BURN_IN_A_CHILD}\nprint()\n{keep}"],
+    with subprocess.Popen([sys.executable, "-c", keep + f"\n{BURN_IN_A_CHILD}\nprint(flush=True)\n{keep}"],
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:  # fmt: skip
         assert child.stdin is not None
         assert child.stdout is not None
@@ -42,7 +42,7 @@ def test_time_is_counted_for_children_that_have_ended_too() -> None:
 
 
 def test_what_reads_pdfs_is_a_group_of_its_own() -> None:
-    command = [sys.executable, "-c", "import sys; print(); sys.stdin.read()", "app.pdf.parent"]
+    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", "app.pdf.parent"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as reader:
         assert reader.stdout is not None
         reader.stdout.readline()
