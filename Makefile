@@ -6,7 +6,7 @@
 
 PYTHON := .venv/bin/python
 CHROMIUM := chromium
-TEST_PAGE = if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser; \
+TEST_PAGE = if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser MARKS="$(MARKS)"; \
 	else echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"; fi
 
 help: ## Say what can be made
@@ -26,12 +26,13 @@ chaos: install ## Break every part of a stack of its own and count that nothing 
 bench: install ## Measure how fast everything is (options in ARGS="--quick ingest", "--help")
 	@exec $(PYTHON) -m app.local.cli bench $(ARGS)
 
+test: MARKS := not heavy
 test: lint ## Check the code and run the tests
 	$(PYTHON) -m pytest -m "not heavy" --ignore tests/browser
 	@$(TEST_PAGE)
 
 test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
-	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest tests/browser
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest -m "$(MARKS)" tests/browser
 
 screenshots: .venv/browser/installed ## Take the pictures of README.md anew, from the samples
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m tests.browser.screenshots

@@ -164,6 +164,7 @@ def long_pdf() -> tuple[str, bytes]:
     return f"{name}.pdf", pdf(name, 1_500)
 
 
+@pytest.mark.heavy
 async def test_progress_is_seen_moving_in_two_tabs_and_after_a_reload_and_can_be_cancelled(
     visit: Visit, long_pdf: tuple[str, bytes]
 ) -> None:
@@ -195,6 +196,7 @@ async def pages_done(row: Locator) -> int:
     return int(after[1].replace(",", ""))
 
 
+@pytest.mark.heavy
 async def test_an_api_that_is_killed_loses_nothing_and_doubles_nothing(visit: Visit, service: Up) -> None:
     visit.is_outage_expected = True
     page = await visit.open("#/tasks")
@@ -467,6 +469,7 @@ async def test_health_shows_workers_verdicts_and_what_is_confined(visit: Visit, 
     await expect(page.locator(".bars")).to_contain_text("success")
 
 
+@pytest.mark.heavy
 async def test_ten_thousand_documents_stay_quick(visit: Visit, database: Database) -> None:
     async with database.transaction() as connection:
         await connection.execute(text(MANY))
