@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
+import pytest
 from celery import Celery
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
@@ -45,6 +46,7 @@ def copy_of_next_version(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.heavy
 async def test_workers_of_two_versions_share_the_work(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:

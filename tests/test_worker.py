@@ -293,7 +293,7 @@ async def test_a_process_is_replaced_after_its_share_of_work_and_nothing_is_lost
     assert [(row.status, row.attempt) for row in rows] == [("success", 1)] * 3
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("pool", [pytest.param("solo", marks=pytest.mark.heavy), "threads"])
 async def test_other_pools_do_the_same(
     environment: dict[str, str], client: Celery, incoming: Path, tmp_path: Path, pool: str
 ) -> None:

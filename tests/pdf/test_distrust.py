@@ -198,10 +198,13 @@ async def test_a_process_that_says_nothing_of_its_own_accord_gets_its_verdict_at
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which CPU a process may use")
 async def test_a_process_that_the_machine_starves_gets_none(owner: PDFReader, write: Write) -> None:
-    """It may use one CPU, as the last of all, and somebody else does."""
+    """It may use one CPU, as the last of all, and others do, in sessions: Linux shares between those."""
     cpu = min(os.sched_getaffinity(0))
     busy = f"import os; os.sched_setaffinity(0, {{{cpu}}})\nwhile True: pass"
-    hogs = [await asyncio.create_subprocess_exec(sys.executable, "-c", busy) for _ in range(2)]
+    hogs = [
+        await asyncio.create_subprocess_exec(sys.executable, "-c", busy, start_new_session=True)
+        for _ in range(8)
+    ]
     try:
         reading = asyncio.create_task(read(owner, write(b"b")))
         pid = (await until_one_reads()).pid
