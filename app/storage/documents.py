@@ -7,7 +7,7 @@ requests, cancelling and publishing cannot wait for each other in a circle.
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row, text
@@ -226,6 +226,35 @@ class FailedDocuments:
     document_ids: Sequence[UUID] | None = None
 
 
+_RETRY_FAILED: Final = text(f"""
+    WITH new AS (
+        SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
+    ), failed AS (
+        SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
+            storage_key
+        FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
+        WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
+            AND (CAST(:collection AS text) IS NULL OR collection = :collection)
+            AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
+            AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
+            AND {HAS_ROOM}
+        ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
+    ), paired AS (
+        SELECT new.id AS new_id, failed.*
+        FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
+    ), begun AS (
+        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
+        SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
+    ), keyless AS (
+        UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
+    ), pointers AS (
+        UPDATE documents SET latest_ingestion_id = new_id, updated_at = clock_timestamp()
+        FROM paired WHERE documents.id = document_id
+    )
+    SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
+""")
+
+
 async def retry_failed(
     connection: AsyncConnection,
     wanted: FailedDocuments,
@@ -237,33 +266,7 @@ async def retry_failed(
     Each new run takes over the file of the one that failed.
     """
     found = await connection.execute(
-        text(f"""
-        WITH new AS (
-            SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
-        ), failed AS (
-            SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
-                storage_key
-            FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
-            WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
-                AND (CAST(:collection AS text) IS NULL OR collection = :collection)
-                AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
-                AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
-                AND {HAS_ROOM}
-            ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
-        ), paired AS (
-            SELECT new.id AS new_id, failed.*
-            FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
-        ), begun AS (
-            INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
-            SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
-        ), keyless AS (
-            UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
-        ), pointers AS (
-            UPDATE documents SET latest_ingestion_id = new_id, updated_at = clock_timestamp()
-            FROM paired WHERE documents.id = document_id
-        )
-        SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
-        """),
+        _RETRY_FAILED,
         {
             "collection": wanted.collection,
             "codes": None if wanted.codes is None else list(wanted.codes),
