@@ -189,7 +189,7 @@ class RAGService:
             batches = in_batches(chunks, self.batch_chunks)
             embed = partial(self._embed, progress)
             async with in_order(batches, embed, EMBEDDING_BATCHES_AT_ONCE) as embedded:
-                async for batch, vectors in clock.waiting("embedding", embedded):
+                async for batch, vectors in clock.embedding(embedded):
                     language = language or await self._detect(batch)
                     # Its last page may go on in the next batch.
                     done = replace(progress, pages_done=batch[-1].page_end - 1)
@@ -234,20 +234,23 @@ class RAGService:
                 raise StorageFailed(error.message) from error
             yield path
 
-    async def _embed(self, progress: Progress, batch: Sequence[Chunk]) -> NDArray[np.float32]:
+    async def _embed(self, progress: Progress, batch: Sequence[Chunk]) -> "Embedded":
         """Waits, with what is read already, as long as the embedder is out.
 
         It may be out for this process only, which has another key than the one whose probe succeeds: the
         pauses keep it from stopping all the others again and again.
         """
         progress.stage = "embedding"
+        sent_at = time.monotonic()
         texts = [chunk.embedded_text for chunk in batch]
         for outages in count():
             try:
-                return await self.embedder.embed(texts, [chunk.token_ids for chunk in batch])
+                vectors = await self.embedder.embed(texts, [chunk.token_ids for chunk in batch])
             except EmbeddingFailed as error:
                 if error.owner != "embedder" or not await self.outages.report(error.owner, error):
                     raise
+            else:
+                return Embedded(vectors, sent_at)
             await self._wait_for_services()
             await asyncio.sleep(min(2.0**outages - 1, MAX_OUTAGE_PAUSE_SECONDS))
         raise AssertionError("count has no end")
@@ -470,6 +473,14 @@ class PageNotes:
             self.without_text.append(page.number)
 
 
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A batch's vectors, and when the embedder got it, by the monotonic clock."""
+
+    vectors: NDArray[np.float32]
+    sent_at: float
+
+
 class StageClock:
     """Seconds spent waiting for each stage; reading is what is left, since it runs beside the others."""
 
@@ -483,15 +494,18 @@ class StageClock:
         yield
         self._seconds[name] += time.monotonic() - started
 
-    async def waiting(self, name: str, items: AsyncGenerator[T]) -> AsyncGenerator[T]:
-        """The items; the time until each comes counts for the stage."""
+    async def embedding(
+        self, items: AsyncGenerator[tuple[list[Chunk], "Embedded"]]
+    ) -> AsyncGenerator[tuple[list[Chunk], NDArray[np.float32]]]:
+        """Batches with vectors. Waiting for one is embedding from when it was sent, before that reading."""
         while True:
-            with self.stage(name):
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-            yield item
+            waited_from = time.monotonic()
+            try:
+                batch, embedded = await anext(items)
+            except StopAsyncIteration:
+                return
+            self._seconds["embedding"] += time.monotonic() - max(waited_from, embedded.sent_at)
+            yield batch, embedded.vectors
 
     def seconds(self, ocr_seconds: float) -> dict[str, float]:
         left = time.monotonic() - self._started - sum(self._seconds.values())
