@@ -11,9 +11,12 @@ import time
 
 from app.pdf.sandbox import child
 from app.pdf.sandbox.parent import main
+from app.pdf.wire import LENGTH_BYTES, length_of
 
 
 def live(file: int, channel: int, asking: int) -> None:
+    with open(channel, "rb", closefd=False) as asked:  # else its end is a reset, and what it said may be lost
+        asked.read(length_of(asked.read(LENGTH_BYTES)))
     said = os.read(file, os.fstat(file).st_size)
     how, said = said[:1], said[1:]
     while said:
