@@ -18,7 +18,8 @@ from app.errors import PDFIngestError, StorageFailed, WorkerLost
 from app.services.backfill import Duty, backfill
 from app.services.holder import Processes
 from app.services.outages import Outages
-from app.storage import runs, sweep
+from app.services.webhook_delivery import WebhookDispatcher
+from app.storage import outbox, runs, sweep
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.outages import list_outages
@@ -54,6 +55,7 @@ class Sweeper:
     queue: Queue
     outages: Outages
     processes: Processes
+    webhooks: WebhookDispatcher
     space_id: int
     retention_days: float
     duties: Sequence[Duty] = ()
@@ -71,6 +73,7 @@ class Sweeper:
             _every(SWEEP_SECONDS, self.delete_files),
             _every(TIDY_SECONDS, self.tidy),
             _every(TIDY_SECONDS, self.bring_along),
+            self.webhooks.run(lambda: self._is_leader),
         )
 
     async def sweep(self) -> None:
@@ -95,7 +98,7 @@ class Sweeper:
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
     async def tidy(self) -> None:
-        """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""
+        """Remove old runs, deliveries and idempotency keys, workers that are gone, and what nothing owns."""
         if not self._is_leader:
             return
         async with self.database.autocommit() as connection:
@@ -106,6 +109,8 @@ class Sweeper:
             await sweep.forget_workers(connection)
             while await sweep.forget_runs(connection, self.retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
                 log.info("runs forgotten", count=RUNS_AT_ONCE)
+            while await outbox.forget_deliveries(connection, self.retention_days, RUNS_AT_ONCE):
+                log.info("webhook deliveries forgotten")
         keys: list[str] = []
         async for key in self.files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)
