@@ -93,6 +93,10 @@ class Ingestion(Base):
     retries: Mapped[int] = mapped_column(server_default="0")
     is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
     slow_since: Mapped[datetime | None]
+    request_id: Mapped[str | None]
+    queue: Mapped[str | None]
+    turn: Mapped[int | None] = mapped_column(BigInteger)
+    is_bulk: Mapped[bool] = mapped_column(server_default=sql("false"))
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]
@@ -115,6 +119,24 @@ class Ingestion(Base):
             "ix_ingestions_open",
             "created_at",
             postgresql_where=sql("status IN ('queued', 'processing', 'retrying')"),
+        ),
+        Index("ix_ingestions_processing", "worker", postgresql_where=sql("status = 'processing'")),
+        Index(
+            "ix_ingestions_turns",
+            *("turn", "is_bulk", "created_at", "id"),
+            postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
+        ),
+        Index(
+            "ix_ingestions_queues",
+            *("queue", "is_bulk", "turn"),
+            postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
+        ),
+        Index(
+            "ix_ingestions_begun",
+            *("created_at", "id"),
+            postgresql_where=sql(
+                "status IN ('queued', 'retrying') AND started_at IS NOT NULL AND turn IS NOT NULL"
+            ),
         ),
         Index(None, "created_at", "id"),
         Index(None, "text_search_config", postgresql_where=sql("text_search_config IS NOT NULL")),

@@ -22,6 +22,7 @@ class Lease:
     document_id: UUID
     attempt: int
     filename: str
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
