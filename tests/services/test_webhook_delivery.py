@@ -172,8 +172,9 @@ async def test_a_verdict_of_the_sweeper_and_one_of_a_run_without_a_document_are_
         await runs.refuse(connection, orphan, post.workshop.space_id, Corrupted())
     async with post.delivering():
         await eventually(lambda: is_told(receiver, 2))
-    assert [message.content["data"]["code"] for message in receiver.messages] == ["worker_lost", "corrupted"]
-    assert receiver.messages[1].content["data"]["collection"] == "default"
+    by_code = {message.content["data"]["code"]: message.content["data"] for message in receiver.messages}
+    assert set(by_code) == {"worker_lost", "corrupted"}
+    assert by_code["corrupted"]["collection"] == "default"
 
 
 async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_not(
@@ -192,6 +193,18 @@ async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_
     await post.workshop.fail(failed.task_id)
     delivery = await post.only_delivery(webhook_id)
     assert delivery.data["task_id"] == str(failed.task_id)
+
+
+async def test_the_end_of_a_collection_can_be_told(post: Post, receiver: WebhookReceiver, url: str) -> None:
+    await post.add(url, ["collection.deleted"], ["reports"])
+    async with post.database.transaction() as connection:
+        for name in ("reports", "other"):
+            await outbox.announce(connection, "collection.deleted", name, {"collection": name})
+    async with post.delivering():
+        await eventually(lambda: is_told(receiver, 1))
+        await eventually(lambda: is_quiet(post))
+    (message,) = receiver.messages
+    assert message.content["data"] == {"collection": "reports"}
 
 
 async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(
