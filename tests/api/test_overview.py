@@ -91,3 +91,17 @@ async def test_a_run_says_how_long_each_stage_took(service: httpx.AsyncClient) -
     assert (task["filename"], task["is_served"], task["is_latest"]) == ("wildbienen.pdf", True, True)
     assert set(task["seconds"]) >= {"reading", "embedding", "storing"}
     assert all(seconds >= 0 for seconds in task["seconds"].values())
+
+
+async def test_documents_of_a_collection_with_a_language_are_taken_to_be_in_it(
+    service: httpx.AsyncClient,
+) -> None:
+    german = f"c-{uuid4()}"
+    await service.post("/collections", json={"name": german, "language": "de"})
+    for collection, language in ((german, "de"), (f"c-{uuid4()}", "en")):
+        done = await ingest(service, "annual-report.pdf", collection)
+        document = (await service.get(f"/documents/{done['document_id']}")).json()
+        assert document["language"] == language
+    counted = (await service.get(f"/collections/{german}")).json()
+    assert (counted["documents"]["ready"], counted["pages"]) == (1, 6)
+    assert counted["chunks"] == done["result"]["chunks"]
