@@ -73,7 +73,7 @@ async def get_collection(name: Name, collections: CollectionsDep) -> Collection:
 async def change_collection(name: Name, body: CollectionChange, collections: CollectionsDep) -> Collection:
     """Rename a collection with all its documents, or change what is said of it. Nothing is ingested again.
 
-    A rename writes every document, 20,000 in about a second; one that takes over 8 s is a 503 and did nothing.
+    A rename writes every document, 20,000 in about a second; one that takes over 8 s is a 503 and undone.
     """
     return Collection.of(await collections.change(name, body.name, body.changes()))
 
