@@ -111,7 +111,10 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
         WHERE id = :id AND {IS_DUE} AND (NOT {IS_SLOW} OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
             AND NOT EXISTS (SELECT FROM outages)
             AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
-        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt, filename
+        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt, filename, (
+            SELECT collections.language FROM documents JOIN collections ON collections.id = collection_id
+            WHERE documents.id = document_id
+        ) AS collection_language
     """)
     found = await connection.execute(statement, {"id": ingestion_id, "worker": worker})
     row = found.one_or_none()
@@ -126,6 +129,7 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
         row.document_id,
         row.attempt,
         row.filename,
+        row.collection_language,
     )
 
 
