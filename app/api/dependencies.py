@@ -15,6 +15,7 @@ from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
 from app.services.roster import Roster
+from app.services.webhook_service import WebhookService
 
 
 def _services(request: Request) -> Any:
@@ -45,6 +46,11 @@ async def _progress(request: Request) -> ProgressWatcher:
 async def _pictures(request: Request) -> PagePictures:
     pictures: PagePictures = _services(request).pictures
     return pictures
+
+
+async def _webhooks(request: Request) -> WebhookService:
+    service: WebhookService = _services(request).webhooks
+    return service
 
 
 async def _figures(request: Request) -> Figures:
@@ -81,6 +87,7 @@ CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
 CallerDep = Annotated[str, Depends(_caller)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
+WebhooksDep = Annotated[WebhookService, Depends(_webhooks)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
 SandboxDep = Annotated[str, Depends(_sandbox)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

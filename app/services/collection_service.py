@@ -17,6 +17,7 @@ from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, De
 from app.storage.database import Connection, Database
 from app.storage.documents import IS_DOOMED
 from app.storage.figures import read_shelves
+from app.storage.outbox import announce
 
 POLL_SECONDS = 0.25
 DOCUMENTS_AT_ONCE = 500
@@ -99,8 +100,10 @@ class CollectionService:
 async def delete_doomed(database: Database, space_id: int) -> None:
     """The documents of collections that were deleted, each in a transaction of its own; then these end."""
     await _delete_leaving(database, space_id, IS_DOOMED)
-    async with database.autocommit() as connection:
+    async with database.transaction() as connection:
         for deletion in await collections.end_deletions(connection):
+            gone = {"task_id": str(deletion.id), "collection": deletion.collection, "status": "deleted"}
+            await announce(connection, "collection.deleted", deletion.collection, gone)
             log.info("collection deleted", task_id=str(deletion.id), documents=deletion.documents_done)
 
 

@@ -19,7 +19,8 @@ from app.services.backfill import Duty, backfill
 from app.services.collection_service import delete_doomed, delete_expired
 from app.services.holder import Processes
 from app.services.outages import Outages
-from app.storage import runs, sweep
+from app.services.webhook_delivery import WebhookDispatcher
+from app.storage import outbox, runs, sweep
 from app.storage.collections import forget_deletions
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -56,6 +57,7 @@ class Sweeper:
     queue: Queue
     outages: Outages
     processes: Processes
+    webhooks: WebhookDispatcher
     space_id: int
     retention_days: float
     duties: Sequence[Duty] = ()
@@ -75,6 +77,7 @@ class Sweeper:
             _every(TIDY_SECONDS, self.delete_expired),
             _every(TIDY_SECONDS, self.tidy),
             _every(TIDY_SECONDS, self.bring_along),
+            self.webhooks.run(lambda: self._is_leader),
         )
 
     async def sweep(self) -> None:
@@ -109,7 +112,7 @@ class Sweeper:
             await delete_expired(self.database, self.space_id)
 
     async def tidy(self) -> None:
-        """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""
+        """Remove old runs, deliveries and idempotency keys, workers that are gone, and what nothing owns."""
         if not self._is_leader:
             return
         async with self.database.autocommit() as connection:
@@ -121,6 +124,8 @@ class Sweeper:
             await forget_deletions(connection, self.retention_days)
             while await sweep.forget_runs(connection, self.retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
                 log.info("runs forgotten", count=RUNS_AT_ONCE)
+            while await outbox.forget_deliveries(connection, self.retention_days, RUNS_AT_ONCE):
+                log.info("webhook deliveries forgotten")
         keys: list[str] = []
         async for key in self.files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)

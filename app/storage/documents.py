@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
-from app.storage.runs.asking import HAS_ROOM, INSERT_RUN, NewIngestion, values_of
+from app.storage.runs.asking import HAS_ROOM, NewIngestion, insert_run, values_of
 from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
+from app.storage.runs.turns import new_turn, turns_of
 
 MOST_CONTENT_LOCKS = 32
 # SQL: of a row of `documents`, whether it goes with its collection, which has lost its name to the next one.
@@ -242,7 +243,7 @@ _RETRY_FAILED: Final = text(f"""
         SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
     ), failed AS (
         SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
-            storage_key
+            storage_key, collection, is_bulk
         FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
         WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
             AND (CAST(:collection AS text) IS NULL OR collection = :collection)
@@ -251,11 +252,14 @@ _RETRY_FAILED: Final = text(f"""
             AND {HAS_ROOM}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (
-        SELECT new.id AS new_id, failed.*
+        SELECT new.id AS new_id, failed.*, row_number() OVER (PARTITION BY collection, is_bulk) - 1 AS behind
         FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
     ), begun AS (
-        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
-        SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
+        INSERT INTO ingestions
+            (id, document_id, filename, sha256, byte_size, storage_key, queue, is_bulk, turn)
+        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, collection, is_bulk,
+            {new_turn("paired.collection", "paired.is_bulk")} + behind * {turns_of("paired.is_bulk")}
+        FROM paired
     ), keyless AS (
         UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
     ), pointers AS (
@@ -349,7 +353,8 @@ _ASK_FOR_ROOM = text(f"SELECT {HAS_ROOM}")
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (
-        {INSERT_RUN} WHERE NOT EXISTS (SELECT FROM known) AND {HAS_ROOM} RETURNING id, document_id
+        {insert_run(":collection")} WHERE NOT EXISTS (SELECT FROM known) AND {HAS_ROOM}
+        RETURNING id, document_id
     ), made AS (
         INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
         SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id

@@ -20,6 +20,8 @@ from app.services.collection_service import CollectionService
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases
+from app.services.webhook_delivery import WebhookDispatcher
+from app.services.webhook_sender import WebhookSender
 from app.storage import runs, sweep
 from app.storage.collections import CollectionFields
 from app.storage.database import Database
@@ -71,6 +73,7 @@ async def sweepers(own_database: Database, tmp_path: Path) -> list[Sweeper]:
             queue=Bells(),
             outages=Outages(own_database, {}),
             processes=FakeProcess(here.host, here.proc, name),
+            webhooks=WebhookDispatcher(own_database, WebhookSender(allow_private=False), cipher=None),
             space_id=space_id,
             retention_days=30,
             duties=(DocumentWords(own_database),),

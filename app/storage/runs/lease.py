@@ -26,6 +26,7 @@ class Lease:
     attempt: int
     filename: str
     language: str | None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
