@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from alembic import command
@@ -48,7 +48,7 @@ async def execute(url: str, statement: str) -> set[tuple[object, ...]]:
 
 async def open_a_space(url: str) -> int:
     database = Database(url)
-    space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
+    space_id = await open_space(database, IDENTITY)
     await database.close()
     return space_id
 
@@ -100,6 +100,7 @@ async def test_alembic_notices_a_table_that_differs_from_its_model(postgres: Emb
 
 
 LANDED = "20261120b"
+IDENTITY = EmbeddingIdentity("test", "model", 8)
 OLD_ROWS = (
     """
     INSERT INTO ingestions
@@ -130,10 +131,18 @@ async def test_rows_of_the_version_before_are_gone_on_with(postgres: EmbeddedPos
         ]
         (again,) = await runs.requeue_lost(connection, space_id=1, lost=lost)
         assert again.pause_seconds == 0
+        assert await runs.claim_next(connection, "next") is None, "they wait for their own messages"
+        assert await connection.scalar(text("SELECT count(*) FROM webhook_deliveries")) == 0
         rows = await execute(url, "SELECT id FROM ingestions WHERE status IN ('queued', 'retrying')")
         assert len(rows) == 3
         for (ingestion_id,) in rows:
             assert await runs.claim(connection, UUID(str(ingestion_id)), str(ingestion_id)) is not None
+        await connection.execute(
+            text("INSERT INTO webhooks (id, url, events, secret) VALUES (:id, '', :events, '')"),
+            {"id": uuid4(), "events": ["task.cancelled"]},
+        )
+        await runs.cancel(connection, rows.pop()[0], space_id=await open_space(database, IDENTITY))
+        assert await connection.scalar(text("SELECT data->>'collection' FROM webhook_deliveries")) == "old"
     await database.close()
 
 
