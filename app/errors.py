@@ -16,9 +16,9 @@
     │   ├── Cancelled · Superseded · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone ·
-    │   │   WebhookNotFound · DeliveryNotFound)
+    │   │   CollectionNotFound · WebhookNotFound · DeliveryNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
-    │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
+    │   ├── CollectionExists · DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
     │   ├── WebhookNeedsKey · WebhookAddressRefused · WebhookDisabled · TooManyWebhooks
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
@@ -311,6 +311,16 @@ class PageNotFound(NotFound):
 class FileGone(NotFound):
     code = "file_not_found"
     default_message = "The file of this document is not kept any more. Upload it again."
+
+
+class CollectionNotFound(NotFound):
+    code = "collection_not_found"
+    default_message = "There is no collection with this name."
+
+
+class CollectionExists(RequestRefused):
+    code = "collection_exists"
+    default_message = "There is a collection with this name already. Choose another name."
 
 
 class WebhookNotFound(NotFound):

@@ -16,6 +16,7 @@ from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
 from app.services.backfill import DocumentWords, Languages
+from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -52,6 +53,7 @@ class Services:
 
     rag: RAGService
     documents: DocumentService
+    collections: CollectionService
     progress: ProgressWatcher
     pictures: PagePictures
     webhooks: WebhookService
@@ -121,6 +123,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         yield Services(
             rag=_rag(settings, resources, documents),
             documents=documents,
+            collections=CollectionService(database),
             progress=progress,
             pictures=pictures,
             webhooks=WebhookService(database, resources.webhook_sender, resources.cipher),

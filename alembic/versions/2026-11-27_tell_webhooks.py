@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "20261127wh"
-down_revision = "20261127w"
+down_revision = "20261127x"
 branch_labels = None
 depends_on = None
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.pictures import PagePictures
@@ -29,6 +30,11 @@ async def _rag(request: Request) -> RAGService:
 
 async def _documents(request: Request) -> DocumentService:
     service: DocumentService = _services(request).documents
+    return service
+
+
+async def _collections(request: Request) -> CollectionService:
+    service: CollectionService = _services(request).collections
     return service
 
 
@@ -77,6 +83,7 @@ async def _caller(request: Request) -> str:
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
 CallerDep = Annotated[str, Depends(_caller)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]

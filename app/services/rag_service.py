@@ -212,7 +212,7 @@ class RAGService:
             embed = partial(self._embed, progress)
             async with in_order(batches, embed, EMBEDDING_BATCHES_AT_ONCE) as embedded:
                 async for batch, vectors in clock.embedding(embedded):
-                    language = language or await self._detect(batch)
+                    language = language or await self._language_of_new(lease, batch)
                     # Its last page may go on in the next batch.
                     done = replace(progress, pages_done=batch[-1].page_end - 1)
                     with clock.stage("storing"):
@@ -342,7 +342,9 @@ class RAGService:
         async with self.database.autocommit() as connection:
             return await runs.begin(connection, lease, self.space_id, reading.facts, recipe)
 
-    async def _detect(self, batch: Sequence[Chunk]) -> TextLanguage:
+    async def _language_of_new(self, lease: Lease, batch: Sequence[Chunk]) -> TextLanguage:
+        if lease.language is not None:
+            return self.text_search.language(lease.language)
         code = await asyncio.to_thread(self.detector.detect, [chunk.text for chunk in batch])
         return self.text_search.language(code)
 

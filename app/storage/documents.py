@@ -21,6 +21,8 @@ from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
 from app.storage.runs.turns import new_turn, turns_of
 
 MOST_CONTENT_LOCKS = 32
+# SQL: of a row of `documents`, whether it goes with its collection, which has lost its name to the next one.
+IS_DOOMED: Final = "EXISTS (SELECT FROM collections WHERE collections.id = collection_id AND name IS NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +47,16 @@ async def lock_contents(connection: AsyncConnection, collection: str, hashes: Co
     from all. The collection comes first, contents in order, documents later: nobody waits in a circle.
     """
     if len(hashes) > MOST_CONTENT_LOCKS:
-        await connection.execute(_LOCK_COLLECTION, {"collection": collection})
+        await lock_collections(connection, collection)
         return
     ordered = [sha256.hex() for sha256 in sorted(hashes)]
     await connection.execute(_LOCK_CONTENTS, {"collection": collection, "hashes": ordered})
+
+
+async def lock_collections(connection: AsyncConnection, *names: str) -> None:
+    """Until the transaction ends nobody else decides about any bytes in these collections."""
+    for name in sorted(set(names)):
+        await connection.execute(_LOCK_COLLECTION, {"collection": name})
 
 
 async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
@@ -107,11 +115,14 @@ async def has_room_in_queue(connection: AsyncConnection, max_queued: int) -> boo
 
 
 async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
-    """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends."""
+    """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends.
+
+    None when there is no such document, or it is going to be deleted with its collection.
+    """
     found = await connection.execute(
         text(
             "SELECT collection, live_ingestion_id, latest_ingestion_id FROM documents"
-            " WHERE id = :id FOR UPDATE"
+            f" WHERE id = :id AND NOT {IS_DOOMED} FOR UPDATE"
         ),
         {"id": document_id},
     )
@@ -327,7 +338,7 @@ _KNOWN_CONTENT = f"""
         live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
     FROM ingestions JOIN documents AS document ON document.id = document_id
         AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
-    WHERE sha256 = :sha256 AND collection = :collection
+    WHERE sha256 = :sha256 AND collection = :collection AND NOT {IS_DOOMED}
     ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
 """
 

@@ -38,6 +38,35 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text, datetime: Timestamp, dict[str, Any]: JSONB}  # noqa: RUF012
 
 
+class Collection(Base):
+    """Where documents belong. One that is being deleted has no name any more: that is free for a new one."""
+
+    __tablename__ = "collections"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(unique=True)
+    description: Mapped[str | None]
+    collection_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
+    language: Mapped[str | None]
+    expires_after_days: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class CollectionDeletion(Base):
+    """The task that deletes a collection's documents; outlives the collection, for pollers."""
+
+    __tablename__ = "collection_deletions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    collection_id: Mapped[UUID] = mapped_column(unique=True)
+    collection: Mapped[str]
+    documents_total: Mapped[int]
+    documents_done: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
 class Document(Base):
     """What a client uploaded and searches: a name for the newest published ingestion."""
 
@@ -45,6 +74,8 @@ class Document(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     collection: Mapped[str]
+    # Noted by a trigger; None of what is older than the trigger and not brought along yet (backfill.py).
+    collection_id: Mapped[UUID | None] = mapped_column(ForeignKey("collections.id"))
     title: Mapped[str | None]  # given by a person; else the version has one of its own
     document_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     live_ingestion_id: Mapped[UUID | None] = mapped_column(ForeignKey("ingestions.id"), unique=True)
@@ -54,6 +85,7 @@ class Document(Base):
 
     __table_args__ = (
         Index(None, "collection", "id"),
+        Index("ix_documents_collection_id_id", "collection_id", "id"),
         Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
     )
 

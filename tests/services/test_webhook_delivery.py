@@ -18,6 +18,7 @@ from app.errors import Corrupted, WebhookAddressRefused
 from app.local.chaos.embedding_stub import serving
 from app.local.chaos.webhook_receiver import WebhookReceiver
 from app.local.embedded import EmbeddedPostgres
+from app.services.collection_service import CollectionService, delete_doomed
 from app.services.webhook_delivery import IN_FLIGHT_PER_WEBHOOK, RETRY_SECONDS, WebhookDispatcher
 from app.services.webhook_sender import WebhookSender, is_public
 from app.services.webhook_service import WebhookService
@@ -195,16 +196,23 @@ async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_
     assert delivery.data["task_id"] == str(failed.task_id)
 
 
-async def test_the_end_of_a_collection_can_be_told(post: Post, receiver: WebhookReceiver, url: str) -> None:
-    await post.add(url, ["collection.deleted"], ["reports"])
-    async with post.database.transaction() as connection:
-        for name in ("reports", "other"):
-            await outbox.announce(connection, "collection.deleted", name, {"collection": name})
+async def test_a_collection_that_is_deleted_is_told_of_once_its_last_document_is_gone(
+    post: Post, receiver: WebhookReceiver, url: str
+) -> None:
+    await post.add(url, ["document.deleted", "collection.deleted"])
+    workshop = post.workshop
+    await workshop.add(pdf())
+    deletion = await CollectionService(post.database).delete(workshop.collection)
+    await delete_doomed(post.database, workshop.space_id)
     async with post.delivering():
-        await eventually(lambda: is_told(receiver, 1))
-        await eventually(lambda: is_quiet(post))
-    (message,) = receiver.messages
-    assert message.content["data"] == {"collection": "reports"}
+        await eventually(lambda: is_told(receiver, 2))
+    by_type = {message.content["type"]: message.content["data"] for message in receiver.messages}
+    assert by_type["document.deleted"]["collection"] == workshop.collection
+    assert by_type["collection.deleted"] == {
+        "task_id": str(deletion.id),
+        "collection": workshop.collection,
+        "status": "deleted",
+    }
 
 
 async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(

@@ -34,6 +34,7 @@ SCENARIOS = (
     Scenario("poison", faults.poison),
     Scenario("cancel", changes.cancel_at_random),
     Scenario("delete", changes.delete_at_random),
+    Scenario("delete-collection", changes.delete_collection, needs_tiny=True),
     Scenario("replace", changes.replace_while_searching, needs_versions=True),
     Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
     Scenario("crash-loop", loops.crash_loop, needs_large=True),

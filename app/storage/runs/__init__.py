@@ -132,7 +132,12 @@ _CLAIMED = f"""
         next_attempt_at = NULL, lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
         started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
 """
-_LEASE = "id, lease_epoch, storage_key, password, retries, document_id, attempt, filename, request_id"
+_LEASE = """
+    ingestions.id, lease_epoch, storage_key, password, retries, document_id, attempt, filename, request_id, (
+        SELECT collections.language FROM documents JOIN collections ON collections.id = collection_id
+        WHERE documents.id = document_id
+    ) AS collection_language
+"""
 
 
 def _lease(row: Row[Any] | None) -> Lease | None:
@@ -147,6 +152,7 @@ def _lease(row: Row[Any] | None) -> Lease | None:
         row.document_id,
         row.attempt,
         row.filename,
+        row.collection_language,
         row.request_id,
     )
 
