@@ -80,6 +80,12 @@ class Settings(BaseSettings):
     embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
     embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
+    embedding_requests_per_minute: int = Field(
+        0, ge=0, description="Embedding requests of all processes together, at most; 0: no limit."
+    )
+    embedding_tokens_per_minute: int = Field(
+        0, ge=0, description="The same for their tokens, as EMBEDDING_TOKENIZER counts them."
+    )
     rerank_provider: Literal["off", "http", "fastembed"] = Field(
         "off",
         description="A cross-encoder that reorders the 50 best hits of hybrid search: http (POST /rerank of "

@@ -60,6 +60,9 @@ class Counters:
             "Calls of the embedder, by HTTP status, fault, or `ok` (built in).",
             "outcome",
         )
+        self.embedding_wait_seconds = counter(
+            "embedding_wait_seconds", "Seconds that calls of the embedder waited for their turn."
+        )
         self.embedding_tokens = counter("embedding_tokens", "Tokens that the embedder says it has read.")
 
 

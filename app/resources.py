@@ -11,6 +11,7 @@ import structlog
 from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import PROBE, Embedder
+from app.embeddings.budget import Budget, NoBudget
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
@@ -18,6 +19,7 @@ from app.services.admission import Admission
 from app.services.backfill import DocumentWords, Languages
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
+from app.services.embedding_budget import FleetBudget
 from app.services.figures import Figures
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
@@ -69,6 +71,7 @@ class _Resources:
     files: FileStore
     reader: PDFReader
     embedder: Embedder
+    budget: Budget
     text_search: TextSearch
     reranker: Reranker | None
     space_id: int
@@ -158,7 +161,8 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
         closing.callback(queue.close)
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
-        embedder = await closing.enter_async_context(_embedder(settings))
+        budget = _budget(settings, database)
+        embedder = await closing.enter_async_context(_embedder(settings, budget))
         files = FileStore(settings.storage_url)
         probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
         yield _Resources(
@@ -167,6 +171,7 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
             files=files,
             reader=reader,
             embedder=embedder,
+            budget=budget,
             reranker=await closing.enter_async_context(_reranker(settings)),
             space_id=await open_space(database, embedder.identity),
             text_search=await open_text_search(database, settings.text_search_languages),
@@ -191,7 +196,15 @@ def _reader(settings: Settings) -> PDFReader:
     )
 
 
-def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
+def _budget(settings: Settings, database: Database) -> Budget:
+    requests, tokens = settings.embedding_requests_per_minute, settings.embedding_tokens_per_minute
+    if requests == tokens == 0:
+        return NoBudget()
+    return FleetBudget(database, requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager[Embedder]:
+    batch_tokens = settings.embedding_batch_tokens
     return open_embedder(
         provider=settings.embedding_provider,
         model=settings.embedding_model,
@@ -200,12 +213,14 @@ def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
         api_key=settings.embedding_api_key,
         tokenizer=settings.embedding_tokenizer,
         batch_inputs=settings.embedding_batch_inputs,
-        batch_tokens=settings.embedding_batch_tokens,
+        # Servers refuse a request with more than a minute's.
+        batch_tokens=min(batch_tokens, settings.embedding_tokens_per_minute or batch_tokens),
         timeout_seconds=settings.embedding_timeout_seconds,
         query_prefix=settings.embedding_query_prefix,
         passage_prefix=settings.embedding_passage_prefix,
         model_path=settings.embedding_model_path,
         threads=settings.embedding_threads,
+        budget=budget,
     )
 
 
@@ -240,6 +255,7 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         reader=resources.reader,
         splitter=_splitter(resources.embedder, settings.chunk_tokens),
         embedder=resources.embedder,
+        budget=resources.budget,
         detector=LanguageDetector(),
         text_search=resources.text_search,
         space_id=resources.space_id,

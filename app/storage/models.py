@@ -7,7 +7,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, Text, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Double,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TIMESTAMP, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -199,6 +209,20 @@ class Outage(Base):
     since: Mapped[datetime] = mapped_column(server_default=func.now())
     probes: Mapped[int] = mapped_column(server_default="0")
     next_probe_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class EmbeddingBudget(Base):
+    """Whose turn it is to ask the embedding server: one row. Unlogged: a turn waits for no disk."""
+
+    __tablename__ = "embedding_budget"
+
+    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
+    next_at: Mapped[datetime]
+    next_urgent_at: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
+    paused_until: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
+    delayed_seconds: Mapped[float] = mapped_column(Double, server_default=sql("0"))
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
 
 class Worker(Base):

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from app.embeddings import open_embedder
 from app.embeddings.base import EmbeddingIdentity
+from app.embeddings.budget import NoBudget
 from app.embeddings.local import built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
@@ -65,6 +66,7 @@ async def embedder_at(
         "dimensions": 64,
         "asks_dimensions": False,
         "tokenizer": TOKENIZER,
+        "budget": NoBudget(),
         "batch_inputs": 64,
         "batch_tokens": 16_384,
         "first_backoff_seconds": 0.001,
