@@ -63,7 +63,8 @@ def of_tokens(database: Database, a_minute: int) -> FleetBudget:
 class Turns:
     """Who had a turn, and when, in seconds since the first asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self.names: list[str] = []
         self.seconds: list[float] = []
         self._asked: list[asyncio.Task[None]] = []
@@ -75,8 +76,14 @@ class Turns:
             self.names.append(name)
             self.seconds.append(time.monotonic() - self._begun)
 
+        last_turn = await self._last_turn()
         self._asked.append(asyncio.create_task(take()))
-        await asyncio.sleep(0.03)  # it has asked before the next one does
+        while await self._last_turn() == last_turn:  # noqa: ASYNC110 - it is in the database
+            await asyncio.sleep(0.005)
+
+    async def _last_turn(self) -> object:
+        async with self._database.autocommit() as connection:
+            return await connection.scalar(text("SELECT next_at FROM embedding_budget"))
 
     async def all(self) -> None:
         async with asyncio.timeout(20):
@@ -87,7 +94,7 @@ async def test_turns_come_in_the_order_of_asking_and_no_faster_than_the_limit(
     database: Database, elsewhere: Database
 ) -> None:
     here, there = of_requests(database), of_requests(elsewhere)
-    turns = Turns()
+    turns = Turns(database)
     for name in ("large 1", "large 2", "large 3", "large 4"):
         await turns.ask(here, name)
     await turns.ask(there, "small")
@@ -99,7 +106,7 @@ async def test_turns_come_in_the_order_of_asking_and_no_faster_than_the_limit(
 
 async def test_tokens_are_counted_beside_requests(database: Database) -> None:
     budget = FleetBudget(database, requests_per_minute=60_000, tokens_per_minute=60_000)
-    turns = Turns()
+    turns = Turns(database)
     for tokens in (500, 100, 1):
         await turns.ask(budget, str(tokens), tokens)
     await turns.all()
@@ -112,10 +119,10 @@ async def test_what_is_urgent_goes_first_and_puts_off_all_who_wait(
     database: Database, elsewhere: Database
 ) -> None:
     here, there = of_tokens(database, 60_000), of_tokens(elsewhere, 60_000)
-    turns = Turns()
+    turns = Turns(database)
     await turns.ask(here, "first", 600)
-    await turns.ask(here, "second", 10)
-    await turns.ask(there, "third", 10)
+    await turns.ask(here, "second", 300)
+    await turns.ask(there, "third", 300)
     await turns.ask(there, "question", 800, is_urgent=True)
     await turns.all()
     assert turns.names == ["first", "question", "second", "third"]
@@ -136,7 +143,7 @@ async def test_a_pause_holds_who_waits_and_who_comes_later_and_is_not_added_to_i
     database: Database, elsewhere: Database
 ) -> None:
     here, there = of_requests(database), of_requests(elsewhere)
-    turns = Turns()
+    turns = Turns(database)
     await turns.ask(here, "before")
     await turns.ask(here, "waiting")
     for _ in range(3):
@@ -163,14 +170,14 @@ async def test_questions_that_are_too_many_are_told_so_and_take_no_turns(databas
     budget = of_requests(database, a_minute=60)
     asked = await asyncio.gather(*(budget.wait(1, is_urgent=True) for _ in range(10)), return_exceptions=True)
     refused = [one for one in asked if isinstance(one, EmbeddingFailed)]
-    assert len(refused) == 10 - int(URGENT_SECONDS)
+    assert 5 <= len(refused) <= 6
     assert max(one for one in asked if isinstance(one, float)) < URGENT_SECONDS
 
 
 async def test_turns_that_are_forgotten_in_a_crash_of_the_server_hold_up_nobody(database: Database) -> None:
     budget = of_requests(database)
     await budget.wait(1, is_urgent=True)
-    turns = Turns()
+    turns = Turns(database)
     await turns.ask(budget, "waiting")
     await forget_turns(database)
     await turns.ask(budget, "new")
@@ -195,8 +202,9 @@ def settings(own_database_url: str, stub: EmbeddingStub, tmp_path: Path) -> Iter
             embedding_provider="openai",
             embedding_base_url=url,
             embedding_dimensions=64,
-            embedding_batch_inputs=8,
-            embedding_requests_per_minute=30,
+            embedding_batch_inputs=1,
+            chunk_tokens=64,
+            embedding_requests_per_minute=60,
         )
 
 
@@ -204,7 +212,7 @@ async def test_a_document_that_waits_for_its_turns_keeps_its_lease_and_is_charge
     database: Database, settings: Settings, stub: EmbeddingStub
 ) -> None:
     async with open_services(settings) as services:
-        task_id = await upload(services, pages=4)
+        task_id = await upload(services, pages=20)
         run = asyncio.create_task(services.rag.ingest_pdf("", task_id))
 
         async def is_embedding() -> bool:
@@ -219,7 +227,7 @@ async def test_a_document_that_waits_for_its_turns_keeps_its_lease_and_is_charge
         await services.rag.give_up(task_id)
         assert (await row_of(services, task_id)).status == "processing", "its time limit is not its fault"
         assert (await services.rag.search(Search(query="tide"))).degraded == ()
-        assert await run > 8
+        assert await run > 3
         row = await row_of(services, task_id)
         assert (row.status, row.attempt, row.retries, row.losses) == ("success", 1, 0, 0)
     assert len(stub.requests) > 2
@@ -229,11 +237,12 @@ async def test_all_wait_as_long_as_the_server_asks_one_to(
     database: Database, settings: Settings, stub: EmbeddingStub
 ) -> None:
     stub.behaviour.failures = [Failure(status=429, retry_after="4")]
+    settings = settings.model_copy(update={"embedding_requests_per_minute": 600})
     async with open_services(settings) as services, open_services(settings) as others:
         task_ids: list[UUID] = [await upload(services, pages=1), await upload(others, pages=1)]
         begun = time.monotonic()
         first = asyncio.create_task(services.rag.ingest_pdf("", task_ids[0]))
-        while not stub.requests:
+        while not stub.requests:  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         await others.rag.ingest_pdf("", task_ids[1])
