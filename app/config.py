@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     embedding_tokens_per_minute: int = Field(
         0, ge=0, description="The same for their tokens, as EMBEDDING_TOKENIZER counts them."
     )
+    embedding_cache_rows: int = Field(
+        0, ge=0, description="Texts whose vectors are kept, so that provider openai is asked once; 0: none."
+    )
     rerank_provider: Literal["off", "http", "fastembed"] = Field(
         "off",
         description="A cross-encoder that reorders the 50 best hits of hybrid search: http (POST /rerank of "

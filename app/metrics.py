@@ -63,6 +63,7 @@ class Counters:
         self.embedding_wait_seconds = counter(
             "embedding_wait_seconds", "Seconds that calls of the embedder waited for their turn."
         )
+        self.embeddings_cached = counter("embeddings_cached", "Texts whose vectors were known from before.")
         self.embedding_tokens = counter("embedding_tokens", "Tokens that the embedder says it has read.")
 
 

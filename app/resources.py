@@ -20,6 +20,7 @@ from app.services.backfill import DocumentWords, Languages
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.embedding_budget import FleetBudget
+from app.services.embedding_cache import CachedEmbedder
 from app.services.figures import Figures
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
@@ -101,6 +102,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             processes=resources.processes,
             space_id=space_id,
             retention_days=settings.retention_days,
+            embedding_cache_rows=settings.embedding_cache_rows,
             duties=(
                 Languages(database, LanguageDetector(), resources.text_search),
                 DocumentWords(database),
@@ -170,7 +172,7 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
             queue=queue,
             files=files,
             reader=reader,
-            embedder=embedder,
+            embedder=_cached(settings, embedder, database),
             budget=budget,
             reranker=await closing.enter_async_context(_reranker(settings)),
             space_id=await open_space(database, embedder.identity),
@@ -222,6 +224,12 @@ def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager
         threads=settings.embedding_threads,
         budget=budget,
     )
+
+
+def _cached(settings: Settings, embedder: Embedder, database: Database) -> Embedder:
+    if settings.embedding_provider != "openai" or settings.embedding_cache_rows == 0:
+        return embedder
+    return CachedEmbedder(embedder, database)
 
 
 def _reranker(settings: Settings) -> AbstractAsyncContextManager[Reranker | None]:

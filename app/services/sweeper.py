@@ -18,7 +18,7 @@ from app.errors import PDFIngestError, StorageFailed, WorkerLost
 from app.services.backfill import Duty, backfill
 from app.services.holder import Processes
 from app.services.outages import Outages
-from app.storage import runs, sweep
+from app.storage import embedding_cache, runs, sweep
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.outages import list_outages
@@ -26,6 +26,7 @@ from app.storage.runs import LostLease
 from app.storage.runs.conditions import LEASE_SECONDS
 
 SWEEP_SECONDS = 1.0
+TRIM_SECONDS = 30.0
 TIDY_SECONDS = 600.0
 # Longer than any request takes whose upload may yet get a row (`api.uploads.UPLOAD_SECONDS`).
 ORPHAN_SECONDS = 3 * 3600.0
@@ -56,6 +57,7 @@ class Sweeper:
     processes: Processes
     space_id: int
     retention_days: float
+    embedding_cache_rows: int
     duties: Sequence[Duty] = ()
     """What published versions may lack."""
 
@@ -69,6 +71,7 @@ class Sweeper:
             _every(SWEEP_SECONDS, self.sweep),
             _every(SWEEP_SECONDS, self.outages.probe),
             _every(SWEEP_SECONDS, self.delete_files),
+            _every(TRIM_SECONDS, self.trim_embedding_cache),
             _every(TIDY_SECONDS, self.tidy),
             _every(TIDY_SECONDS, self.bring_along),
         )
@@ -93,6 +96,14 @@ class Sweeper:
                 await sweep.put_back_files(connection, failed)
             if len(failed) < len(storage_keys):
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
+
+    async def trim_embedding_cache(self) -> None:
+        """What was not used for longest goes."""
+        if not self._is_leader:
+            return
+        async with self.database.autocommit() as connection:
+            while await embedding_cache.forget_oldest(connection, self.embedding_cache_rows):
+                pass
 
     async def tidy(self) -> None:
         """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""

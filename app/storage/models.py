@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pgvector import HalfVector
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -221,6 +223,18 @@ class EmbeddingBudget(Base):
     next_urgent_at: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
     paused_until: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
     delayed_seconds: Mapped[float] = mapped_column(Double, server_default=sql("0"))
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+
+class CachedEmbedding(Base):
+    """The vector of a text that was embedded before. Unlogged: what a crash takes is embedded again."""
+
+    __tablename__ = "embedding_cache"
+
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    embedding: Mapped[HalfVector] = mapped_column(HALFVEC)
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
     __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
