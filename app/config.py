@@ -163,6 +163,7 @@ class Settings(BaseSettings):
     worker_max_memory_mb: int = Field(
         1024, ge=1, description="A worker process that has grown beyond this is replaced after its task."
     )
+    api_processes: int = Field(1, ge=1, description="Processes of the API, behind one port.")
     api_keys: SecretStr | None = Field(
         None,
         description="Comma-separated name:key or name:sha256=<hex>; then requests need a Bearer key.",
