@@ -38,20 +38,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=problem_responses(InvalidQuery))
 NOT_FOUND = problem_responses(TaskNotFound)
 
-# OpenAPI 3.2 has a word for the parts of a stream; FastAPI writes it into its 3.1 as well.
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"enum": ["progress", "done"]},
-        "id": {"type": "string"},
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/Task"},
-        },
-    },
-    "required": ["event", "id", "data"],
-}
+
+def _events_of(schema: str, **fields: Any) -> dict[str, Any]:
+    """A stream, described: OpenAPI 3.2 has a word for its parts, FastAPI writes it into its 3.1 as well."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": f"#/components/schemas/{schema}"},
+    }
+    properties = {"event": {"enum": ["progress", "done"]}, "data": data, **fields}
+    event = {"type": "object", "properties": properties, "required": [*properties]}
+    return {"text/event-stream": {"itemSchema": event}}
+
 
 TaskId = Annotated[
     str,
@@ -85,7 +83,7 @@ async def list_tasks(progress: ProgressDep, wanted: Annotated[TaskQuery, Query()
         200: {
             "description": "Server-sent events: for each task `progress` at each change, then `done`; the "
             "data is a task as `GET /tasks` lists it.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": _events_of("ListedTask"),
         },
         **NOT_FOUND,
     },
@@ -138,7 +136,7 @@ async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wai
         200: {
             "description": "Server-sent events: `progress` at each change, then `done`; the data is a task "
             "as `GET /tasks/{task_id}` answers it.",
-            "content": {"text/event-stream": {"itemSchema": EVENT}},
+            "content": _events_of("Task", id={"type": "string"}),
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not connect again."},
         **NOT_FOUND,
