@@ -34,6 +34,7 @@ def main() -> None:
             host=options.host,
             port=options.port,
             timeout_graceful_shutdown=options.timeout_graceful_shutdown,
+            timeout_worker_healthcheck=30,  # a busy machine may need more than uvicorn's 5 s to start one
             http="app.api.connections:TimedHTTP",
             access_log=False,
             log_config=None,

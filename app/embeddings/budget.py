@@ -18,8 +18,8 @@ class Budget(Protocol):
         """
         ...
 
-    async def pause(self, seconds: float) -> None:
-        """The server wants to be left alone for so long."""
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
+        """The server wants to be left alone for so long; or it has room for what is urgent, and no more."""
         ...
 
     async def is_used_up(self) -> bool:
@@ -32,22 +32,24 @@ class NoBudget:
 
     def __init__(self) -> None:
         self._paused_until = 0.0
+        self._urgent_paused_until = 0.0
 
     async def wait(self, tokens: int, *, is_urgent: bool) -> float:
-        seconds = self._seconds_left()
+        until = self._urgent_paused_until if is_urgent else self._paused_until
+        seconds = max(0.0, until - time.monotonic())
         if is_urgent and seconds > URGENT_SECONDS:
             raise used_up(seconds)
         await asyncio.sleep(seconds)
         return seconds
 
-    async def pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
+        until = time.monotonic() + seconds
+        self._paused_until = max(self._paused_until, until)
+        if not spares_urgent:
+            self._urgent_paused_until = max(self._urgent_paused_until, until)
 
     async def is_used_up(self) -> bool:
-        return self._seconds_left() > 0
-
-    def _seconds_left(self) -> float:
-        return max(0.0, self._paused_until - time.monotonic())
+        return self._paused_until > time.monotonic()
 
 
 def used_up(seconds: float) -> EmbeddingFailed:

@@ -238,13 +238,18 @@ class OpenAIEmbedder:
         if status == _TOO_MANY_REQUESTS and "insufficient_quota" in response.text:
             raise self._refusal(response)
         is_no_answer = status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or response.is_server_error
-        if seconds := max(
-            _retry_after_seconds(response) if is_no_answer else 0.0, _refill_seconds(response, tokens)
-        ):
-            await self._budget.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
+        await self._heed(response, tokens, asks_for_time=is_no_answer)
         if is_no_answer:
             raise _NoAnswer(f"HTTP {status}")
         return response
+
+    async def _heed(self, response: httpx.Response, tokens: int, *, asks_for_time: bool) -> None:
+        """Keep the pauses that the server asks for. A query needs a request, but few tokens."""
+        asked = _retry_after_seconds(response) if asks_for_time else 0.0
+        if seconds := max(asked, _refill_seconds(response, "requests", 1)):
+            await self._budget.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
+        if seconds := _refill_seconds(response, "tokens", tokens):
+            await self._budget.pause(min(seconds, _LONGEST_PAUSE_SECONDS), spares_urgent=True)
 
     def _refusal(self, response: httpx.Response) -> EmbeddingRefused:
         reason = _reason(response)
@@ -354,15 +359,11 @@ def _retry_after_seconds(response: httpx.Response) -> float:
         return 0.0
 
 
-def _refill_seconds(response: httpx.Response, tokens: int) -> float:
-    """Until there is room for another request with so many tokens, as OpenAI's headers tell; else 0."""
-    wanted = {"requests": 1, "tokens": max(1, tokens)}
-    return max(
-        _seconds(response.headers.get(f"x-ratelimit-reset-{what}", ""))
-        if _number(response.headers.get(f"x-ratelimit-remaining-{what}", "")) < count
-        else 0.0
-        for what, count in wanted.items()
-    )
+def _refill_seconds(response: httpx.Response, what: str, wanted: int) -> float:
+    """Until the server has room for so many again, as OpenAI's headers tell; 0 if it has, or does not say."""
+    if _number(response.headers.get(f"x-ratelimit-remaining-{what}", "")) >= wanted:
+        return 0.0
+    return _seconds(response.headers.get(f"x-ratelimit-reset-{what}", ""))
 
 
 def _number(value: str) -> float:

@@ -30,9 +30,9 @@ class FleetBudget:
             turn = await embedding_budget.take_turn(connection, cost_seconds)
         return await self._wait_for(turn)
 
-    async def pause(self, seconds: float) -> None:
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
         async with self._database.autocommit() as connection:
-            await embedding_budget.pause(connection, seconds)
+            await embedding_budget.pause(connection, seconds, spares_urgent=spares_urgent)
 
     async def is_used_up(self) -> bool:
         async with self._database.autocommit() as connection:

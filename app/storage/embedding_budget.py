@@ -45,11 +45,10 @@ async def take_urgent_turn(
         INSERT INTO embedding_budget AS budget (next_at, next_urgent_at)
         VALUES ({_NOW} + {_COST}, {_NOW} + {_COST})
         ON CONFLICT (id) DO UPDATE SET
-            next_urgent_at = greatest(budget.next_urgent_at, budget.paused_until, {_NOW}) + {_COST},
+            next_urgent_at = greatest(budget.next_urgent_at, {_NOW}) + {_COST},
             next_at = greatest(budget.next_at, {_NOW}) + {_COST},
             delayed_seconds = budget.delayed_seconds + :cost_seconds
-        WHERE greatest(budget.next_urgent_at, budget.paused_until)
-            < {_NOW} + make_interval(secs => :longest_seconds)
+        WHERE budget.next_urgent_at < {_NOW} + make_interval(secs => :longest_seconds)
         RETURNING greatest(0, extract(epoch FROM next_urgent_at - {_COST} - {_NOW}))::float8
         """),
         {"cost_seconds": cost_seconds, "longest_seconds": longest_seconds},
@@ -62,21 +61,21 @@ async def delayed_seconds(connection: AsyncConnection) -> float:
     return await connection.scalar(text("SELECT delayed_seconds FROM embedding_budget")) or 0.0
 
 
-async def pause(connection: AsyncConnection, seconds: float) -> None:
-    """Nobody's turn comes sooner; one pause within another adds nothing."""
-    left = f"""greatest(
-        interval '0', {_NOW} + make_interval(secs => :seconds) - greatest(budget.paused_until, {_NOW})
-    )"""
+async def pause(connection: AsyncConnection, seconds: float, *, spares_urgent: bool) -> None:
+    """Nobody's turn comes sooner, or nobody's but what is urgent; one pause within another adds nothing."""
+    until = f"{_NOW} + make_interval(secs => :seconds)"
+    left = f"greatest(interval '0', {until} - greatest(budget.paused_until, {_NOW}))"
     await connection.execute(
         text(f"""
-        INSERT INTO embedding_budget AS budget (next_at, paused_until)
-        VALUES ({_NOW} + make_interval(secs => :seconds), {_NOW} + make_interval(secs => :seconds))
+        INSERT INTO embedding_budget AS budget (next_at, next_urgent_at, paused_until)
+        VALUES ({until}, CASE WHEN :spares_urgent THEN '-infinity' ELSE {until} END, {until})
         ON CONFLICT (id) DO UPDATE SET
             paused_until = greatest(budget.paused_until, {_NOW}) + {left},
             next_at = greatest(budget.next_at, {_NOW}) + {left},
+            next_urgent_at = greatest(budget.next_urgent_at, excluded.next_urgent_at),
             delayed_seconds = budget.delayed_seconds + extract(epoch FROM {left})
         """),
-        {"seconds": seconds},
+        {"seconds": seconds, "spares_urgent": spares_urgent},
     )
 
 

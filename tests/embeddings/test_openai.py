@@ -207,14 +207,14 @@ class Recorded(NoBudget):
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[int, bool]] = []
-        self.pauses: list[float] = []
+        self.pauses: list[tuple[float, bool]] = []
 
     async def wait(self, tokens: int, *, is_urgent: bool) -> float:
         self.asked.append((tokens, is_urgent))
         return 0.0
 
-    async def pause(self, seconds: float) -> None:
-        self.pauses.append(seconds)
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
+        self.pauses.append((seconds, spares_urgent))
 
 
 def limits(what: str, remaining: str, reset: str) -> dict[str, str]:
@@ -224,24 +224,25 @@ def limits(what: str, remaining: str, reset: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("headers", "pauses"),
     [
-        (limits("requests", "0", "1s"), [1.0]),
-        (limits("requests", "0", "1m12.5s"), [72.5]),
-        (limits("requests", "0", "120ms"), [0.12]),
-        (limits("requests", "0", "7"), [7.0]),
-        (limits("requests", "0", "20h"), [300.0]),
+        (limits("requests", "0", "1s"), [(1.0, False)]),
+        (limits("requests", "0", "1m12.5s"), [(72.5, False)]),
+        (limits("requests", "0", "120ms"), [(0.12, False)]),
+        (limits("requests", "0", "7"), [(7.0, False)]),
+        (limits("requests", "0", "20h"), [(300.0, False)]),
         (limits("requests", "1", "1s"), []),
-        (limits("tokens", "0", "2s"), [2.0]),
-        (limits("tokens", "3", "2s"), [2.0]),
+        (limits("tokens", "0", "2s"), [(2.0, True)]),
+        (limits("tokens", "3", "2s"), [(2.0, True)]),
         (limits("tokens", "149000", "2s"), []),
-        (limits("tokens", "0", "2s") | limits("requests", "0", "3s"), [3.0]),
+        (limits("tokens", "0", "2s") | limits("requests", "0", "3s"), [(3.0, False), (2.0, True)]),
         (limits("requests", "0", "soon"), []),
         (limits("requests", "none", "1s"), []),
         (limits("requests", "0", "9" * 5000), []),
+        (limits("requests", "9" * 5000, "1s"), []),
         ({}, []),
     ],
 )
 async def test_a_server_that_has_no_room_for_another_request_is_left_alone_until_it_has(
-    headers: dict[str, str], pauses: list[float]
+    headers: dict[str, str], pauses: list[tuple[float, bool]]
 ) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         texts = json.loads(request.content)["input"]

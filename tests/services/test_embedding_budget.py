@@ -166,6 +166,20 @@ async def test_a_question_does_not_wait_for_a_long_pause(database: Database, els
         await of_requests(elsewhere).wait(1, is_urgent=True)
 
 
+async def test_a_question_goes_while_only_the_documents_tokens_are_used_up(
+    database: Database, elsewhere: Database
+) -> None:
+    for budget in (of_requests(database), NoBudget()):
+        await budget.pause(2, spares_urgent=True)
+        begun = time.monotonic()
+        assert await budget.wait(1, is_urgent=True) < 0.5
+        assert await budget.wait(1, is_urgent=False) > 1.5
+        assert time.monotonic() - begun > 1.5
+    await of_requests(database).pause(URGENT_SECONDS + 30)
+    with pytest.raises(EmbeddingFailed, match="no more requests"):
+        await of_requests(elsewhere).wait(1, is_urgent=True)
+
+
 async def test_questions_that_are_too_many_are_told_so_and_take_no_turns(database: Database) -> None:
     budget = of_requests(database, a_minute=60)
     asked = await asyncio.gather(*(budget.wait(1, is_urgent=True) for _ in range(10)), return_exceptions=True)
