@@ -17,6 +17,7 @@ from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
 from app.services.backfill import DocumentWords, Languages
+from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.embedding_budget import FleetBudget
@@ -35,6 +36,9 @@ from app.services.roster import Roster
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
+from app.services.webhook_delivery import WebhookDispatcher
+from app.services.webhook_sender import WebhookSender
+from app.services.webhook_service import WebhookService
 from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 from app.storage.files import FileStore
 from app.storage.languages import TextSearch, open_text_search
@@ -52,8 +56,10 @@ class Services:
 
     rag: RAGService
     documents: DocumentService
+    collections: CollectionService
     progress: ProgressWatcher
     pictures: PagePictures
+    webhooks: WebhookService
     database: Database
     files: FileStore
     queue: TaskQueue
@@ -80,6 +86,7 @@ class _Resources:
     outages: Outages
     admission: Admission
     processes: Processes
+    webhook_sender: WebhookSender
 
 
 @asynccontextmanager
@@ -100,6 +107,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             queue=resources.queue,
             outages=resources.outages,
             processes=resources.processes,
+            webhooks=WebhookDispatcher(database, resources.webhook_sender, resources.cipher),
             space_id=space_id,
             retention_days=settings.retention_days,
             embedding_cache_rows=settings.embedding_cache_rows,
@@ -120,8 +128,10 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         yield Services(
             rag=_rag(settings, resources, documents),
             documents=documents,
+            collections=CollectionService(database),
             progress=progress,
             pictures=pictures,
+            webhooks=WebhookService(database, resources.webhook_sender, resources.cipher),
             database=database,
             files=files,
             queue=resources.queue,
@@ -165,6 +175,8 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
         closing.push_async_callback(reader.close)
         budget = _budget(settings, database)
         embedder = await closing.enter_async_context(_embedder(settings, budget))
+        sender = WebhookSender(allow_private=settings.webhook_allow_private)
+        closing.push_async_callback(sender.close)
         files = FileStore(settings.storage_url)
         probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
         yield _Resources(
@@ -183,6 +195,7 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
                 database, max_queued=settings.max_queued, max_store_bytes=settings.max_store_bytes
             ),
             processes=Processes.of_this_host(),
+            webhook_sender=sender,
         )
 
 

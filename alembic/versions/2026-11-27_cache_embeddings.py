@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "20261127y"
-down_revision = "20261127x"
+revision = "20261127sc"
+down_revision = "20261127sb"
 branch_labels = None
 depends_on = None
 

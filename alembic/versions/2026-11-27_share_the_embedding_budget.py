@@ -3,8 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = "20261127x"
-down_revision = "20261127w"
+revision = "20261127sb"
+down_revision = "20261127wi"
 branch_labels = None
 depends_on = None
 

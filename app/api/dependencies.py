@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.pictures import PagePictures
@@ -14,6 +15,7 @@ from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
 from app.services.roster import Roster
+from app.services.webhook_service import WebhookService
 
 
 def _services(request: Request) -> Any:
@@ -31,6 +33,11 @@ async def _documents(request: Request) -> DocumentService:
     return service
 
 
+async def _collections(request: Request) -> CollectionService:
+    service: CollectionService = _services(request).collections
+    return service
+
+
 async def _progress(request: Request) -> ProgressWatcher:
     watcher: ProgressWatcher = _services(request).progress
     return watcher
@@ -39,6 +46,11 @@ async def _progress(request: Request) -> ProgressWatcher:
 async def _pictures(request: Request) -> PagePictures:
     pictures: PagePictures = _services(request).pictures
     return pictures
+
+
+async def _webhooks(request: Request) -> WebhookService:
+    service: WebhookService = _services(request).webhooks
+    return service
 
 
 async def _figures(request: Request) -> Figures:
@@ -71,9 +83,11 @@ async def _caller(request: Request) -> str:
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
 CallerDep = Annotated[str, Depends(_caller)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
+WebhooksDep = Annotated[WebhookService, Depends(_webhooks)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
 SandboxDep = Annotated[str, Depends(_sandbox)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

@@ -5,13 +5,14 @@ import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.dependencies import DocumentsDep, ProgressDep
+from app.api.collection_schemas import DeletionTask
+from app.api.dependencies import CollectionsDep, DocumentsDep, ProgressDep
 from app.api.problems import problem_responses
 from app.api.schemas import (
     CancelledTasks,
@@ -33,6 +34,7 @@ MAX_FOLLOWED_IDS = 200
 HEARTBEAT_SECONDS = 5
 
 _CURSOR = re.compile(r"([0-9]{1,17}):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+Status = TypeVar("Status")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=problem_responses(InvalidQuery))
@@ -119,14 +121,28 @@ async def cancel_waiting_tasks(documents: DocumentsDep, body: CancelRequest | No
 
 
 @router.get("/{task_id}", responses=NOT_FOUND)
-async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wait: WaitSeconds = 0) -> Task:
-    """Where a task stands; with `wait`, answers when the status is final or the time is up."""
-    ingestion_id = ingestion_id_of(task_id)
-    if not wait:
-        return Task.of(await progress.status(ingestion_id))
-    waiting = progress.wait(ingestion_id, min(wait, MAX_WAIT_SECONDS))
-    status = await _while_connected(request, waiting) or await progress.status(ingestion_id)
-    return Task.of(status)
+async def get_task(
+    task_id: TaskId,
+    request: Request,
+    progress: ProgressDep,
+    collections: CollectionsDep,
+    wait: WaitSeconds = 0,
+) -> Task | DeletionTask:
+    """Where a task stands; with `wait`, answers when the status is final or the time is up.
+
+    A task that deletes a collection is one to poll only: it is in no list or stream, and not to be cancelled.
+    """
+    ingestion_id, seconds = ingestion_id_of(task_id), min(wait, MAX_WAIT_SECONDS)
+    try:
+        if not seconds:
+            return Task.of(await progress.status(ingestion_id))
+        waiting = progress.wait(ingestion_id, seconds)
+        status = await _while_connected(request, waiting) or await progress.status(ingestion_id)
+        return Task.of(status)
+    except TaskNotFound:
+        deleting = collections.deletion(ingestion_id, seconds)
+        deletion = await _while_connected(request, deleting) or await collections.deletion(ingestion_id)
+        return DeletionTask.of(deletion)
 
 
 @router.get(
@@ -207,7 +223,7 @@ def _place(after: str | None) -> TaskPlace | None:
     return TaskPlace(_EPOCH + timedelta(microseconds=int(cursor[1])), UUID(cursor[2]))
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, TaskStatus]) -> TaskStatus | None:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Status]) -> Status | None:
     """The work's result, or None when the client went away first; then the work is cancelled."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnection(request))

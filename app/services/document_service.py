@@ -49,6 +49,7 @@ AT_ONCE = 500
 """Documents that one transaction begins or ends."""
 
 OnDuplicate = Literal["return", "replace", "keep"]
+Priority = Literal["interactive", "bulk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,7 @@ class UploadOptions:
     metadata: dict[str, Any] | None = None
     password: str | None = None
     on_duplicate: OnDuplicate = "return"
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,10 @@ class DocumentService:
                 raise FileGone
             if last.is_open:
                 raise AlreadyInWork
-            new = NewIngestion(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret)
+            new = NewIngestion(
+                *(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret),
+                request_id=_request_id(),
+            )
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
                 await documents.release_file(connection, last.id)
@@ -347,7 +352,7 @@ class DocumentService:
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
     ) -> AcceptedFile:
         document_id = uuid7()
-        new = _new_ingestion(file, password)
+        new = _new_ingestion(file, password, is_bulk=options.priority == "bulk")
         add_document = partial(
             documents.add_document,
             *(connection, document_id, options.collection, options.metadata, new, self._max_queued),
@@ -448,10 +453,18 @@ async def _lock_contents_to_move(connection: Connection, document_id: UUID, coll
         await documents.lock_contents(connection, one, hashes)
 
 
-def _new_ingestion(file: ReceivedFile, password: bytes | None) -> NewIngestion:
+def _new_ingestion(file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False) -> NewIngestion:
     return NewIngestion(
-        file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password
+        *(file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password),
+        is_bulk=is_bulk,
+        request_id=_request_id(),
     )
+
+
+def _request_id() -> str | None:
+    """Of the request that is being answered, for the lines of who works on it later."""
+    request_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
+    return request_id
 
 
 def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadOptions) -> bytes:
@@ -461,4 +474,6 @@ def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadO
         for file in arrived
     ]
     asked = [options.collection, options.metadata, options.password is not None, options.on_duplicate]
+    if options.priority == "bulk":  # else as before there was a priority: keys live on through an upgrade
+        asked.append(options.priority)
     return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()
