@@ -247,6 +247,25 @@ async def test_a_document_that_waits_for_its_turns_keeps_its_lease_and_is_charge
     assert len(stub.requests) > 2
 
 
+async def test_a_small_document_is_done_long_before_a_large_one_that_began_first(
+    database: Database, settings: Settings
+) -> None:
+    settings = settings.model_copy(update={"embedding_requests_per_minute": 150})
+    async with open_services(settings) as services, open_services(settings) as others:
+        large, small = await upload(services, pages=40), await upload(others, pages=1)
+        run = asyncio.create_task(services.rag.ingest_pdf("", large))
+
+        async def is_embedding() -> bool:
+            return bool((await row_of(services, large)).stage == "embedding")
+
+        await eventually(is_embedding)
+        await others.rag.ingest_pdf("", small)
+        row = await row_of(services, large)
+        assert row.status == "processing"
+        stored = row.chunks
+        assert await run > stored + 5
+
+
 async def test_all_wait_as_long_as_the_server_asks_one_to(
     database: Database, settings: Settings, stub: EmbeddingStub
 ) -> None:
