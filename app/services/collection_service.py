@@ -12,7 +12,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from app.errors import TaskNotFound
-from app.storage import collections
+from app.storage import collections, webhooks
 from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, Deletion
 from app.storage.database import Connection, Database
 from app.storage.doomed import IS_DOOMED
@@ -69,6 +69,7 @@ class CollectionService:
         async with self._database.transaction() as connection:
             if new_name not in (None, name):
                 await collections.rename_collection(connection, name, new_name)
+                await webhooks.follow_renamed(connection, name, new_name)
                 name = new_name
             found = await collections.find_collection(connection, name, to_change=True)
             fields = CollectionFields(
