@@ -15,7 +15,7 @@ from app.errors import TaskNotFound
 from app.storage import collections, webhooks
 from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, Deletion
 from app.storage.database import Connection, Database
-from app.storage.documents import IS_DOOMED
+from app.storage.doomed import IS_DOOMED
 from app.storage.figures import read_shelves
 from app.storage.outbox import announce
 
