@@ -115,3 +115,24 @@ async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_wo
         with line.worker(pool, **embedder):
             for task_id in (sent.id, str(first)):
                 assert (await get(line.client, task_id, 60))["status"] == "success"
+
+
+async def test_the_time_limit_of_a_run_taken_in_its_turn_is_its_own_verdict(line: Line) -> None:
+    stub = EmbeddingStub(dimensions=64, delay_seconds=60)
+    first, second = [
+        await line.ask("a", write_pdf(line.folder / f"{number}.pdf", pages=1).read_bytes())
+        for number in range(2)
+    ]
+    with serving(stub.app) as url:
+        embedder = {
+            "EMBEDDING_PROVIDER": "openai",
+            "EMBEDDING_BASE_URL": url,
+            "EMBEDDING_API_KEY": "x",
+            "EMBEDDING_DIMENSIONS": "64",
+            "EMBEDDING_TIMEOUT_SECONDS": "90",
+            "TASK_SOFT_LIMIT_SECONDS": "4",
+        }
+        assert await line.queue.enqueue(second)
+        with line.worker(**embedder):
+            result = await get(line.client, str(first), 60)
+    assert (result["status"], result["code"]) == ("error", "timed_out")
