@@ -15,9 +15,11 @@
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
-    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone)
+    │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone ·
+    │   │             CollectionNotFound · KeyNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
+    │   ├── KeyNameTaken · AdminKeyFirst · ScopeMissing
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
@@ -311,6 +313,16 @@ class FileGone(NotFound):
     default_message = "The file of this document is not kept any more. Upload it again."
 
 
+class CollectionNotFound(NotFound):
+    code = "collection_not_found"
+    default_message = "There is no collection of this name."
+
+
+class KeyNotFound(NotFound):
+    code = "key_not_found"
+    default_message = "There is no key with this id, or it is revoked already."
+
+
 class AlreadyInWork(RequestRefused):
     code = "already_in_work"
     default_message = "The document is being ingested right now."
@@ -382,11 +394,33 @@ class KeyUnknown(KeyMissing):
     default_message = "This service does not know the API key."
 
 
+class ScopeMissing(RequestRefused):
+    code = "scope_missing"
+    status_code = 403
+    default_message = "The API key has not the scope that this request needs. Ask for a key that has it."
+
+
+class KeyNameTaken(RequestRefused):
+    code = "key_name_taken"
+    default_message = (
+        "Two keys of this name are in use already, or API_KEYS has the name. "
+        "Revoke one, or take another name."
+    )
+
+
+class AdminKeyFirst(RequestRefused):
+    code = "admin_key_first"
+    default_message = (
+        "From the first key on every request needs one, and nobody could make another: make one with the "
+        "scope admin first, or set API_KEYS."
+    )
+
+
 class ForeignHost(RequestRefused):
     code = "foreign_host"
     status_code = 403
     default_message = (
-        "Without API_KEYS this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
+        "Without keys this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
         "the header Host has another name."
     )
 
@@ -395,7 +429,7 @@ class ForeignOrigin(RequestRefused):
     code = "foreign_origin"
     status_code = 403
     default_message = (
-        "Without API_KEYS this service answers no web page of another origin, "
+        "Without keys this service answers no web page of another origin, "
         "unless the name of its host is in ALLOWED_HOSTS."
     )
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
+from app.services.keys import Caller, Keys
 from app.services.pictures import PagePictures
 from app.services.progress import ProgressWatcher
 from app.services.rag_service import RAGService
@@ -63,16 +64,22 @@ async def _sandbox(request: Request) -> str:
     return sandbox
 
 
-async def _caller(request: Request) -> str:
-    """The name of the key's holder (`security.Guard`); empty on a service without keys."""
-    caller: str = request.state.caller
+async def _caller(request: Request) -> Caller:
+    """The key's holder, or anybody (`security.Guard`)."""
+    caller: Caller = request.state.caller
     return caller
+
+
+async def _keys(request: Request) -> Keys:
+    keys: Keys = request.app.state.keys
+    return keys
 
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
 ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
-CallerDep = Annotated[str, Depends(_caller)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+KeysDep = Annotated[Keys, Depends(_keys)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
 SandboxDep = Annotated[str, Depends(_sandbox)]

@@ -1,0 +1,76 @@
+"""The bodies of keys, described for people in OpenAPI."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Self
+from uuid import UUID
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.api.schemas import CollectionName
+from app.services.keys import Scope
+from app.storage.keys import KeyRow
+
+KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
+Scopes = Annotated[set[Scope], Field(min_length=1)]
+CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_length=100)]
+
+
+def _later(value: datetime) -> datetime:
+    if value <= datetime.now(UTC):
+        raise ValueError("must be in the future")
+    return value
+
+
+class KeyRequest(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: KeyName
+    scopes: Scopes = Field(
+        description="What it opens: `read`, `write` (uploads, changes, deletions), `admin` (keys, the whole "
+        "service, and all that the others open)."
+    )
+    collections: CollectionPatterns | None = Field(
+        None,
+        description="Names, or patterns in which `*` stands for any characters: the key sees nothing of any "
+        "other collection. Not with `admin`. Default: all collections.",
+    )
+    expires_at: Annotated[AwareDatetime, AfterValidator(_later)] | None = Field(
+        None, description="From then on it opens nothing. Default: never."
+    )
+
+
+class Key(BaseModel):
+    """A key, without its secret."""
+
+    id: UUID = Field(description="For `DELETE /keys/{key_id}`.")
+    name: str = Field(description="Whose key it is.")
+    prefix: str = Field(description="What its secret begins with.")
+    scopes: list[Scope] = Field(description="What it opens.")
+    collections: list[str] | None = Field(description="Names or patterns of what it sees; null: everything.")
+    created_at: datetime = Field(description="When it was made.")
+    expires_at: datetime | None = Field(description="From then on it opens nothing; null: never.")
+    last_used_at: datetime | None = Field(description="To a minute; null: never.")
+    revoked_at: datetime | None = Field(description="Since then it opens nothing; null: it is in use.")
+
+    @classmethod
+    def of(cls, key: KeyRow) -> Self:
+        return cls.model_validate({name: getattr(key, name) for name in Key.model_fields})
+
+
+class NewKey(Key):
+    """A key that was made just now, with its secret."""
+
+    secret: str = Field(description="To be sent as `Authorization: Bearer …`. It is shown this once only.")
+
+    @classmethod
+    def with_secret(cls, key: KeyRow, secret: str) -> Self:
+        return cls(**Key.of(key).model_dump(), secret=secret)
+
+
+class KeyList(BaseModel):
+    """A page of keys."""
+
+    data: list[Key] = Field(description="The newest first.")
+    next: str | None = Field(description="For `after`, to get the next page; null: this was the last one.")

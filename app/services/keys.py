@@ -1,0 +1,234 @@
+"""Keys, of the environment and of the database: who holds which, and what it opens."""
+
+import asyncio
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Collection
+from contextvars import Context
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import Final, Literal
+from uuid import UUID
+
+import structlog
+from pydantic import SecretStr
+from uuid_utils.compat import uuid7
+
+from app.errors import AdminKeyFirst, DatabaseUnavailable, KeyNameTaken, KeyNotFound, KeyUnknown
+from app.storage import keys
+from app.storage.database import Database
+from app.storage.keys import KeyRow
+from app.storage.reach import EVERYTHING, Reach
+
+Scope = Literal["read", "write", "admin"]
+ALL_SCOPES: Final = frozenset[Scope]({"read", "write", "admin"})
+
+MOST_OF_A_NAME: Final = 2
+"""Keys in use at a time: the one that clients have, and the one that they change to."""
+FRESH_SECONDS: Final = 1.0
+"""After which the valid keys are read again, while those that were read last are still used ..."""
+STALE_SECONDS: Final = 1.8
+"""... until then: what is revoked opens nothing 2 s later."""
+READING_SECONDS: Final = 5.0
+USES_APART_SECONDS: Final = 60.0
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HASHED = "sha256="
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+_PREFIX = re.compile(rb"(pdfi_[0-9a-f]{12})_")
+_NOBODYS = bytes(32)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever asks: a key's holder, or anybody where no key is needed.
+
+    `account` is what answers and counts are kept under; it is never that of another key of the same name.
+    """
+
+    name: str = ""
+    account: str = ""
+    scopes: frozenset[str] = ALL_SCOPES
+    reach: Reach = EVERYTHING
+
+    def has_scope(self, scope: Scope) -> bool:
+        """Who may make keys could make any, so admin has all."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRing:
+    """Names of callers with the SHA-256 of their keys; a name may have several, to change one for another."""
+
+    keys: tuple[tuple[str, bytes], ...] = ()
+
+    @classmethod
+    def parse(cls, api_keys: SecretStr | None) -> "KeyRing":
+        """From `name:key,name:sha256=<64 hex digits>`. Raises ValueError, without saying any key."""
+        if api_keys is None:
+            return cls()
+        entries = api_keys.get_secret_value().rstrip(", ").split(",")
+        return cls(tuple(_parsed(number, entry.strip()) for number, entry in enumerate(entries, 1)))
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def has_name(self, name: str) -> bool:
+        return any(name == known for known, _ in self.keys)
+
+    def caller(self, key: bytes) -> Caller | None:
+        """The key's holder. Takes as long for a wrong key as for a right one."""
+        digest = sha256(key).digest()
+        found = None
+        for name, known in self.keys:
+            if hmac.compare_digest(digest, known):
+                found = Caller(name, name)
+        return found
+
+
+def _parsed(number: int, entry: str) -> tuple[str, bytes]:
+    name, _, key = entry.partition(":")
+    if not _NAME.fullmatch(name) or not key:
+        raise ValueError(
+            f"API_KEYS: entry {number} must be name:key or name:sha256=<hex>, "
+            "the name made of letters, digits and ._-"
+        )
+    if not key.startswith(_HASHED):
+        return name, sha256(key.encode()).digest()
+    if not _DIGEST.fullmatch(key.removeprefix(_HASHED)):
+        raise ValueError(f"API_KEYS: the SHA-256 of entry {number} must have 64 hex digits")
+    return name, bytes.fromhex(key.removeprefix(_HASHED))
+
+
+class Keys:
+    """All keys of a service. Those of the database are read once a second at most, for all who ask.
+
+    A service without any key is open; from the first one on it wants keys for ever, also when all of them
+    are revoked or have run out.
+    """
+
+    def __init__(self, database: Database, environment: KeyRing) -> None:
+        self._database = database
+        self._environment = environment
+        self._valid: dict[bytes, KeyRow] = {}
+        self._read_at = self._changed_at = -STALE_SECONDS
+        self._reading: asyncio.Task[None] | None = None
+        self._uses: dict[UUID, float] = {}
+        self._unnoted: set[UUID] = set()
+        self.are_wanted = bool(environment)
+        """As far as is known: what was read last may be older than the first key."""
+
+    async def close(self) -> None:
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+
+    async def caller(self, key: bytes) -> Caller | None:
+        """The key's holder; None where no key is wanted. Raises KeyUnknown and DatabaseUnavailable.
+
+        Keys of the environment need no database.
+        """
+        if (caller := self._environment.caller(key)) is not None:
+            return caller
+        await self.refresh()
+        if not self.are_wanted:
+            return None
+        return self._holder(key)
+
+    async def refresh(self) -> None:
+        """Know the keys as they were 2 s ago or later, and after changes of ours.
+
+        Raises DatabaseUnavailable.
+        """
+        asked_at = time.monotonic()
+        if asked_at - self._read_at > FRESH_SECONDS:
+            self._begin_reading()
+        while self._read_at < max(asked_at - STALE_SECONDS, self._changed_at):
+            await asyncio.shield(self._begin_reading())
+
+    async def create(
+        self,
+        name: str,
+        scopes: Collection[Scope],
+        collections: Collection[str] | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[KeyRow, str]:
+        """A new key and its secret, which is kept nowhere. Raises KeyNameTaken and AdminKeyFirst."""
+        prefix = f"pdfi_{secrets.token_hex(6)}"
+        secret = f"{prefix}_{secrets.token_urlsafe(32)}"
+        async with self._database.transaction() as connection:
+            await keys.lock_keys(connection)
+            valid = await keys.list_valid_keys(connection)
+            if self._environment.has_name(name) or sum(key.name == name for key in valid) >= MOST_OF_A_NAME:
+                raise KeyNameTaken
+            has_admin = self._environment or any("admin" in key.scopes for key in valid)
+            if not has_admin and "admin" not in scopes:
+                raise AdminKeyFirst
+            key = await keys.insert_key(
+                connection,
+                key_id=uuid7(),
+                name=name,
+                prefix=prefix,
+                digest=sha256(secret.encode()).digest(),
+                scopes=sorted(scopes),
+                collections=collections,
+                expires_at=expires_at,
+            )
+        self._changed_at = time.monotonic()
+        return key, secret
+
+    async def list(self, after: UUID | None, limit: int) -> list[KeyRow]:
+        """The newest first, those that are revoked or have run out too."""
+        async with self._database.transaction() as connection:
+            return await keys.list_keys(connection, after, limit)
+
+    async def revoke(self, key_id: UUID) -> None:
+        """The key opens nothing any more: here at once, in all processes 2 s later. Raises KeyNotFound."""
+        async with self._database.transaction() as connection:
+            if await keys.revoke_key(connection, key_id) is None:
+                raise KeyNotFound
+        self._changed_at = time.monotonic()
+
+    def _holder(self, key: bytes) -> Caller:
+        """Takes as long for a wrong secret as for a right one. Raises KeyUnknown."""
+        prefix = _PREFIX.match(key)
+        row = self._valid.get(prefix[1]) if prefix else None
+        is_right = hmac.compare_digest(sha256(key).digest(), row.digest if row else _NOBODYS)
+        if row is None or not is_right:
+            raise KeyUnknown
+        self._note_use(row.id)
+        return Caller(row.name, str(row.id), frozenset(row.scopes), Reach(row.collections))
+
+    def _note_use(self, key_id: UUID) -> None:
+        now = time.monotonic()
+        if now - self._uses.get(key_id, -USES_APART_SECONDS) >= USES_APART_SECONDS:
+            self._uses[key_id] = now
+            self._unnoted.add(key_id)
+            self._begin_reading()
+
+    def _begin_reading(self) -> asyncio.Task[None]:
+        """For all who ask meanwhile: a database that is silent holds up one statement."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(), context=Context())  # of no one's request
+            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._reading
+
+    async def _read(self) -> None:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(READING_SECONDS), self._database.transaction() as connection:
+                if used := list(self._unnoted):
+                    await keys.note_uses(connection, used, USES_APART_SECONDS)
+                valid = await keys.list_valid_keys(connection)
+                are_wanted = self.are_wanted or bool(valid) or await keys.has_keys(connection)
+        except TimeoutError as error:
+            raise DatabaseUnavailable from error
+        self._unnoted.difference_update(used)
+        self._valid = {key.prefix.encode(): key for key in valid}
+        self._uses = {key.id: self._uses[key.id] for key in valid if key.id in self._uses}
+        self.are_wanted = are_wanted
+        self._read_at = began
