@@ -1,7 +1,9 @@
 """Keys of the database, on a service that begins without any: made, used, listed, revoked."""
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -18,6 +20,7 @@ from app.main import create_app
 from tests.api.conftest import Served
 from tests.api.contract import Contract
 from tests.databases import migrated
+from tests.processes import PROJECT
 from tests.test_migrations import execute
 
 ROOT = "root-" + "r" * 30
@@ -228,6 +231,39 @@ async def test_when_a_key_was_used_last_is_noted_once_a_minute(
         await asyncio.sleep(0.6)
         await code_of(stranger, key["secret"])
     assert await last_used() == first
+
+
+async def pdf_ingest_keys(url: str, key: str, *arguments: str) -> tuple[int | None, str, str]:
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.local.cli", "keys", *arguments),
+        cwd=PROJECT,
+        env=os.environ | {"PDF_INGEST_URL": url, "PDF_INGEST_API_KEY": key},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, told = await command.communicate()
+    return command.returncode, output.decode(), told.decode()
+
+
+async def test_the_command_line_makes_lists_and_revokes_keys(
+    locked: Served, root: httpx.AsyncClient, stranger: httpx.AsyncClient
+) -> None:
+    options = ("--scopes", "read", "--collections", "reports*, letters", "--expires", "90d")
+    name = uuid4().hex
+    code, output, told = await pdf_ingest_keys(locked.url, ROOT, "create", name, *options)
+    assert code == 0, told
+    secret = output.strip()
+    assert await code_of(stranger, secret) == "200"
+    (key,) = [one for one in (await root.get("/keys?limit=500")).json()["data"] if one["name"] == name]
+    assert (key["scopes"], key["collections"]) == (["read"], ["reports*", "letters"])
+    assert timedelta(days=89) < datetime.fromisoformat(key["expires_at"]) - datetime.now(UTC)
+    assert f"\n{key['id']}\t{name}\t{key['prefix']}\tread\treports*, letters\t" in (
+        "\n" + (await pdf_ingest_keys(locked.url, ROOT, "list"))[1]
+    )
+    assert (await pdf_ingest_keys(locked.url, ROOT, "revoke", key["id"]))[0] == 0
+    assert await code_of(stranger, secret) == "unauthorized"
+    code, _, told = await pdf_ingest_keys(locked.url, ROOT, "create", "a", "--expires", "soon")
+    assert (code, "as 90d, 12h or 30m" in " ".join(told.split())) == (2, True), told
 
 
 async def test_the_list_has_pages(root: httpx.AsyncClient) -> None:
