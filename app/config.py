@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr | None = Field(
         None,
-        description="Comma-separated name:key or name:sha256=<hex>, of administrators; then requests need a key.",
+        description="Comma-separated name:key or name:sha256=<hex>, of administrators; then all need one.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

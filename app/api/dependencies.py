@@ -11,7 +11,7 @@ from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.keys import Caller, Keys
 from app.services.pictures import PagePictures
-from app.services.progress import ProgressWatcher
+from app.services.progress import VisibleTasks
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
 from app.services.roster import Roster
@@ -28,13 +28,14 @@ async def _rag(request: Request) -> RAGService:
 
 
 async def _documents(request: Request) -> DocumentService:
+    """As the caller sees them."""
     service: DocumentService = _services(request).documents
-    return service
+    return service.within(request.state.caller.reach)
 
 
-async def _progress(request: Request) -> ProgressWatcher:
-    watcher: ProgressWatcher = _services(request).progress
-    return watcher
+async def _progress(request: Request) -> VisibleTasks:
+    """As the caller sees them."""
+    return VisibleTasks(_services(request).progress, request.state.caller.reach)
 
 
 async def _pictures(request: Request) -> PagePictures:
@@ -77,7 +78,7 @@ async def _keys(request: Request) -> Keys:
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
-ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
+ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 KeysDep = Annotated[Keys, Depends(_keys)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]

@@ -42,6 +42,7 @@ from app.api.schemas import Limit
 from app.api.uploads import content_length, multipart_body, read_form, refuse
 from app.errors import (
     AlreadyInWork,
+    CollectionNotFound,
     DocumentNotFound,
     DocumentReplaced,
     EmptyFile,
@@ -120,7 +121,7 @@ def _accepted(description: str, **examples: object) -> dict[str, Any]:
             "description": "The collection has these bytes already, and nothing new was begun.",
             "content": {"application/json": {"examples": {"duplicate": {"value": DUPLICATE_EXAMPLE}}}},
         },
-        **problem_responses(*UPLOAD_ERRORS, IdempotencyKeyReused, IdempotencyKeyInWork),
+        **problem_responses(*UPLOAD_ERRORS, CollectionNotFound, IdempotencyKeyReused, IdempotencyKeyInWork),
     },
     openapi_extra=multipart_body(UploadFields, several=True),
 )
@@ -199,7 +200,9 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     return _respond(_answer([accepted]))
 
 
-@router.patch("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
+@router.patch(
+    "/{document_id}", responses=problem_responses(DocumentNotFound, CollectionNotFound, InvalidQuery)
+)
 async def change_document(document_id: DocumentId, body: ChangeRequest, documents: DocumentsDep) -> Document:
     """Give a document another title, other metadata, or another collection. Nothing is ingested again."""
     return Document.of(await documents.change(document_id, body.change()))

@@ -5,9 +5,10 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import structlog
@@ -15,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.errors import (
     AlreadyInWork,
+    CollectionNotFound,
     DocumentNotFound,
     DocumentReplaced,
     FileGone,
@@ -23,6 +25,7 @@ from app.errors import (
     PDFIngestError,
     QueueFull,
     StorageFailed,
+    StoreFull,
     TaskNotFound,
 )
 from app.services.admission import Admission
@@ -41,7 +44,9 @@ from app.storage.document_views import (
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs import NewIngestion
+from app.storage.tasks import has_task
 
 log = structlog.get_logger()
 
@@ -106,7 +111,14 @@ class DocumentService:
         self._max_queued = admission.max_queued
         self._space_id = space_id
         self._afterwards: set[asyncio.Task[object]] = set()
+        self._reach = EVERYTHING
         self.max_upload_bytes = max_upload_bytes
+
+    def within(self, reach: Reach) -> Self:
+        """The same service for a caller to whom nothing else is there."""
+        bound = copy(self)
+        bound._reach = reach
+        return bound
 
     async def close(self) -> None:
         """Wait for what still runs after answers: messages and deleted files."""
@@ -138,9 +150,10 @@ class DocumentService:
     ) -> Answer:
         """Make documents of files, all in one transaction with the answer that an Idempotency-Key keeps.
 
-        `answer` is asked before the commit. Raises PasswordNeedsKey, IdempotencyKeyReused and
-        IdempotencyKeyInWork; a full queue refuses a file only.
+        `answer` is asked before the commit. Raises CollectionNotFound, PasswordNeedsKey, IdempotencyKeyReused
+        and IdempotencyKeyInWork; a full queue refuses a file only.
         """
+        self._require_collection(options.collection)
         fingerprint = _fingerprint(arrived, options)
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
@@ -159,12 +172,15 @@ class DocumentService:
 
     async def require_room(self, announced_bytes: int) -> None:
         """Better before a large body arrives than after. Raises QueueFull and StoreFull."""
-        await self._admission.require_room(announced_bytes)
+        try:
+            await self._admission.require_room(announced_bytes)
+        except StoreFull as error:
+            raise self._about_all(error) from error
 
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
         async with self._database.transaction() as connection:
-            await _collection_of(connection, document_id)
+            await _collection_of(connection, document_id, self._reach)
 
     async def replace(
         self,
@@ -177,7 +193,7 @@ class DocumentService:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = _new_ingestion(file, self._encrypt(password))
         async with self._database.transaction() as connection:
-            await _lock_content(connection, document_id, file.sha256)
+            await _lock_content(connection, document_id, file.sha256, self._reach)
             await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
@@ -188,7 +204,7 @@ class DocumentService:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
         async with self._database.transaction() as connection:
-            document = await documents.lock_document(connection, document_id)
+            document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
                 raise DocumentNotFound
             last = await documents.find_run(connection, document.latest_ingestion_id)
@@ -208,11 +224,15 @@ class DocumentService:
         return accepted
 
     async def change(self, document_id: UUID, change: Change) -> DocumentView:
-        """Give it another title, other metadata or another collection, as it is. Raises DocumentNotFound."""
+        """Give it another title, other metadata or another collection, as it is.
+
+        Raises DocumentNotFound and CollectionNotFound.
+        """
         async with self._database.transaction() as connection:
             if change.collection is not None:
-                await _lock_contents_to_move(connection, document_id, change.collection)
-            if await documents.lock_document(connection, document_id) is None:
+                await _lock_contents_to_move(connection, document_id, change.collection, self._reach)
+                self._require_collection(change.collection)
+            if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
         return await self.find(document_id)
@@ -227,7 +247,9 @@ class DocumentService:
             new_ids = [uuid7() for _ in range(AT_ONCE)]
             try:
                 async with self._database.transaction() as connection:
-                    begun = await documents.retry_failed(connection, wanted, new_ids, self._max_queued)
+                    begun = await documents.retry_failed(
+                        connection, wanted, new_ids, self._max_queued, self._reach
+                    )
             except QueueFull:
                 if count == 0:
                     raise
@@ -243,6 +265,8 @@ class DocumentService:
         Raises TaskNotFound.
         """
         async with self._database.autocommit() as connection:
+            if self._reach.is_bound and not await has_task(connection, task_id, self._reach):
+                raise TaskNotFound
             if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
 
@@ -251,7 +275,9 @@ class DocumentService:
         count = 0
         while True:
             async with self._database.transaction() as connection:
-                ended = await runs.cancel_unclaimed(connection, collection, AT_ONCE, self._space_id)
+                ended = await runs.cancel_unclaimed(
+                    connection, collection, AT_ONCE, self._space_id, self._reach
+                )
             count += ended
             if ended < AT_ONCE:
                 return count
@@ -268,7 +294,7 @@ class DocumentService:
     async def delete(self, document_id: UUID) -> None:
         """Rows at once, the files right after. Raises DocumentNotFound."""
         async with self._database.transaction() as connection:
-            if await documents.lock_document(connection, document_id) is None:
+            if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             storage_keys = await documents.delete_document(connection, self._space_id, document_id)
         log.info("deleted", document_id=str(document_id))
@@ -277,7 +303,7 @@ class DocumentService:
     async def find(self, document_id: UUID) -> DocumentView:
         """Raises DocumentNotFound."""
         async with self._database.transaction() as connection:
-            view = await document_views.find_document(connection, document_id)
+            view = await document_views.find_document(connection, document_id, self._reach)
         if view is None:
             raise DocumentNotFound
         return view
@@ -287,7 +313,9 @@ class DocumentService:
     ) -> list[tuple[DocumentView, DocumentPlace]]:
         """Each with its place in the list."""
         async with self._database.transaction() as connection:
-            return await document_views.list_documents(connection, condition, order, after, limit)
+            return await document_views.list_documents(
+                connection, condition, order, after, limit, self._reach
+            )
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
@@ -296,7 +324,9 @@ class DocumentService:
         """
         version, ordinal = after or (None, -1)
         async with self._database.transaction() as connection:
-            page = await document_views.list_document_chunks(connection, document_id, ordinal, limit)
+            page = await document_views.list_document_chunks(
+                connection, document_id, ordinal, limit, self._reach
+            )
         if page is None:
             raise DocumentNotFound
         if version not in (None, page.ingestion_id):
@@ -306,7 +336,7 @@ class DocumentService:
     async def find_original(self, document_id: UUID) -> OriginalFile:
         """Raises DocumentNotFound and FileGone."""
         async with self._database.transaction() as connection:
-            original = await document_views.find_original(connection, document_id)
+            original = await document_views.find_original(connection, document_id, self._reach)
         if original is None:
             raise DocumentNotFound
         if original.storage_key is None:
@@ -385,10 +415,21 @@ class DocumentService:
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
         """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
-        await self._admission.require_store_room(served.byte_size)
+        try:
+            await self._admission.require_store_room(served.byte_size)
+        except StoreFull as error:
+            raise self._about_all(error) from error
         async with self.uploading() as upload:
             file = await upload.receive(served.filename, self._files.read(served.storage_key))
             return await self.replace(document_id, upload, file, password=password)
+
+    def _require_collection(self, collection: str) -> None:
+        if not self._reach.has_collection(collection):
+            raise CollectionNotFound
+
+    def _about_all(self, error: StoreFull) -> StoreFull:
+        """How much all have stored is told to those only who may see it."""
+        return StoreFull() if self._reach.is_bound else error
 
     def _encrypt(self, password: str | None) -> bytes | None:
         if password is None:
@@ -417,20 +458,20 @@ class DocumentService:
         task.add_done_callback(self._afterwards.discard)
 
 
-async def _collection_of(connection: Connection, document_id: UUID) -> str:
+async def _collection_of(connection: Connection, document_id: UUID, reach: Reach) -> str:
     """Raises DocumentNotFound."""
-    collection = await documents.find_collection(connection, document_id)
+    collection = await documents.find_collection(connection, document_id, reach)
     if collection is None:
         raise DocumentNotFound
     return collection
 
 
-async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes) -> None:
+async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes, reach: Reach) -> None:
     """Lock these bytes in the document's collection, then the document. Raises DocumentNotFound."""
-    collection = await _collection_of(connection, document_id)
+    collection = await _collection_of(connection, document_id, reach)
     while True:
         await documents.lock_contents(connection, collection, [sha256])
-        document = await documents.lock_document(connection, document_id)
+        document = await documents.lock_document(connection, document_id, reach)
         if document is None:
             raise DocumentNotFound
         if document.collection == collection:
@@ -438,13 +479,16 @@ async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes
         collection = document.collection  # moved between the two
 
 
-async def _lock_contents_to_move(connection: Connection, document_id: UUID, collection: str) -> None:
+async def _lock_contents_to_move(
+    connection: Connection, document_id: UUID, collection: str, reach: Reach
+) -> None:
     """Nobody decides meanwhile about the document's bytes, where it is and where it goes.
 
     Collections in their order: who locks two cannot wait for another who does. Raises DocumentNotFound.
     """
+    there = await _collection_of(connection, document_id, reach)
     hashes = await documents.list_hashes(connection, document_id)
-    for one in sorted({collection, await _collection_of(connection, document_id)}):
+    for one in sorted({collection, there}):
         await documents.lock_contents(connection, one, hashes)
 
 

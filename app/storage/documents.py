@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import HAS_ROOM, INSERT_RUN, NewIngestion, values_of
 from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
 
@@ -105,22 +106,27 @@ async def has_room_in_queue(connection: AsyncConnection, max_queued: int) -> boo
     return bool(await connection.scalar(_ASK_FOR_ROOM, {"max_queued": max_queued}))
 
 
-async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
+async def lock_document(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> Row[Any] | None:
     """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends."""
     found = await connection.execute(
         text(
             "SELECT collection, live_ingestion_id, latest_ingestion_id FROM documents"
-            " WHERE id = :id FOR UPDATE"
+            f" WHERE id = :id AND {reach.sql('documents')} FOR UPDATE"
         ),
-        {"id": document_id},
+        {"id": document_id} | reach.parameters,
     )
     return found.one_or_none()
 
 
-async def find_collection(connection: AsyncConnection, document_id: UUID) -> str | None:
+async def find_collection(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> str | None:
     """The collection a document is in now; None when there is no such document."""
     collection: str | None = await connection.scalar(
-        text("SELECT collection FROM documents WHERE id = :id"), {"id": document_id}
+        text(f"SELECT collection FROM documents WHERE id = :id AND {reach.sql('documents')}"),
+        {"id": document_id} | reach.parameters,
     )
     return collection
 
@@ -226,7 +232,7 @@ class FailedDocuments:
     document_ids: Sequence[UUID] | None = None
 
 
-_RETRY_FAILED: Final = text(f"""
+_RETRY_FAILED: Final = f"""
     WITH new AS (
         SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
     ), failed AS (
@@ -237,7 +243,7 @@ _RETRY_FAILED: Final = text(f"""
             AND (CAST(:collection AS text) IS NULL OR collection = :collection)
             AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
             AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
-            AND {HAS_ROOM}
+            AND {HAS_ROOM} AND {{reach}}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (
         SELECT new.id AS new_id, failed.*
@@ -252,7 +258,7 @@ _RETRY_FAILED: Final = text(f"""
         FROM paired WHERE documents.id = document_id
     )
     SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
-""")
+"""
 
 
 async def retry_failed(
@@ -260,14 +266,16 @@ async def retry_failed(
     wanted: FailedDocuments,
     ingestion_ids: Sequence[UUID],
     max_queued: int,
+    reach: Reach = EVERYTHING,
 ) -> int:
     """Ingest failed documents again, as many as there are new ids; how many were begun. Raises QueueFull.
 
     Each new run takes over the file of the one that failed.
     """
     found = await connection.execute(
-        _RETRY_FAILED,
-        {
+        text(_RETRY_FAILED.format(reach=reach.sql("documents"))),
+        reach.parameters
+        | {
             "collection": wanted.collection,
             "codes": None if wanted.codes is None else list(wanted.codes),
             "document_ids": None if wanted.document_ids is None else list(wanted.document_ids),

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
-_SPECIAL_IN_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_", "*": "%"})
+_SPECIAL_IN_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,12 @@ EVERYTHING: Final = Reach()
 
 def like(pattern: str) -> str:
     """The pattern as LIKE has it."""
-    return pattern.translate(_SPECIAL_IN_LIKE)
+    return like_name(pattern).replace("*", "%")
+
+
+def like_name(name: str) -> str:
+    """What LIKE finds nothing but this name with."""
+    return name.translate(_SPECIAL_IN_LIKE)
 
 
 def _fits(name: str, pattern: str) -> bool:
