@@ -38,7 +38,8 @@ class Settings(BaseSettings):
         description="Folders (comma-separated) from which a task may name a file by its path.",
     )
     secret_key: SecretStr | None = Field(
-        None, description="Fernet key that encrypts PDF passwords; without one a password is refused."
+        None,
+        description="Fernet key that encrypts PDF passwords and signs tokens; without one both are refused.",
     )
     secret_key_file: Path | None = Field(
         None, description="Where the key is kept when SECRET_KEY is not set; `migrate` makes the file."

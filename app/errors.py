@@ -19,7 +19,7 @@
     │   │             CollectionNotFound · KeyNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
-    │   ├── KeyNameTaken · AdminKeyFirst · ScopeMissing
+    │   ├── KeyNameTaken · AdminKeyFirst · ScopeMissing · TokensNeedSecret · TokenTooLong
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
@@ -398,6 +398,18 @@ class ScopeMissing(RequestRefused):
     code = "scope_missing"
     status_code = 403
     default_message = "The API key has not the scope that this request needs. Ask for a key that has it."
+
+
+class TokensNeedSecret(RequestRefused):
+    code = "tokens_need_secret_key"
+    status_code = 422
+    default_message = "Tokens are signed with a SECRET_KEY; this server has none."
+
+
+class TokenTooLong(RequestRefused):
+    code = "token_too_long"
+    status_code = 422
+    default_message = "The token would be too long for a link. Name fewer documents or collections."
 
 
 class KeyNameTaken(RequestRefused):

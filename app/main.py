@@ -70,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         allow_many()
         async with open_services(settings) as services:
             app.state.services = services
-            app.state.keys = Keys(services.database, key_ring)
+            app.state.keys = Keys(services.database, key_ring, settings.secret_key)
             app.state.is_draining = False
             with _on_exit_signal(
                 partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop

@@ -143,7 +143,7 @@ async def upload_documents(
     Several files are accepted or refused one by one. If all of them are refused the answer is the problem
     of the first one, with those of all in `data`.
     """
-    async with documents.claiming(idempotency_key, caller.account) as claim, documents.uploading() as upload:
+    async with documents.claiming(idempotency_key, caller.tenant) as claim, documents.uploading() as upload:
         if claim is None or claim.first_answer is None:  # which is given again, however full it is
             await documents.require_room(content_length(request))
         form = await read_form(request, upload, UploadFields)

@@ -1,7 +1,7 @@
 """The bodies of keys, described for people in OpenAPI."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
@@ -74,3 +74,27 @@ class KeyList(BaseModel):
 
     data: list[Key] = Field(description="The newest first.")
     next: str | None = Field(description="For `after`, to get the next page; null: this was the last one.")
+
+
+class TokenRequest(BaseModel):
+    """Part of what the key that asks opens."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scopes: Annotated[set[Literal["read", "write"]], Field(min_length=1)] = Field(
+        {"read"}, description="Those of the key, but for `admin`."
+    )
+    collections: CollectionPatterns | None = Field(
+        None, description="Some of those that the key sees. Default: the same."
+    )
+    document_ids: Annotated[list[UUID], Field(min_length=1, max_length=100)] | None = Field(
+        None, description="Only these documents, to read. Default: all in the collections."
+    )
+    expires_in: int = Field(900, ge=1, le=86_400, description="Seconds until it opens nothing any more.")
+
+
+class Token(BaseModel):
+    """A token that was made just now."""
+
+    token: str = Field(description="To be sent like a key, or as `?token=` of a file or a picture.")
+    expires_at: datetime = Field(description="From then on it opens nothing; it ends with its key, too.")

@@ -1,16 +1,26 @@
 """Keys over HTTP: made, listed, revoked."""
 
+from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Path, Query, Response
 
-from app.api.dependencies import KeysDep
-from app.api.key_schemas import Key, KeyList, KeyRequest, NewKey
+from app.api.dependencies import CallerDep, KeysDep
+from app.api.key_schemas import Key, KeyList, KeyRequest, NewKey, Token, TokenRequest
 from app.api.problems import problem_responses
 from app.api.schemas import Limit
 from app.api.uploads import refuse
-from app.errors import AdminKeyFirst, InvalidQuery, KeyNameTaken, KeyNotFound
+from app.errors import (
+    AdminKeyFirst,
+    CollectionNotFound,
+    InvalidQuery,
+    KeyNameTaken,
+    KeyNotFound,
+    ScopeMissing,
+    TokensNeedSecret,
+    TokenTooLong,
+)
 
 router = APIRouter(prefix="/keys", tags=["keys"], responses=problem_responses(InvalidQuery))
 
@@ -28,6 +38,26 @@ async def create_key(wanted: KeyRequest, keys: KeysDep) -> NewKey:
         )
     key, secret = await keys.create(wanted.name, wanted.scopes, wanted.collections, wanted.expires_at)
     return NewKey.with_secret(key, secret)
+
+
+@router.post(
+    "/tokens",
+    status_code=201,
+    responses=problem_responses(CollectionNotFound, ScopeMissing, TokensNeedSecret, TokenTooLong),
+)
+async def create_token(keys: KeysDep, caller: CallerDep, wanted: TokenRequest | None = None) -> Token:
+    """Make a token: part of a key, for a browser or a link, for a while. It is kept nowhere.
+
+    It opens no more than the key that asks, ends with that, and makes no tokens itself. It is sent like a
+    key, or as `?token=` to `GET` a file or a page as a picture.
+    """
+    wanted = wanted or TokenRequest()
+    if wanted.document_ids is not None and wanted.scopes != {"read"}:
+        refuse("body", "document_ids", "can be given with the scope read alone")
+    token, expires_at = keys.token(
+        caller, wanted.scopes, wanted.collections, wanted.document_ids, wanted.expires_in
+    )
+    return Token(token=token, expires_at=datetime.fromtimestamp(expires_at, UTC))
 
 
 @router.get("")

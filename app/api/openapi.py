@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from app.api.problems import Problem, problem_responses
-from app.api.security import ALIVE, PROBES, scope_for
+from app.api.security import ALIVE, LINKED, PROBES, scope_for
 from app.errors import (
     BodyTooLarge,
     ForeignHost,
@@ -76,11 +76,14 @@ def _ask_for_keys(openapi: dict[str, Any], *, is_optional: bool) -> None:
     """The scheme makes the button Authorize on /docs."""
     schemes = openapi["components"].setdefault("securitySchemes", {})
     schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A key, or one of API_KEYS."}
+    schemes["token"] = {"type": "apiKey", "in": "query", "name": "token", "description": "A token."}
     for path, operations in openapi["paths"].items():
         for method, operation in operations.items() if path not in PROBES else ():
-            operation["security"] = [{"key": []}, *([{}] if is_optional else [])]
+            ways = ["key", "token"] if LINKED.fullmatch(path) else ["key"]
+            operation["security"] = [{way: []} for way in ways] + ([{}] if is_optional else [])
             operation["responses"] |= {str(k): v for k, v in problem_responses(*_REFUSALS).items()}
-            operation["description"] += f"\n\nScope: `{scope_for(method.upper(), path)}`."
+            if scope := scope_for(method.upper(), path):
+                operation["description"] += f"\n\nScope: `{scope}`."
 
 
 def _restore_examples(openapi: dict[str, Any]) -> None:

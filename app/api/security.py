@@ -1,8 +1,11 @@
 """Who may ask: holders of a key or, on a service without keys, programs that are not foreign web pages."""
 
+import asyncio
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -40,6 +43,10 @@ DESCRIPTION = frozenset(
 PAGE = "/web/"
 """What the page at / is made of: it asks for a key and is the same for all."""
 
+LINKED = re.compile(r"/documents/[^/]+/(file|pages/[^/]+\.png)")
+"""What a page shows by its address alone, which may have a token."""
+STILL_OPEN_SECONDS = 1.0
+
 ADMINISTRATION = frozenset({"keys", "stats", "webhooks", "workers"})
 """Paths begin with it that are about the whole service, or about who may use it."""
 
@@ -61,8 +68,10 @@ _POLICIES = {
 log = structlog.get_logger(__name__)
 
 
-def scope_for(method: str, path: str) -> KeyScope:
-    """The scope that a request needs; docs/security.md has the same as a table."""
+def scope_for(method: str, path: str) -> KeyScope | None:
+    """The scope that a request needs; None: any key will do. docs/security.md has the same as a table."""
+    if (method, path) == ("POST", "/keys/tokens"):
+        return None
     if path.split("/")[1] in ADMINISTRATION:
         return "admin"
     is_reading = method in {"GET", "HEAD", "OPTIONS"} or (method, path) == ("POST", "/search")
@@ -84,8 +93,10 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (path := _path(scope)) != ALIVE:
             try:
-                caller = await self._caller(scope["app"].state.keys, path, Headers(scope=scope))
-                if not caller.has_scope(wanted := scope_for(scope["method"], path)):
+                keys: Keys = scope["app"].state.keys
+                token = _taken_token(scope, path)
+                caller = await self._caller(keys, path, Headers(scope=scope), token)
+                if (wanted := scope_for(scope["method"], path)) and not caller.has_scope(wanted):
                     raise ScopeMissing(f"This request needs a key with the scope {wanted}; this one has not.")
             except (RequestRefused, DatabaseUnavailable) as error:
                 log.info("request refused", code=error.code, method=scope["method"], path=path)
@@ -95,9 +106,12 @@ class Guard:
             scope.setdefault("state", {})["caller"] = caller
             if caller.name:
                 structlog.contextvars.bind_contextvars(caller=caller.name)
+            if scope["method"] == "GET" and caller.key_id:
+                await _while_open(keys, caller, self._app, scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
-    async def _caller(self, keys: Keys, path: str, headers: Headers) -> Caller:
+    async def _caller(self, keys: Keys, path: str, headers: Headers, token: str | None) -> Caller:
         """The key's holder, or anybody where no key is needed. Raises RequestRefused, DatabaseUnavailable.
 
         Without a database nobody is let in but holders of API_KEYS, who need none.
@@ -109,6 +123,8 @@ class Guard:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and key.strip():
             return await keys.caller(key.strip().encode("latin-1")) or Caller()  # the bytes as they came
+        if token is not None:
+            return await keys.bearer_of(token)
         if not keys.are_wanted:
             await keys.refresh()
         if keys.are_wanted:
@@ -129,6 +145,41 @@ class Guard:
     def _is_own(self, hostname: str) -> bool:
         """Addresses are: a name can be made to mean any address, an address means itself."""
         return hostname == "localhost" or hostname in self._allowed_hosts or _is_address(hostname)
+
+
+async def _while_open(
+    keys: Keys, caller: Caller, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Ends what goes on for long, as streams do, when its key ends: to the handler the client is gone."""
+    is_ended = is_under_way = False
+
+    async def receive_while_open() -> Message:
+        nonlocal is_ended
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(receive(), STILL_OPEN_SECONDS)
+            with suppress(DatabaseUnavailable):
+                if not await keys.is_open_to(caller):
+                    is_ended = True
+                    return {"type": "http.disconnect"}
+
+    async def send_and_note(message: Message) -> None:
+        nonlocal is_under_way
+        await send(message)
+        is_under_way = message["type"] == "http.response.start" or message.get("more_body", False)
+
+    await app(scope, receive_while_open, send_and_note)
+    if is_ended and is_under_way:
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _taken_token(scope: Scope, path: str) -> str | None:
+    """Of a link, and taken out of it: an address may go to a log."""
+    if scope["method"] not in {"GET", "HEAD"} or not LINKED.fullmatch(path):
+        return None
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    scope["query_string"] = urlencode([pair for pair in pairs if pair[0] != "token"]).encode()
+    return next((value for name, value in pairs if name == "token"), None)
 
 
 def _path(scope: Scope) -> str:

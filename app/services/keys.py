@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Collection
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final, Literal
@@ -17,7 +17,19 @@ import structlog
 from pydantic import SecretStr
 from uuid_utils.compat import uuid7
 
-from app.errors import AdminKeyFirst, DatabaseUnavailable, KeyNameTaken, KeyNotFound, KeyUnknown
+from app.errors import (
+    AdminKeyFirst,
+    CollectionNotFound,
+    DatabaseUnavailable,
+    KeyMissing,
+    KeyNameTaken,
+    KeyNotFound,
+    KeyUnknown,
+    ScopeMissing,
+    TokensNeedSecret,
+    TokenTooLong,
+)
+from app.services.tokens import MOST_CHARACTERS, PREFIX, Claims, Signer
 from app.storage import keys
 from app.storage.database import Database
 from app.storage.keys import KeyRow
@@ -40,6 +52,7 @@ _HASHED = "sha256="
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _PREFIX = re.compile(rb"(pdfi_[0-9a-f]{12})_")
 _NOBODYS = bytes(32)
+TOKEN_BEGINNING = PREFIX.encode()
 
 log = structlog.get_logger()
 
@@ -48,15 +61,29 @@ log = structlog.get_logger()
 class Caller:
     """Whoever asks: a key's holder, or anybody where no key is needed.
 
-    `account` is what answers and counts are kept under; it is never that of another key of the same name.
+    `account` is what counts are kept under; it is never that of another key of the same name. `expires_at` is
+    a token's end, in seconds since 1970; a key's own is looked at when the keys are read.
     """
 
     name: str = ""
     account: str = ""
+    key_id: str = ""
     scopes: frozenset[str] = ALL_SCOPES
     reach: Reach = EVERYTHING
+    expires_at: int | None = None
 
-    def has_scope(self, scope: Scope) -> bool:
+    @property
+    def is_token(self) -> bool:
+        return self.expires_at is not None
+
+    @property
+    def tenant(self) -> str:
+        """What answers are kept under: tokens for other collections are given to others."""
+        if not self.is_token:
+            return self.account
+        return f"{self.account} {sha256(repr(self.reach.collections).encode()).hexdigest()}"
+
+    def has_scope(self, scope: str) -> bool:
         """Who may make keys could make any, so admin has all."""
         return scope in self.scopes or "admin" in self.scopes
 
@@ -87,8 +114,18 @@ class KeyRing:
         found = None
         for name, known in self.keys:
             if hmac.compare_digest(digest, known):
-                found = Caller(name, name)
+                found = Caller(name, name, _id_of(known))
         return found
+
+    def holder(self, key_id: str) -> Caller | None:
+        """Of the key that a token was made with."""
+        return next(
+            (Caller(name, name, key_id) for name, known in self.keys if _id_of(known) == key_id), None
+        )
+
+
+def _id_of(digest: bytes) -> str:
+    return f"env-{digest[:8].hex()}"
 
 
 def _parsed(number: int, entry: str) -> tuple[str, bytes]:
@@ -112,10 +149,12 @@ class Keys:
     are revoked or have run out.
     """
 
-    def __init__(self, database: Database, environment: KeyRing) -> None:
+    def __init__(self, database: Database, environment: KeyRing, secret_key: SecretStr | None = None) -> None:
         self._database = database
         self._environment = environment
+        self._signer = Signer(secret_key) if secret_key else None
         self._valid: dict[bytes, KeyRow] = {}
+        self._by_id: dict[str, KeyRow] = {}
         self._read_at = self._changed_at = -STALE_SECONDS
         self._reading: asyncio.Task[None] | None = None
         self._uses: dict[UUID, float] = {}
@@ -128,16 +167,74 @@ class Keys:
             await asyncio.wait([self._reading])
 
     async def caller(self, key: bytes) -> Caller | None:
-        """The key's holder; None where no key is wanted. Raises KeyUnknown and DatabaseUnavailable.
+        """The holder of a key or a token; None where none is wanted.
 
-        Keys of the environment need no database.
+        Keys of the environment, and tokens made with them, need no database. Raises KeyUnknown and
+        DatabaseUnavailable.
         """
         if (caller := self._environment.caller(key)) is not None:
             return caller
+        if key.startswith(TOKEN_BEGINNING):
+            return await self.bearer_of(key.decode("latin-1"))
         await self.refresh()
         if not self.are_wanted:
             return None
         return self._holder(key)
+
+    async def bearer_of(self, token: str) -> Caller:
+        """Raises KeyUnknown, also when its key is in use no more, and DatabaseUnavailable."""
+        claims = self._signer.claims(token) if self._signer and token.startswith(PREFIX) else None
+        if claims is None or claims.expires_at <= time.time():
+            raise KeyUnknown
+        holder = await self._holder_of(claims.key_id)
+        if holder is None:
+            raise KeyUnknown
+        named = claims.document_ids
+        return replace(
+            holder,
+            scopes=frozenset(scope for scope in claims.scopes if holder.has_scope(scope)),
+            reach=Reach(claims.collections, None if named is None else frozenset(named)),
+            expires_at=claims.expires_at,
+        )
+
+    async def is_open_to(self, caller: Caller) -> bool:
+        """Whether what let the caller in still would. Raises DatabaseUnavailable."""
+        if caller.expires_at is not None and caller.expires_at <= time.time():
+            return False
+        return not caller.key_id or await self._holder_of(caller.key_id) is not None
+
+    def token(
+        self,
+        caller: Caller,
+        scopes: Collection[Scope],
+        collections: Collection[str] | None,
+        document_ids: Collection[UUID] | None,
+        seconds: int,
+    ) -> tuple[str, int]:
+        """A token that opens part of what the caller's key does, and its end in seconds since 1970.
+
+        Raises KeyMissing, ScopeMissing, CollectionNotFound, TokensNeedSecret and TokenTooLong.
+        """
+        if not caller.key_id:
+            raise KeyMissing("A token is made with a key, and stands for part of it.")
+        if caller.is_token:
+            raise ScopeMissing("A token makes no tokens.")
+        if not all(map(caller.has_scope, scopes)):
+            raise ScopeMissing
+        if collections is not None and not caller.reach.covers(collections):
+            raise CollectionNotFound
+        if self._signer is None:
+            raise TokensNeedSecret
+        claims = Claims(
+            caller.key_id,
+            int(time.time()) + seconds,
+            tuple(sorted(scopes)),
+            caller.reach.collections if collections is None else tuple(collections),
+            None if document_ids is None else tuple(document_ids),
+        )
+        if len(token := self._signer.token(claims)) > MOST_CHARACTERS:
+            raise TokenTooLong
+        return token, claims.expires_at
 
     async def refresh(self) -> None:
         """Know the keys as they were 2 s ago or later, and after changes of ours.
@@ -201,7 +298,15 @@ class Keys:
         if row is None or not is_right:
             raise KeyUnknown
         self._note_use(row.id)
-        return Caller(row.name, str(row.id), frozenset(row.scopes), Reach(row.collections))
+        return _caller(row)
+
+    async def _holder_of(self, key_id: str) -> Caller | None:
+        """Raises DatabaseUnavailable."""
+        if (holder := self._environment.holder(key_id)) is not None:
+            return holder
+        await self.refresh()
+        row = self._by_id.get(key_id)
+        return None if row is None else _caller(row)
 
     def _note_use(self, key_id: UUID) -> None:
         now = time.monotonic()
@@ -229,6 +334,11 @@ class Keys:
             raise DatabaseUnavailable from error
         self._unnoted.difference_update(used)
         self._valid = {key.prefix.encode(): key for key in valid}
+        self._by_id = {str(key.id): key for key in valid}
         self._uses = {key.id: self._uses[key.id] for key in valid if key.id in self._uses}
         self.are_wanted = are_wanted
         self._read_at = began
+
+
+def _caller(row: KeyRow) -> Caller:
+    return Caller(row.name, str(row.id), str(row.id), frozenset(row.scopes), Reach(row.collections))

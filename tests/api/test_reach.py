@@ -238,6 +238,21 @@ async def cancels(bound: httpx.AsyncClient, own: Library, foreign: Library) -> l
     return [other, everything]
 
 
+async def makes_tokens(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
+    refused = [
+        await bound.post("/keys/tokens", json={"collections": patterns})
+        for patterns in ([FOREIGN], ["*"], [OWN, FOREIGN], ["report*"])
+    ]
+    assert {answer.json()["code"] for answer in refused} == {"collection_not_found"}
+    made = await bound.post("/keys/tokens", json={"document_ids": [foreign.ready["document_id"]]})
+    token = {"Authorization": f"Bearer {made.json()['token']}"}
+    page = await bound.get(f"/documents/{foreign.ready['document_id']}", headers=token)
+    assert page.json()["code"] == "document_not_found"
+    everything = await bound.get("/documents", headers=token)
+    assert everything.json()["data"] == []
+    return [*refused, page, everything]
+
+
 WALKS: dict[str, Walk] = {
     "POST /documents": uploads,
     "GET /documents": lists_its_own("/documents", "document_id"),
@@ -269,6 +284,7 @@ WALKS: dict[str, Walk] = {
     "GET /workers": wants_an_administrator("GET", "/workers"),
     "GET /stats": wants_an_administrator("GET", "/stats"),
     "POST /keys": wants_an_administrator("POST", "/keys", json={"name": "a", "scopes": ["admin"]}),
+    "POST /keys/tokens": makes_tokens,
     "GET /keys": wants_an_administrator("GET", "/keys"),
     "DELETE /keys/{key_id}": wants_an_administrator("DELETE", "/keys/{key_id}"),
     "POST /tasks/cancel": cancels,

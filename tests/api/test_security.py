@@ -128,7 +128,7 @@ async def test_the_description_shows_how_to_give_a_key(locked: Served, served: S
             assert ("security" not in operation, "401" not in operation["responses"]) == (is_open, is_open)
     for operations in served.app.openapi()["paths"].values():
         for operation in operations.values():
-            assert operation.get("security", [{}]) in ([{"key": []}, {}], [{}])
+            assert operation.get("security", [{}])[-1] == {}  # a key may be made at any time
 
 
 @pytest.mark.parametrize(
