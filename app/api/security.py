@@ -105,7 +105,7 @@ class Guard:
                 return
             scope.setdefault("state", {})["caller"] = caller
             if caller.name:
-                structlog.contextvars.bind_contextvars(caller=caller.name)
+                structlog.contextvars.bind_contextvars(caller=caller.name, key_id=caller.key_id)
             if scope["method"] == "GET" and caller.key_id:
                 await _while_open(keys, caller, self._app, scope, receive, send)
                 return

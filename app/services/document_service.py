@@ -29,6 +29,7 @@ from app.errors import (
     TaskNotFound,
 )
 from app.services.admission import Admission
+from app.services.audit import audit
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
@@ -167,6 +168,8 @@ class DocumentService:
             upload.release(*(storage_key_of(file.task_id) for file in begun))
         if claim is not None:
             claim.is_answered = answered.status < 400
+        for file in begun:
+            audit("document.upload", document_id=file.document_id, collection=options.collection)
         self._announce(*begun)
         return answered
 
@@ -197,6 +200,7 @@ class DocumentService:
             await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
+        audit("document.replace", document_id=document_id)
         self._announce(accepted)
         return accepted
 
@@ -217,6 +221,7 @@ class DocumentService:
             if not is_served:
                 await documents.release_file(connection, last.id)
                 await self._add_version(connection, document_id, new)
+        audit("document.retry", document_id=document_id)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
@@ -235,6 +240,7 @@ class DocumentService:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
+        audit("document.change", document_id=document_id, collection=change.collection)
         return await self.find(document_id)
 
     async def retry_failed(self, wanted: FailedDocuments) -> int:
@@ -257,6 +263,7 @@ class DocumentService:
             count += begun
             if begun < AT_ONCE:
                 log.info("retried", count=count, collection=wanted.collection, codes=wanted.codes)
+                audit("documents.retry", count=count, collection=wanted.collection)
                 return count
 
     async def cancel(self, task_id: UUID) -> None:
@@ -269,6 +276,7 @@ class DocumentService:
                 raise TaskNotFound
             if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
+        audit("task.cancel", task_id=task_id)
 
     async def cancel_waiting(self, collection: str | None = None) -> int:
         """End all tasks that wait, of a collection if one is named; how many."""
@@ -280,6 +288,7 @@ class DocumentService:
                 )
             count += ended
             if ended < AT_ONCE:
+                audit("tasks.cancel", count=count, collection=collection)
                 return count
 
     async def delete_all(self, document_ids: Collection[UUID]) -> int:
@@ -297,7 +306,7 @@ class DocumentService:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             storage_keys = await documents.delete_document(connection, self._space_id, document_id)
-        log.info("deleted", document_id=str(document_id))
+        audit("document.delete", document_id=document_id)
         self._do_afterwards(self._delete_files(storage_keys))
 
     async def find(self, document_id: UUID) -> DocumentView:
@@ -341,6 +350,7 @@ class DocumentService:
             raise DocumentNotFound
         if original.storage_key is None:
             raise FileGone
+        audit("document.file", document_id=document_id)
         return original
 
     async def read(self, storage_key: str, start: int, end: int) -> AsyncGenerator[bytes]:

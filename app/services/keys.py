@@ -29,6 +29,7 @@ from app.errors import (
     TokensNeedSecret,
     TokenTooLong,
 )
+from app.services.audit import audit
 from app.services.tokens import MOST_CHARACTERS, PREFIX, Claims, Signer
 from app.storage import keys
 from app.storage.database import Database
@@ -234,6 +235,7 @@ class Keys:
         )
         if len(token := self._signer.token(claims)) > MOST_CHARACTERS:
             raise TokenTooLong
+        audit("token.create", seconds=seconds)
         return token, claims.expires_at
 
     async def refresh(self) -> None:
@@ -276,6 +278,7 @@ class Keys:
                 expires_at=expires_at,
             )
         self._changed_at = time.monotonic()
+        audit("key.create", made_key=key.id, made_for=name)
         return key, secret
 
     async def list(self, after: UUID | None, limit: int) -> list[KeyRow]:
@@ -289,6 +292,7 @@ class Keys:
             if await keys.revoke_key(connection, key_id) is None:
                 raise KeyNotFound
         self._changed_at = time.monotonic()
+        audit("key.revoke", revoked_key=key_id)
 
     def _holder(self, key: bytes) -> Caller:
         """Takes as long for a wrong secret as for a right one. Raises KeyUnknown."""
