@@ -19,7 +19,8 @@
     │   │             CollectionNotFound · KeyNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
-    │   ├── KeyNameTaken · AdminKeyFirst · ScopeMissing · TokensNeedSecret · TokenTooLong
+    │   ├── RateLimited · QuotaExceeded · KeyNameTaken · AdminKeyFirst · ScopeMissing
+    │   ├── TokensNeedSecret · TokenTooLong
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
@@ -398,6 +399,21 @@ class ScopeMissing(RequestRefused):
     code = "scope_missing"
     status_code = 403
     default_message = "The API key has not the scope that this request needs. Ask for a key that has it."
+
+
+class RateLimited(RequestRefused):
+    code = "rate_limited"
+    status_code = 429
+    retryable = True
+    default_message = (
+        "This key has made all the requests that it may make in a minute. Go on in the next one."
+    )
+
+
+class QuotaExceeded(RequestRefused):
+    code = "quota_exceeded"
+    status_code = 429
+    default_message = "This key has used all that it may use in a month. Go on in the next one."
 
 
 class TokensNeedSecret(RequestRefused):

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import documents, health, keys, metrics, overview, page_pictures, search, tasks
+from app.api import documents, health, keys, metrics, overview, page_pictures, search, tasks, usage
 from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
@@ -94,7 +94,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, page_pictures, tasks, search, overview, keys):
+    for module in (documents, page_pictures, tasks, search, overview, keys, usage):
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
     if settings.metrics_enabled:

@@ -30,7 +30,7 @@ async def _rag(request: Request) -> RAGService:
 async def _documents(request: Request) -> DocumentService:
     """As the caller sees them."""
     service: DocumentService = _services(request).documents
-    return service.within(request.state.caller.reach)
+    return service.for_caller(request.state.caller)
 
 
 async def _progress(request: Request) -> VisibleTasks:

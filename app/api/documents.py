@@ -53,6 +53,7 @@ from app.errors import (
     InvalidQuery,
     PasswordNeedsKey,
     QueueFull,
+    QuotaExceeded,
     RangeNotSatisfiable,
     StorageFailed,
     UploadNotAPDF,
@@ -78,6 +79,7 @@ UPLOAD_ERRORS = (
     InvalidMetadata,
     PasswordNeedsKey,
     QueueFull,
+    QuotaExceeded,
     StorageFailed,
 )
 ACCEPTED_HEADERS = {
@@ -219,7 +221,7 @@ async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> N
     await documents.delete(document_id)
 
 
-@router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull))
+@router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull, QuotaExceeded))
 async def retry_failed_documents(
     documents: DocumentsDep, body: RetryFailedRequest | None = None
 ) -> RetryingDocuments:
@@ -248,6 +250,7 @@ async def delete_documents(body: DeleteRequest, documents: DocumentsDep) -> Dele
             InvalidQuery,
             PasswordNeedsKey,
             QueueFull,
+            QuotaExceeded,
             StorageFailed,
         ),
     },

@@ -9,9 +9,11 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from app.api.schemas import CollectionName
 from app.services.keys import Scope
 from app.storage.keys import KeyRow
+from app.storage.usage import UsageOf
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
 Scopes = Annotated[set[Scope], Field(min_length=1)]
+Amount = Annotated[int, Field(ge=1, le=2**53)] | None
 CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_length=100)]
 
 
@@ -19,6 +21,18 @@ def _later(value: datetime) -> datetime:
     if value <= datetime.now(UTC):
         raise ValueError("must be in the future")
     return value
+
+
+class KeyLimits(BaseModel):
+    """How much a key may ask for; null: as much as it likes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests_per_minute: Amount = Field(None, description="Of all processes together, to a second.")
+    documents_per_month: Amount = Field(None, description="Uploads, new versions and retries, in UTC.")
+    pages_per_month: Amount = Field(None, description="Read; with less than that another run may begin.")
+    bytes_per_month: Amount = Field(None, description="Of the files.")
+    tokens_per_month: Amount = Field(None, description="Embedded; with less another run may begin.")
 
 
 class KeyRequest(BaseModel):
@@ -36,6 +50,7 @@ class KeyRequest(BaseModel):
         description="Names, or patterns in which `*` stands for any characters: the key sees nothing of any "
         "other collection. Not with `admin`. Default: all collections.",
     )
+    limits: KeyLimits = Field(KeyLimits(), description="How much it may ask for.")
     expires_at: Annotated[AwareDatetime, AfterValidator(_later)] | None = Field(
         None, description="From then on it opens nothing. Default: never."
     )
@@ -49,6 +64,7 @@ class Key(BaseModel):
     prefix: str = Field(description="What its secret begins with.")
     scopes: list[Scope] = Field(description="What it opens.")
     collections: list[str] | None = Field(description="Names or patterns of what it sees; null: everything.")
+    limits: KeyLimits = Field(description="How much it may ask for.")
     created_at: datetime = Field(description="When it was made.")
     expires_at: datetime | None = Field(description="From then on it opens nothing; null: never.")
     last_used_at: datetime | None = Field(description="To a minute; null: never.")
@@ -98,3 +114,25 @@ class Token(BaseModel):
 
     token: str = Field(description="To be sent like a key, or as `?token=` of a file or a picture.")
     expires_at: datetime = Field(description="From then on it opens nothing; it ends with its key, too.")
+
+
+class KeyUsage(BaseModel):
+    """What was asked for on the account of a key, for documents that are in a collection now."""
+
+    key: str = Field(description="The key's name; empty: nobody's, of a service without keys or of a task.")
+    collection: str | None = Field(description="null: documents that are deleted, or that you cannot see.")
+    documents: int = Field(description="Uploads, new versions and retries.")
+    pages: int = Field(description="Pages read.")
+    bytes: int = Field(description="Of the files.")
+    tokens: int = Field(description="Tokens embedded.")
+
+    @classmethod
+    def of(cls, usage: UsageOf) -> Self:
+        return cls.model_validate({name: getattr(usage, name) for name in cls.model_fields})
+
+
+class UsageOfMonth(BaseModel):
+    """What was asked for in a month."""
+
+    month: str = Field(description="As 2026-11, in UTC.")
+    data: list[KeyUsage] = Field(description="The 500 with most documents, those first.")

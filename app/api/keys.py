@@ -36,7 +36,13 @@ async def create_key(wanted: KeyRequest, keys: KeysDep) -> NewKey:
         refuse(
             "body", "collections", "must not be given with the scope admin, which is for the whole service"
         )
-    key, secret = await keys.create(wanted.name, wanted.scopes, wanted.collections, wanted.expires_at)
+    key, secret = await keys.create(
+        wanted.name,
+        wanted.scopes,
+        wanted.collections,
+        wanted.limits.model_dump(exclude_none=True),
+        wanted.expires_at,
+    )
     return NewKey.with_secret(key, secret)
 
 
@@ -67,7 +73,7 @@ async def list_keys(
     after: Annotated[UUID | None, Query(description="The `next` of the answer before.")] = None,
 ) -> KeyList:
     """All keys ever made, but for those of API_KEYS."""
-    rows = await keys.list(after, limit + 1)
+    rows = await keys.list_keys(after, limit + 1)
     shown = rows[:limit]
     return KeyList(data=[Key.of(row) for row in shown], next=str(shown[-1].id) if len(rows) > limit else None)
 

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app.api.problems import Problem, problem_responses
+from app.api.problems import MEDIA_TYPE, Problem, problem_responses
 from app.api.security import ALIVE, LINKED, PROBES, scope_for
 from app.errors import (
     BodyTooLarge,
@@ -14,11 +14,12 @@ from app.errors import (
     ForeignOrigin,
     InvalidQuery,
     KeyMissing,
+    RateLimited,
     ScopeMissing,
     UploadTooSlow,
 )
 
-_REFUSALS = (KeyMissing, ScopeMissing, ForeignHost, ForeignOrigin)
+_REFUSALS = (KeyMissing, ScopeMissing, RateLimited, ForeignHost, ForeignOrigin)
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -81,9 +82,21 @@ def _ask_for_keys(openapi: dict[str, Any], *, is_optional: bool) -> None:
         for method, operation in operations.items() if path not in PROBES else ():
             ways = ["key", "token"] if LINKED.fullmatch(path) else ["key"]
             operation["security"] = [{way: []} for way in ways] + ([{}] if is_optional else [])
-            operation["responses"] |= {str(k): v for k, v in problem_responses(*_REFUSALS).items()}
+            _add_refusals(operation["responses"])
             if scope := scope_for(method.upper(), path):
                 operation["description"] += f"\n\nScope: `{scope}`."
+
+
+def _add_refusals(responses: dict[str, Any]) -> None:
+    """Beside what the operation refuses with the same status itself."""
+    for status, refusal in problem_responses(*_REFUSALS).items():
+        examples = refusal["content"][MEDIA_TYPE]["examples"]
+        own = responses.get(str(status), {"content": {MEDIA_TYPE: {"examples": {}}}})
+        examples |= own["content"][MEDIA_TYPE]["examples"]
+        title = refusal["description"].partition(":")[0]
+        responses[str(status)] = refusal | {
+            "description": f"{title}: {', '.join(f'`{it}`' for it in examples)}"
+        }
 
 
 def _restore_examples(openapi: dict[str, Any]) -> None:

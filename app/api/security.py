@@ -19,11 +19,13 @@ from app.errors import (
     KeyMissing,
     KeyUnknown,
     PDFIngestError,
+    RateLimited,
     RequestRefused,
     ScopeMissing,
 )
 from app.services.keys import Caller, Keys
 from app.services.keys import Scope as KeyScope
+from app.services.quotas import WINDOW_SECONDS, Allowance
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """For whoever runs the service; they tell nothing about anybody's documents, and want no key."""
@@ -92,17 +94,21 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (path := _path(scope)) != ALIVE:
+            allowance: Allowance | None = None
             try:
                 keys: Keys = scope["app"].state.keys
                 token = _taken_token(scope, path)
                 caller = await self._caller(keys, path, Headers(scope=scope), token)
+                if (allowance := keys.count_request(caller)) and allowance.is_used_up:
+                    raise RateLimited
                 if (wanted := scope_for(scope["method"], path)) and not caller.has_scope(wanted):
                     raise ScopeMissing(f"This request needs a key with the scope {wanted}; this one has not.")
             except (RequestRefused, DatabaseUnavailable) as error:
                 log.info("request refused", code=error.code, method=scope["method"], path=path)
-                response = problem_response(problem_of(error), _challenge(error))
-                await response(scope, receive, send)
+                headers = {**_challenge(error), **_rate_headers(allowance)}
+                await problem_response(problem_of(error), headers)(scope, receive, send)
                 return
+            send = _with_headers(send, _rate_headers(allowance)) if allowance else send
             scope.setdefault("state", {})["caller"] = caller
             if caller.name:
                 structlog.contextvars.bind_contextvars(caller=caller.name, key_id=caller.key_id)
@@ -145,6 +151,26 @@ class Guard:
     def _is_own(self, hostname: str) -> bool:
         """Addresses are: a name can be made to mean any address, an address means itself."""
         return hostname == "localhost" or hostname in self._allowed_hosts or _is_address(hostname)
+
+
+def _rate_headers(allowance: Allowance | None) -> dict[str, str]:
+    """draft-ietf-httpapi-ratelimit-headers-10; there is one policy, of requests in a minute."""
+    if allowance is None:
+        return {}
+    again = {"Retry-After": str(allowance.reset_seconds)} if allowance.is_used_up else {}
+    return again | {
+        "RateLimit-Policy": f'"requests";q={allowance.limit};w={WINDOW_SECONDS}',
+        "RateLimit": f'"requests";r={allowance.remaining};t={allowance.reset_seconds}',
+    }
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers
 
 
 async def _while_open(

@@ -372,6 +372,10 @@ def create_key(
     expires: Annotated[
         timedelta | None, typer.Option(parser=_duration, metavar="DURATION", help="As 90d, 12h or 30m.")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="As requests_per_minute=60 or pages_per_month=1000; may be given more than once."),
+    ] = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -379,6 +383,8 @@ def create_key(
     wanted: dict[str, Any] = {"name": name, "scopes": _listed(scopes)}
     if collections is not None:
         wanted["collections"] = _listed(collections)
+    if limit:
+        wanted["limits"] = {name: number for name, _, number in (one.partition("=") for one in limit)}
     if expires is not None:
         wanted["expires_at"] = (datetime.now(UTC) + expires).isoformat()
 

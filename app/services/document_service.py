@@ -31,6 +31,8 @@ from app.errors import (
 from app.services.admission import Admission
 from app.services.audit import audit
 from app.services.idempotency import Answer, Claim, claiming
+from app.services.keys import Caller
+from app.services.quotas import require_quota
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
@@ -45,7 +47,7 @@ from app.storage.document_views import (
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
-from app.storage.reach import EVERYTHING, Reach
+from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
 from app.storage.tasks import has_task
 
@@ -112,14 +114,18 @@ class DocumentService:
         self._max_queued = admission.max_queued
         self._space_id = space_id
         self._afterwards: set[asyncio.Task[object]] = set()
-        self._reach = EVERYTHING
+        self._caller = Caller()
         self.max_upload_bytes = max_upload_bytes
 
-    def within(self, reach: Reach) -> Self:
-        """The same service for a caller to whom nothing else is there."""
+    def for_caller(self, caller: Caller) -> Self:
+        """The same service: nothing is there but what is in his reach, and on his account is what he asks."""
         bound = copy(self)
-        bound._reach = reach
+        bound._caller = caller
         return bound
+
+    @property
+    def _reach(self) -> Reach:
+        return self._caller.reach
 
     async def close(self) -> None:
         """Wait for what still runs after answers: messages and deleted files."""
@@ -160,6 +166,9 @@ class DocumentService:
             return first
         password = self._encrypt(options.password)
         async with self._database.transaction() as connection:
+            await self._require_quota(
+                connection, *(file for file in arrived if isinstance(file, ReceivedFile))
+            )
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
@@ -194,8 +203,9 @@ class DocumentService:
         password: str | None = None,
     ) -> AcceptedFile:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
-        new = _new_ingestion(file, self._encrypt(password))
+        new = self._new_ingestion(file, self._encrypt(password))
         async with self._database.transaction() as connection:
+            await self._require_quota(connection, file)
             await _lock_content(connection, document_id, file.sha256, self._reach)
             await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
@@ -208,6 +218,7 @@ class DocumentService:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
         async with self._database.transaction() as connection:
+            await self._require_quota(connection)
             document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
                 raise DocumentNotFound
@@ -216,7 +227,10 @@ class DocumentService:
                 raise FileGone
             if last.is_open:
                 raise AlreadyInWork
-            new = NewIngestion(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret)
+            new = NewIngestion(
+                *(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret),
+                asked_by=self._caller.account,
+            )
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
                 await documents.release_file(connection, last.id)
@@ -253,8 +267,9 @@ class DocumentService:
             new_ids = [uuid7() for _ in range(AT_ONCE)]
             try:
                 async with self._database.transaction() as connection:
+                    await self._require_quota(connection)
                     begun = await documents.retry_failed(
-                        connection, wanted, new_ids, self._max_queued, self._reach
+                        connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
                     )
             except QueueFull:
                 if count == 0:
@@ -387,7 +402,7 @@ class DocumentService:
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
     ) -> AcceptedFile:
         document_id = uuid7()
-        new = _new_ingestion(file, password)
+        new = self._new_ingestion(file, password)
         add_document = partial(
             documents.add_document,
             *(connection, document_id, options.collection, options.metadata, new, self._max_queued),
@@ -432,6 +447,22 @@ class DocumentService:
         async with self.uploading() as upload:
             file = await upload.receive(served.filename, self._files.read(served.storage_key))
             return await self.replace(document_id, upload, file, password=password)
+
+    async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
+        """For runs with these files; a retry has none of its own. Raises QuotaExceeded."""
+        await require_quota(
+            connection,
+            self._caller.account,
+            self._caller.limits,
+            documents=max(len(files), 1),
+            byte_size=sum(file.byte_size for file in files),
+        )
+
+    def _new_ingestion(self, file: ReceivedFile, password: bytes | None) -> NewIngestion:
+        return NewIngestion(
+            *(file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password),
+            asked_by=self._caller.account,
+        )
 
     def _require_collection(self, collection: str) -> None:
         if not self._reach.has_collection(collection):
@@ -500,12 +531,6 @@ async def _lock_contents_to_move(
     hashes = await documents.list_hashes(connection, document_id)
     for one in sorted({collection, there}):
         await documents.lock_contents(connection, one, hashes)
-
-
-def _new_ingestion(file: ReceivedFile, password: bytes | None) -> NewIngestion:
-    return NewIngestion(
-        file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password
-    )
 
 
 def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadOptions) -> bytes:

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Collection
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Final, Literal
@@ -30,11 +30,13 @@ from app.errors import (
     TokenTooLong,
 )
 from app.services.audit import audit
+from app.services.quotas import Allowance, Limits, RequestCounter
 from app.services.tokens import MOST_CHARACTERS, PREFIX, Claims, Signer
 from app.storage import keys
 from app.storage.database import Database
 from app.storage.keys import KeyRow
 from app.storage.reach import EVERYTHING, Reach
+from app.storage.usage import UsageOf, add_requests, list_requests, list_usage
 
 Scope = Literal["read", "write", "admin"]
 ALL_SCOPES: Final = frozenset[Scope]({"read", "write", "admin"})
@@ -71,6 +73,7 @@ class Caller:
     key_id: str = ""
     scopes: frozenset[str] = ALL_SCOPES
     reach: Reach = EVERYTHING
+    limits: Limits = field(default_factory=dict)
     expires_at: int | None = None
 
     @property
@@ -160,10 +163,14 @@ class Keys:
         self._reading: asyncio.Task[None] | None = None
         self._uses: dict[UUID, float] = {}
         self._unnoted: set[UUID] = set()
+        self._requests = RequestCounter()
+        self._counting: asyncio.TimerHandle | None = None
         self.are_wanted = bool(environment)
         """As far as is known: what was read last may be older than the first key."""
 
     async def close(self) -> None:
+        if self._counting is not None:
+            self._counting.cancel()
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
@@ -254,6 +261,7 @@ class Keys:
         name: str,
         scopes: Collection[Scope],
         collections: Collection[str] | None = None,
+        limits: Limits | None = None,
         expires_at: datetime | None = None,
     ) -> tuple[KeyRow, str]:
         """A new key and its secret, which is kept nowhere. Raises KeyNameTaken and AdminKeyFirst."""
@@ -275,16 +283,27 @@ class Keys:
                 digest=sha256(secret.encode()).digest(),
                 scopes=sorted(scopes),
                 collections=collections,
+                limits=limits or {},
                 expires_at=expires_at,
             )
         self._changed_at = time.monotonic()
         audit("key.create", made_key=key.id, made_for=name)
         return key, secret
 
-    async def list(self, after: UUID | None, limit: int) -> list[KeyRow]:
+    async def list_keys(self, after: UUID | None, limit: int) -> list[KeyRow]:
         """The newest first, those that are revoked or have run out too."""
         async with self._database.transaction() as connection:
             return await keys.list_keys(connection, after, limit)
+
+    async def usage(self, caller: Caller, begin: datetime, end: datetime) -> list[UsageOf]:
+        """What was asked for between two times: on the caller's account or, for administrators, on all."""
+        account = None if caller.has_scope("admin") else caller.account
+        async with self._database.transaction() as connection:
+            rows = await list_usage(connection, begin, end, account)
+        return [
+            row if caller.reach.has_collection(row.collection) else replace(row, collection=None)
+            for row in rows
+        ]
 
     async def revoke(self, key_id: UUID) -> None:
         """The key opens nothing any more: here at once, in all processes 2 s later. Raises KeyNotFound."""
@@ -312,6 +331,16 @@ class Keys:
         row = self._by_id.get(key_id)
         return None if row is None else _caller(row)
 
+    def count_request(self, caller: Caller) -> Allowance | None:
+        """What is left to the caller of his requests; None: he has no such limit."""
+        limit = caller.limits.get("requests_per_minute")
+        if limit is None:
+            return None
+        allowance = self._requests.count(caller.account, limit)
+        if self._counting is None or self._counting.when() < asyncio.get_running_loop().time():
+            self._counting = asyncio.get_running_loop().call_later(FRESH_SECONDS, self._begin_reading)
+        return allowance
+
     def _note_use(self, key_id: UUID) -> None:
         now = time.monotonic()
         if now - self._uses.get(key_id, -USES_APART_SECONDS) >= USES_APART_SECONDS:
@@ -332,6 +361,10 @@ class Keys:
             async with asyncio.timeout(READING_SECONDS), self._database.transaction() as connection:
                 if used := list(self._unnoted):
                     await keys.note_uses(connection, used, USES_APART_SECONDS)
+                if requests := self._requests.taken():
+                    await add_requests(connection, requests)
+                if self._requests.is_needed:
+                    self._requests.note(await list_requests(connection))
                 valid = await keys.list_valid_keys(connection)
                 are_wanted = self.are_wanted or bool(valid) or await keys.has_keys(connection)
         except TimeoutError as error:
@@ -345,4 +378,6 @@ class Keys:
 
 
 def _caller(row: KeyRow) -> Caller:
-    return Caller(row.name, str(row.id), str(row.id), frozenset(row.scopes), Reach(row.collections))
+    return Caller(
+        row.name, str(row.id), str(row.id), frozenset(row.scopes), Reach(row.collections), row.limits
+    )

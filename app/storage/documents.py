@@ -249,8 +249,9 @@ _RETRY_FAILED: Final = f"""
         SELECT new.id AS new_id, failed.*
         FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
     ), begun AS (
-        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key)
-        SELECT new_id, document_id, filename, sha256, byte_size, storage_key FROM paired
+        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, asked_by)
+        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text)
+        FROM paired
     ), keyless AS (
         UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
     ), pointers AS (
@@ -267,6 +268,7 @@ async def retry_failed(
     ingestion_ids: Sequence[UUID],
     max_queued: int,
     reach: Reach = EVERYTHING,
+    asked_by: str = "",
 ) -> int:
     """Ingest failed documents again, as many as there are new ids; how many were begun. Raises QueueFull.
 
@@ -282,6 +284,7 @@ async def retry_failed(
             "ids": list(ingestion_ids),
             "limit": len(ingestion_ids),
             "max_queued": max_queued,
+            "asked_by": asked_by,
         },
     )
     row = found.one()

@@ -1,19 +1,20 @@
 """Keys of the database: who made which, and which of them open the service now."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 _MAKING_KEYS: Final = 0x4B65_7973  # of an advisory lock; any number that nobody else takes
 IS_VALID: Final = "(revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp()))"
-_COLUMNS: Final = (
-    "id, name, prefix, digest, scopes, collections, created_at, expires_at, last_used_at, revoked_at"
-)
+_COLUMNS: Final = """
+    id, name, prefix, digest, scopes, collections, limits, created_at, expires_at, last_used_at, revoked_at
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class KeyRow:
     digest: bytes
     scopes: tuple[str, ...]
     collections: tuple[str, ...] | None
+    limits: dict[str, int]
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None
@@ -51,13 +53,14 @@ async def insert_key(  # noqa: PLR0913 - the columns of a row
     digest: bytes,
     scopes: Collection[str],
     collections: Collection[str] | None,
+    limits: Mapping[str, int],
     expires_at: datetime | None,
 ) -> KeyRow:
     found = await connection.execute(
         text(f"""
-        INSERT INTO api_keys (id, name, prefix, digest, scopes, collections, expires_at)
+        INSERT INTO api_keys (id, name, prefix, digest, scopes, collections, limits, expires_at)
         VALUES (:id, :name, :prefix, :digest, CAST(:scopes AS text[]), CAST(:collections AS text[]),
-            CAST(:expires_at AS timestamptz))
+            CAST(:limits AS jsonb), CAST(:expires_at AS timestamptz))
         RETURNING {_COLUMNS}
         """),
         {
@@ -67,6 +70,7 @@ async def insert_key(  # noqa: PLR0913 - the columns of a row
             "digest": digest,
             "scopes": list(scopes),
             "collections": None if collections is None else list(collections),
+            "limits": orjson.dumps(dict(limits)).decode(),
             "expires_at": expires_at,
         },
     )

@@ -253,7 +253,14 @@ async def makes_tokens(bound: httpx.AsyncClient, own: Library, foreign: Library)
     return [*refused, page, everything]
 
 
+async def counts_its_own(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
+    used = await bound.get("/usage")
+    assert {(one["key"], one["collection"]) for one in used.json()["data"]} <= {("bound", None)}
+    return [used]
+
+
 WALKS: dict[str, Walk] = {
+    "GET /usage": counts_its_own,
     "POST /documents": uploads,
     "GET /documents": lists_its_own("/documents", "document_id"),
     "GET /documents/{document_id}": like_nothing("GET", "/documents/{document_id}"),

@@ -19,15 +19,18 @@ HAS_ROOM = f"""(
     SELECT count(*) FROM (SELECT FROM ingestions WHERE {IS_UNCLAIMED} LIMIT :max_queued) AS waiting
 ) < :max_queued"""
 INSERT_RUN = """
-    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password)
+    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password, asked_by)
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
-        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea)
+        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), CAST(:asked_by AS text)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class NewIngestion:
-    """A run to ask for; its file is in the file store already. `password` is encrypted."""
+    """A run to ask for; its file is in the file store already. `password` is encrypted.
+
+    `asked_by` is the account of the caller.
+    """
 
     ingestion_id: UUID
     filename: str
@@ -35,6 +38,7 @@ class NewIngestion:
     byte_size: int
     storage_key: str
     password: bytes | None = None
+    asked_by: str = ""
 
 
 async def ask(
@@ -58,6 +62,7 @@ def values_of(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
         "byte_size": ingestion.byte_size,
         "storage_key": ingestion.storage_key,
         "password": ingestion.password,
+        "asked_by": ingestion.asked_by,
     }
 
 
