@@ -6,6 +6,8 @@
 
 PYTHON := .venv/bin/python
 CHROMIUM := chromium
+# Two processes, each with servers of its own: half of the time of a test is waiting.
+AT_ONCE := -n 2 --dist loadfile
 TEST_PAGE = if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser MARKS="$(MARKS)"; \
 	else echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"; fi
 
@@ -28,7 +30,7 @@ bench: install ## Measure how fast everything is (options in ARGS="--quick inges
 
 test: MARKS := not heavy
 test: lint ## Check the code and run the tests
-	$(PYTHON) -m pytest -m "not heavy" --ignore tests/browser
+	$(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" --ignore tests/browser
 	@$(TEST_PAGE)
 
 test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
@@ -43,7 +45,7 @@ test-bare: install ## Run the tests that use programs of the system again, on a 
 	@for program in /bin/sh /usr/bin/true /usr/bin/unshare /usr/bin/setpriv; do \
 		if [ -x $$program ]; then ln -s $$program .venv/bare/; fi; \
 	done
-	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest -m "not heavy" -rs \
+	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" -rs \
 		tests/pdf tests/test_hostile_files.py tests/test_readme.py
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons

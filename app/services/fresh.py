@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 class Fresh(Generic[T]):
-    """Found out at most once at a time, however many ask."""
+    """Found out at most once at a time, however many ask: they share what comes of it, an error too."""
 
     def __init__(self, find_out: Callable[[], Awaitable[T]], max_load: float = MAX_LOAD) -> None:
         self._find_out = find_out
         self._max_load = max_load
-        self._lock = asyncio.Lock()
+        self._finding_out: asyncio.Task[None] | None = None
         self._stale_at = 0.0
         self._found: T
 
@@ -28,10 +28,24 @@ class Fresh(Generic[T]):
         return time.monotonic() < self._stale_at
 
     async def get(self) -> T:
-        async with self._lock:
-            if not self.is_fresh:
-                began = time.monotonic()
-                self._found = await self._find_out()
-                ended = time.monotonic()
-                self._stale_at = ended + max(FRESH_SECONDS, (ended - began) / self._max_load)
-            return self._found
+        if not self.is_fresh:
+            if self._finding_out is None:
+                self._finding_out = asyncio.create_task(self._refresh())
+                self._finding_out.add_done_callback(_look_at)
+            await asyncio.shield(self._finding_out)  # who asks no more does not stop it for the others
+        return self._found
+
+    async def _refresh(self) -> None:
+        try:
+            began = time.monotonic()
+            self._found = await self._find_out()
+            ended = time.monotonic()
+            self._stale_at = ended + max(FRESH_SECONDS, (ended - began) / self._max_load)
+        finally:
+            self._finding_out = None
+
+
+def _look_at(task: asyncio.Task[None]) -> None:
+    """Its error is of those who asked; when none of them is left, asyncio must not complain."""
+    if not task.cancelled():
+        task.exception()

@@ -3,7 +3,7 @@
 import math
 import random
 
-from app.errors import DiskFull, EmbeddingRefused, Temporary
+from app.errors import DiskFull, EmbeddingRefused, StoreFull, Temporary
 
 MAX_RETRIES = 12  # with the pauses below: given up after about 25 minutes
 MAX_REFUSALS = 3  # of what the embedder takes from others: one may come just before its key is mended
@@ -11,8 +11,8 @@ MAX_PAUSE_SECONDS = 300.0
 
 
 def most_retries(error: Temporary) -> float:
-    """A full disk is waited for: a probe may find room on it that is not enough for a file."""
-    if isinstance(error, DiskFull):
+    """A full disk or store is waited for: a probe may find room there that is not enough for a file."""
+    if isinstance(error, DiskFull | StoreFull):
         return math.inf
     return MAX_REFUSALS if isinstance(error, EmbeddingRefused) else MAX_RETRIES
 

@@ -26,7 +26,7 @@ from app.config import Settings
 from app.errors import UploadTooSlow
 from app.local.embedded import free_port
 from app.main import create_app
-from app.services.admission import FRESH_SECONDS
+from app.services.fresh import FRESH_SECONDS
 from app.services.uploads import Upload
 from app.storage.figures import sum_stored_bytes
 from app.storage.files import FileStore
@@ -94,6 +94,15 @@ def test_parts_come_out_as_they_went_in_wherever_the_body_is_cut(contents: list[
         b"--%s\r\nContent-Type: application/pdf\r\n\r\nx\r\n" % BOUNDARY + END,
         b"--%s\r\nContent-Disposition form-data\r\n\r\nx\r\n" % BOUNDARY + END,
         b"--%s\r\nX: %s\r\n\r\nx\r\n" % (BOUNDARY, b"h" * 9000) + END,
+    ],
+    ids=[
+        "nothing",
+        "no multipart at all",
+        "no end",
+        "no end of a part",
+        "no disposition",
+        "no colon",
+        "a long header",
     ],
 )
 async def test_a_broken_body_is_refused(body: bytes):

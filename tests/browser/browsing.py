@@ -97,6 +97,15 @@ async def drop(page: Page, files: Sequence[tuple[str, bytes]]) -> None:
     )
 
 
+async def drop_from_disk(page: Page, path: Path) -> None:
+    """Let a file or folder of the disk fall onto the page: only the browser itself can make its entries."""
+    client = await page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        await client.send("Input.dispatchDragEvent", {"type": kind, "x": 300, "y": 300, "data": data})
+    await client.detach()
+
+
 def sample(name: str) -> tuple[str, bytes]:
     return name, (SAMPLES / name).read_bytes()
 

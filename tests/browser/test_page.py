@@ -23,7 +23,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from app.api.web_page import WEB
 from app.storage.database import Database
-from tests.browser.browsing import CHROMIUM, Visit, browsing, drop, sample, shoot, visiting
+from tests.browser.browsing import CHROMIUM, Visit, browsing, drop, drop_from_disk, sample, shoot, visiting
 from tests.large_pdf import pdf
 from tests.stacks import SAMPLES, Up
 
@@ -134,6 +134,21 @@ async def test_a_mixed_drop_ends_in_a_verdict_for_each_file(visit: Visit) -> Non
     async with httpx.AsyncClient(base_url=visit.url) as client:  # its pages cannot be drawn any more: a 409
         listed = await client.get("/documents", params={"filename": "board-minutes-locked.pdf"})
         await client.delete(f"/documents/{listed.json()['data'][0]['document_id']}")
+
+
+async def test_a_folder_gives_the_pdfs_in_it_and_in_its_folders(visit: Visit, tmp_path: Path) -> None:
+    page = await visit.open("#/tasks")
+    names = ("of the folder.pdf", "inner.PDF", "innermost.pdf")
+    inside = tmp_path / "a folder"
+    for name in names:
+        inside.mkdir()
+        (inside / name).write_bytes(pdf(name.partition(".")[0], 1))
+        (inside / f"{name}.txt").write_text("no PDF, and not asked for")
+        inside /= "a folder in it"
+    await drop_from_disk(page, tmp_path / "a folder")
+    for name in names:
+        await expect(row_of(group(page, "Done"), name)).to_contain_text("page")
+    await expect(page.locator("file-row", has_text=".txt")).to_have_count(0)
 
 
 async def test_a_duplicate_is_recognised_and_shown(visit: Visit, service: Up) -> None:

@@ -242,8 +242,9 @@ async def test_a_store_that_fails_is_tried_again_and_the_task_has_a_row_meanwhil
     assert row.path == str(folder / f"{task_id}.pdf")
     workshop.folder.unlink()
     await incoming(workshop, folder).go_on(row)
-    row = await workshop.row(task_id)
+    seen, row = row.revision, await workshop.row(task_id)
     assert (row.status, row.error_code, row.retries, row.path) == ("queued", None, 0, None)
+    assert row.revision > seen
     await workshop.ingest(task_id)
 
 

@@ -92,7 +92,8 @@ async def give_file(
         text(f"""
         UPDATE ingestions SET
             sha256 = :sha256, byte_size = :byte_size, storage_key = :storage_key, path = NULL,
-            status = 'queued', retries = 0, error_code = NULL, error_message = NULL, next_attempt_at = NULL
+            status = 'queued', retries = 0, error_code = NULL, error_message = NULL, next_attempt_at = NULL,
+            revision = revision + 1
         WHERE id = :id AND path IS NOT NULL AND {IS_UNCLAIMED} RETURNING id
         """),
         {"id": ingestion_id, "sha256": sha256, "byte_size": byte_size, "storage_key": storage_key},
