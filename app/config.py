@@ -39,7 +39,8 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         None,
-        description="Fernet key that encrypts PDF passwords and signs tokens; without one both are refused.",
+        description="Fernet key that encrypts PDF passwords and secrets of webhooks, signs tokens; without "
+        "one all are refused.",
     )
     secret_key_file: Path | None = Field(
         None, description="Where the key is kept when SECRET_KEY is not set; `migrate` makes the file."
@@ -162,6 +163,9 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Without API_KEYS: our host names (comma-separated), besides addresses; * is any.",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Whether webhooks may lead to private and local addresses."
     )
     metrics_enabled: bool = Field(True, description="Whether the API answers GET /metrics; it wants no key.")
     worker_metrics_port: int | None = Field(

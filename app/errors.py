@@ -16,9 +16,10 @@
     │   ├── Cancelled · Superseded · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone ·
-    │   │             CollectionNotFound · KeyNotFound)
+    │   │   CollectionNotFound · WebhookNotFound · DeliveryNotFound · KeyNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
-    │   ├── DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
+    │   ├── CollectionExists · DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
+    │   ├── WebhookNeedsKey · WebhookAddressRefused · WebhookDisabled · TooManyWebhooks
     │   ├── RateLimited · QuotaExceeded · KeyNameTaken · AdminKeyFirst · ScopeMissing
     │   ├── TokensNeedSecret · TokenTooLong
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
@@ -316,7 +317,46 @@ class FileGone(NotFound):
 
 class CollectionNotFound(NotFound):
     code = "collection_not_found"
-    default_message = "There is no collection of this name."
+    default_message = "There is no collection with this name."
+
+
+class CollectionExists(RequestRefused):
+    code = "collection_exists"
+    default_message = "There is a collection with this name already. Choose another name."
+
+
+class WebhookNotFound(NotFound):
+    code = "webhook_not_found"
+    default_message = "There is no webhook with this id."
+
+
+class DeliveryNotFound(NotFound):
+    code = "delivery_not_found"
+    default_message = "The webhook has no delivery with this id."
+
+
+class WebhookNeedsKey(RequestRefused):
+    code = "webhook_needs_secret_key"
+    status_code = 422
+    default_message = "A webhook's secret can only be kept safe with a SECRET_KEY; this server has none."
+
+
+class WebhookAddressRefused(RequestRefused):
+    code = "webhook_address_not_allowed"
+    status_code = 422
+    default_message = (
+        "The URL leads to a private or local address. Use a public one, or set WEBHOOK_ALLOW_PRIVATE."
+    )
+
+
+class WebhookDisabled(RequestRefused):
+    code = "webhook_disabled"
+    default_message = "The webhook is disabled: its receiver answered 410. Delete it and make a new one."
+
+
+class TooManyWebhooks(RequestRefused):
+    code = "too_many_webhooks"
+    default_message = "There are 100 webhooks already. Delete one first."
 
 
 class KeyNotFound(NotFound):

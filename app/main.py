@@ -13,7 +13,19 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import documents, health, keys, metrics, overview, page_pictures, search, tasks, usage
+from app.api import (
+    collections,
+    documents,
+    health,
+    keys,
+    metrics,
+    overview,
+    page_pictures,
+    search,
+    tasks,
+    usage,
+    webhooks,
+)
 from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
@@ -41,9 +53,11 @@ Ids are UUIDs, times are UTC, pages count from 1.
 """
 TAGS = [
     {"name": "documents", "description": "Upload PDFs, list, replace and delete them."},
+    {"name": "collections", "description": "Where documents belong: make, count, change and delete them."},
     {"name": "tasks", "description": "Where an ingestion stands."},
     {"name": "search", "description": "Find chunks in what is published."},
-    {"name": "keys", "description": "Who may ask for what."},
+    {"name": "keys", "description": "Who may ask for what, and what they have asked for."},
+    {"name": "webhooks", "description": "Be told of verdicts instead of asking (Standard Webhooks 1.0.0)."},
     {"name": "health", "description": "For whoever runs the service."},
 ]
 
@@ -94,7 +108,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, page_pictures, tasks, search, overview, keys, usage):
+    modules = (documents, collections, page_pictures, tasks, search, webhooks, keys, usage, overview)
+    for module in modules:
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
     if settings.metrics_enabled:

@@ -16,6 +16,7 @@ from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
 from app.services.backfill import DocumentWords, Languages
+from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -32,6 +33,9 @@ from app.services.roster import Roster
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
+from app.services.webhook_delivery import WebhookDispatcher
+from app.services.webhook_sender import WebhookSender
+from app.services.webhook_service import WebhookService
 from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 from app.storage.files import FileStore
 from app.storage.languages import TextSearch, open_text_search
@@ -49,8 +53,10 @@ class Services:
 
     rag: RAGService
     documents: DocumentService
+    collections: CollectionService
     progress: ProgressWatcher
     pictures: PagePictures
+    webhooks: WebhookService
     database: Database
     files: FileStore
     queue: TaskQueue
@@ -76,6 +82,7 @@ class _Resources:
     outages: Outages
     admission: Admission
     processes: Processes
+    webhook_sender: WebhookSender
 
 
 @asynccontextmanager
@@ -96,6 +103,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             queue=resources.queue,
             outages=resources.outages,
             processes=resources.processes,
+            webhooks=WebhookDispatcher(database, resources.webhook_sender, resources.cipher),
             space_id=space_id,
             retention_days=settings.retention_days,
             duties=(
@@ -115,8 +123,10 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
         yield Services(
             rag=_rag(settings, resources, documents),
             documents=documents,
+            collections=CollectionService(database),
             progress=progress,
             pictures=pictures,
+            webhooks=WebhookService(database, resources.webhook_sender, resources.cipher),
             database=database,
             files=files,
             queue=resources.queue,
@@ -159,6 +169,8 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
         embedder = await closing.enter_async_context(_embedder(settings))
+        sender = WebhookSender(allow_private=settings.webhook_allow_private)
+        closing.push_async_callback(sender.close)
         files = FileStore(settings.storage_url)
         probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
         yield _Resources(
@@ -176,6 +188,7 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
                 database, max_queued=settings.max_queued, max_store_bytes=settings.max_store_bytes
             ),
             processes=Processes.of_this_host(),
+            webhook_sender=sender,
         )
 
 

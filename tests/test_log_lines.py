@@ -184,6 +184,25 @@ async def test_lines_of_one_task_do_not_have_the_ids_of_another(logged: Logged) 
         assert {line["document_id"] for line in logged.of(request_id=request_id)} == {answer["document_id"]}
 
 
+async def test_lines_have_the_id_of_their_own_request_whosever_message_was_heard(logged: Logged) -> None:
+    """One waits in another collection than the three before it, and is served out of their order."""
+    for child in logged.worker.children():
+        child.suspend()
+    asked = [("turns-1", "one"), ("turns-2", "one"), ("turns-3", "one"), ("turns-4", "other")]
+    waiting = []
+    for request_id, collection in asked:
+        waiting.append(asyncio.create_task(logged.upload(pdf(), request_id, collection=collection)))
+        await asyncio.sleep(0.5)
+    for child in logged.worker.children():
+        child.resume()
+    answers = [answer for answer, _ in await asyncio.gather(*waiting)]
+    for (request_id, _), answer in zip(asked, answers, strict=True):
+        assert [line["event"] for line in logged.of(request_id=request_id)] == STEPS
+        assert {line["task_id"] for line in logged.of(request_id=request_id)} == {answer["task_id"]}
+    begun = [line["request_id"] for line in logged.of(event="claimed") if line["request_id"] in dict(asked)]
+    assert begun == ["turns-1", "turns-4", "turns-2", "turns-3"]
+
+
 @pytest.mark.parametrize("given", ["", "two words", "a" * 129, '{"a":1}', "ü"])
 async def test_an_odd_request_id_is_replaced(logged: Logged, given: str) -> None:
     answer = await logged.client.get("/livez", headers={b"X-Request-ID": given.encode()})

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-revision = "20261127k"
-down_revision = "20261127w"
+revision = "20261127wk"
+down_revision = "20261127wi"
 branch_labels = None
 depends_on = None
 

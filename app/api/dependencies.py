@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
 from app.services.keys import Caller, Keys
@@ -15,6 +16,7 @@ from app.services.progress import VisibleTasks
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
 from app.services.roster import Roster
+from app.services.webhook_service import WebhookService
 
 
 def _services(request: Request) -> Any:
@@ -33,6 +35,12 @@ async def _documents(request: Request) -> DocumentService:
     return service.for_caller(request.state.caller)
 
 
+async def _collections(request: Request) -> CollectionService:
+    """As the caller sees them."""
+    service: CollectionService = _services(request).collections
+    return service.within(request.state.caller.reach)
+
+
 async def _progress(request: Request) -> VisibleTasks:
     """As the caller sees them."""
     return VisibleTasks(_services(request).progress, request.state.caller.reach)
@@ -41,6 +49,11 @@ async def _progress(request: Request) -> VisibleTasks:
 async def _pictures(request: Request) -> PagePictures:
     pictures: PagePictures = _services(request).pictures
     return pictures
+
+
+async def _webhooks(request: Request) -> WebhookService:
+    service: WebhookService = _services(request).webhooks
+    return service
 
 
 async def _figures(request: Request) -> Figures:
@@ -78,10 +91,12 @@ async def _keys(request: Request) -> Keys:
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 KeysDep = Annotated[Keys, Depends(_keys)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
+WebhooksDep = Annotated[WebhookService, Depends(_webhooks)]
 FiguresDep = Annotated[Figures, Depends(_figures)]
 SandboxDep = Annotated[str, Depends(_sandbox)]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]

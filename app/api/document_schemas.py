@@ -133,6 +133,11 @@ class UploadFields(VersionFields):
         "(one that failed or was cancelled starts again), `replace` it by ingesting it again, or `keep` "
         "both as two documents.",
     )
+    priority: Literal["interactive", "bulk"] = Field(
+        "interactive",
+        description="`bulk` lets others go first: eight turns of what is `interactive`, then one of its own. "
+        "Within each, collections take turns.",
+    )
 
 
 class Links(BaseModel):

@@ -312,7 +312,9 @@ def _options(fields: VersionFields) -> UploadOptions:
     options = UploadOptions(metadata=fields.metadata, password=password or None)
     if not isinstance(fields, UploadFields):
         return options
-    return UploadOptions(fields.collection, options.metadata, options.password, fields.on_duplicate)
+    return UploadOptions(
+        fields.collection, options.metadata, options.password, fields.on_duplicate, fields.priority
+    )
 
 
 def _answer(files: Sequence[AcceptedFile | RefusedFile]) -> Answer:

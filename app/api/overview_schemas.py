@@ -9,8 +9,6 @@ from app.api.schemas import ListedTask
 from app.services.figures import Stats
 from app.services.roster import Worker
 
-MOST_COLLECTIONS = 500
-
 
 class WorkerProcess(BaseModel):
     """A process that ingests."""
@@ -41,22 +39,10 @@ class WorkerList(BaseModel):
         )
 
 
-class CollectionCount(BaseModel):
-    """How much is in a collection."""
-
-    collection: str = Field(description="Its name.")
-    documents: int = Field(description="All its documents.")
-    ready: int = Field(description="Those that a search can find.")
-    chunks: int = Field(description="Chunks that a search can find.")
-
-
 class ServiceStats(BaseModel):
     """Counts of the whole service."""
 
     documents: dict[str, int] = Field(description="Documents, by their status.")
-    collections: list[CollectionCount] = Field(
-        description=f"At most {MOST_COLLECTIONS}, those with the most documents first."
-    )
     pages: int = Field(description="Pages that a search can find.")
     chunks: int = Field(description="Chunks that a search can find.")
     bytes: int = Field(description="Size of all documents' files.")
@@ -70,9 +56,7 @@ class ServiceStats(BaseModel):
 
     @classmethod
     def of(cls, stats: Stats) -> Self:
-        largest = stats.collections[:MOST_COLLECTIONS]
         return cls(
-            collections=[CollectionCount.model_validate(one, from_attributes=True) for one in largest],
             queue_oldest_seconds=stats.oldest_seconds,
             pages_per_minute=stats.minutes,
             documents=stats.documents,

@@ -5,13 +5,14 @@ import re
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.api.dependencies import DocumentsDep, ProgressDep
+from app.api.collection_schemas import DeletionTask
+from app.api.dependencies import CollectionsDep, DocumentsDep, ProgressDep
 from app.api.problems import problem_responses
 from app.api.schemas import (
     CancelledTasks,
@@ -32,25 +33,24 @@ MAX_FOLLOWED_IDS = 200
 HEARTBEAT_SECONDS = 5
 
 _CURSOR = re.compile(r"([0-9]{1,17}):([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
+Status = TypeVar("Status")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 router = APIRouter(prefix="/tasks", tags=["tasks"], responses=problem_responses(InvalidQuery))
 NOT_FOUND = problem_responses(TaskNotFound)
 
-# OpenAPI 3.2 has a word for the parts of a stream; FastAPI writes it into its 3.1 as well.
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"enum": ["progress", "done"]},
-        "id": {"type": "string"},
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": "#/components/schemas/Task"},
-        },
-    },
-    "required": ["event", "id", "data"],
-}
+
+def _events_of(schema: str, **fields: Any) -> dict[str, Any]:
+    """A stream, described: OpenAPI 3.2 has a word for its parts, FastAPI writes it into its 3.1 as well."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": f"#/components/schemas/{schema}"},
+    }
+    properties = {"event": {"enum": ["progress", "done"]}, "data": data, **fields}
+    event = {"type": "object", "properties": properties, "required": [*properties]}
+    return {"text/event-stream": {"itemSchema": event}}
+
 
 TaskId = Annotated[
     str,
@@ -84,7 +84,7 @@ async def list_tasks(progress: ProgressDep, wanted: Annotated[TaskQuery, Query()
         200: {
             "description": "Server-sent events: for each task `progress` at each change, then `done`; the "
             "data is a task as `GET /tasks` lists it.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": _events_of("ListedTask"),
         },
         **NOT_FOUND,
     },
@@ -120,14 +120,28 @@ async def cancel_waiting_tasks(documents: DocumentsDep, body: CancelRequest | No
 
 
 @router.get("/{task_id}", responses=NOT_FOUND)
-async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wait: WaitSeconds = 0) -> Task:
-    """Where a task stands; with `wait`, answers when the status is final or the time is up."""
-    ingestion_id = ingestion_id_of(task_id)
-    if not wait:
-        return Task.of(await progress.status(ingestion_id))
-    waiting = progress.wait(ingestion_id, min(wait, MAX_WAIT_SECONDS))
-    status = await _while_connected(request, waiting) or await progress.status(ingestion_id)
-    return Task.of(status)
+async def get_task(
+    task_id: TaskId,
+    request: Request,
+    progress: ProgressDep,
+    collections: CollectionsDep,
+    wait: WaitSeconds = 0,
+) -> Task | DeletionTask:
+    """Where a task stands; with `wait`, answers when the status is final or the time is up.
+
+    A task that deletes a collection is one to poll only: it is in no list or stream, and not to be cancelled.
+    """
+    ingestion_id, seconds = ingestion_id_of(task_id), min(wait, MAX_WAIT_SECONDS)
+    try:
+        if not seconds:
+            return Task.of(await progress.status(ingestion_id))
+        waiting = progress.wait(ingestion_id, seconds)
+        status = await _while_connected(request, waiting) or await progress.status(ingestion_id)
+        return Task.of(status)
+    except TaskNotFound:
+        deleting = collections.deletion(ingestion_id, seconds)
+        deletion = await _while_connected(request, deleting) or await collections.deletion(ingestion_id)
+        return DeletionTask.of(deletion)
 
 
 @router.get(
@@ -137,7 +151,7 @@ async def get_task(task_id: TaskId, request: Request, progress: ProgressDep, wai
         200: {
             "description": "Server-sent events: `progress` at each change, then `done`; the data is a task "
             "as `GET /tasks/{task_id}` answers it.",
-            "content": {"text/event-stream": {"itemSchema": EVENT}},
+            "content": _events_of("Task", id={"type": "string"}),
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not connect again."},
         **NOT_FOUND,
@@ -208,7 +222,7 @@ def _place(after: str | None) -> TaskPlace | None:
     return TaskPlace(_EPOCH + timedelta(microseconds=int(cursor[1])), UUID(cursor[2]))
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, TaskStatus]) -> TaskStatus | None:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Status]) -> Status | None:
     """The work's result, or None when the client went away first; then the work is cancelled."""
     working = asyncio.create_task(work)
     leaving = asyncio.create_task(_disconnection(request))

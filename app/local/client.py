@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -113,6 +114,10 @@ class Client:
 
     async def delete(self, document_id: str) -> None:
         await self._send("DELETE", f"/documents/{document_id}")
+
+    async def delete_collection(self, name: str) -> dict[str, Any]:
+        """The task that deletes its documents."""
+        return await self._send("DELETE", f"/collections/{quote(name, safe='')}")
 
     async def cancel(self, task_id: str) -> None:
         await self._send("POST", f"/tasks/{task_id}/cancel")

@@ -9,11 +9,13 @@ import structlog
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
 from app.storage.canonical import canonical
+from app.storage.collections import note_collections
 from app.storage.database import Database
 from app.storage.document_words import count_words
 from app.storage.languages import TextSearch
 
 DOCUMENTS_AT_ONCE = 100
+NAMES_AT_ONCE = 500
 CHUNKS_AT_ONCE = 200  # 0.1-0.3 s in the database
 
 log = structlog.get_logger(__name__)
@@ -30,10 +32,12 @@ class Duty(Protocol):
 
 
 async def backfill(database: Database, *duties: Duty) -> None:
-    """Do each duty for all published versions that lack it. Those replaced meanwhile are left out.
+    """Note the collections of all documents; then do each duty for all published versions that lack it.
 
+    Versions replaced meanwhile are left out.
     What is done is noted by each version for itself, so that it goes on where it was stopped.
     """
+    await _note_collections(database)
     for duty in duties:
         after, filled = UUID(int=0), 0
         while ingestion_ids := await _find(database, duty, after):
@@ -42,6 +46,13 @@ async def backfill(database: Database, *duties: Duty) -> None:
             after = ingestion_ids[-1]
             filled += len(ingestion_ids)
             log.info("brought along", what=type(duty).__name__, documents=filled)
+
+
+async def _note_collections(database: Database) -> None:
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        async with database.autocommit() as connection:
+            after = await note_collections(connection, after, NAMES_AT_ONCE)
 
 
 async def _find(database: Database, duty: Duty, after: UUID) -> list[UUID]:

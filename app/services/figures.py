@@ -19,25 +19,11 @@ SERVICES = ("embedder", "file_store")
 DOCUMENT_STATUSES = ("queued", "processing", "ready", "failed", "cancelled")
 
 
-@dataclass(slots=True)
-class CollectionSize:
-    """Its documents, those of them that are ready, and what a search can find."""
-
-    collection: str
-    documents: int = 0
-    ready: int = 0
-    chunks: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counts of the whole service; `minutes` are the pages of each of the last 60, the current one last.
-
-    Of the collections those with the most documents come first.
-    """
+    """Counts of the whole service; `minutes` are the pages of each of the last 60, the current one last."""
 
     documents: dict[str, int]
-    collections: list[CollectionSize]
     pages: int
     chunks: int
     bytes: int
@@ -95,7 +81,6 @@ class Figures:
             documents[shelf.status] += shelf.documents
         return Stats(
             documents=dict.fromkeys(DOCUMENT_STATUSES, 0) | documents,
-            collections=_by_collection(shelves),
             pages=sum(shelf.pages for shelf in shelves),
             chunks=sum(shelf.chunks for shelf in shelves),
             bytes=sum(shelf.bytes for shelf in shelves),
@@ -105,16 +90,6 @@ class Figures:
             seconds={stage: sum(getattr(run, stage) for run in runs) for stage in STAGES},
             minutes=[minutes.get(ago, 0) for ago in range(59, -1, -1)],
         )
-
-
-def _by_collection(shelves: Sequence[Any]) -> list[CollectionSize]:
-    sizes: dict[str, CollectionSize] = {}
-    for shelf in shelves:
-        size = sizes.setdefault(shelf.collection, CollectionSize(shelf.collection))
-        size.documents += shelf.documents
-        size.ready += shelf.documents if shelf.status == "ready" else 0
-        size.chunks += shelf.chunks
-    return sorted(sizes.values(), key=lambda size: (-size.documents, size.collection))
 
 
 def _database_is_up(is_up: int) -> Figure:

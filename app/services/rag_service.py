@@ -115,7 +115,29 @@ class RAGService:
         lease = await self._claim(ingestion_id, file_path)
         if lease is None:
             return await self._chunks_of_final(ingestion_id)
-        with bound_contextvars(task_id=str(ingestion_id), document_id=str(lease.document_id)):
+        return await self.ingest_claimed(lease)
+
+    async def is_bell(self, ingestion_id: UUID) -> bool:
+        """Whether a message about this run says no more than that there is work: it waits for its turn.
+
+        Else the message is for this run: it was asked for by its path, perhaps just now, or has ended.
+        """
+        row = await self._find(ingestion_id)
+        if row is not None and row.status == "processing":
+            await self._free_if_dead(ingestion_id)
+        return row is not None and row.turn is not None and row.status not in FINAL
+
+    async def claim_next(self) -> Lease | None:
+        """Take the work whose turn it is, for `ingest_claimed`; None when there is none that may be begun."""
+        async with self.database.autocommit() as connection:
+            return await runs.claim_next(connection, self.holder)
+
+    async def ingest_claimed(self, lease: Lease) -> int:
+        """As `ingest_pdf`, of what has been claimed."""
+        request = {"request_id": lease.request_id} if lease.request_id else {}
+        with bound_contextvars(
+            task_id=str(lease.ingestion_id), document_id=str(lease.document_id), **request
+        ):
             log.info("claimed", attempt=lease.attempt)
             try:
                 return await self._ingest_to_verdict(lease)
@@ -190,7 +212,7 @@ class RAGService:
             embed = partial(self._embed, progress)
             async with in_order(batches, embed, EMBEDDING_BATCHES_AT_ONCE) as embedded:
                 async for batch, vectors in clock.embedding(embedded):
-                    language = language or await self._detect(batch)
+                    language = language or await self._language_of_new(lease, batch)
                     # Its last page may go on in the next batch.
                     done = replace(progress, pages_done=batch[-1].page_end - 1)
                     with clock.stage("storing"):
@@ -320,7 +342,9 @@ class RAGService:
         async with self.database.autocommit() as connection:
             return await runs.begin(connection, lease, self.space_id, reading.facts, recipe)
 
-    async def _detect(self, batch: Sequence[Chunk]) -> TextLanguage:
+    async def _language_of_new(self, lease: Lease, batch: Sequence[Chunk]) -> TextLanguage:
+        if lease.language is not None:
+            return self.text_search.language(lease.language)
         code = await asyncio.to_thread(self.detector.detect, [chunk.text for chunk in batch])
         return self.text_search.language(code)
 

@@ -16,9 +16,12 @@ from structlog.contextvars import bound_contextvars
 
 from app.errors import PDFIngestError, StorageFailed, WorkerLost
 from app.services.backfill import Duty, backfill
+from app.services.collection_service import delete_doomed, delete_expired
 from app.services.holder import Processes
 from app.services.outages import Outages
-from app.storage import runs, sweep
+from app.services.webhook_delivery import WebhookDispatcher
+from app.storage import outbox, runs, sweep
+from app.storage.collections import forget_deletions
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.outages import list_outages
@@ -54,6 +57,7 @@ class Sweeper:
     queue: Queue
     outages: Outages
     processes: Processes
+    webhooks: WebhookDispatcher
     space_id: int
     retention_days: float
     duties: Sequence[Duty] = ()
@@ -69,8 +73,11 @@ class Sweeper:
             _every(SWEEP_SECONDS, self.sweep),
             _every(SWEEP_SECONDS, self.outages.probe),
             _every(SWEEP_SECONDS, self.delete_files),
+            _every(SWEEP_SECONDS, self.delete_collections),
+            _every(TIDY_SECONDS, self.delete_expired),
             _every(TIDY_SECONDS, self.tidy),
             _every(TIDY_SECONDS, self.bring_along),
+            self.webhooks.run(lambda: self._is_leader),
         )
 
     async def sweep(self) -> None:
@@ -94,8 +101,18 @@ class Sweeper:
             if len(failed) < len(storage_keys):
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
 
+    async def delete_collections(self) -> None:
+        """Go on with those that were asked to be deleted, by whomever, until they are."""
+        if self._is_leader:
+            await delete_doomed(self.database, self.space_id)
+
+    async def delete_expired(self) -> None:
+        """What is older than its collection keeps documents."""
+        if self._is_leader:
+            await delete_expired(self.database, self.space_id)
+
     async def tidy(self) -> None:
-        """Remove old runs and idempotency keys, names of workers that are gone, and what nothing owns."""
+        """Remove old runs, deliveries and idempotency keys, workers that are gone, and what nothing owns."""
         if not self._is_leader:
             return
         async with self.database.autocommit() as connection:
@@ -104,8 +121,11 @@ class Sweeper:
                 log.info("chunks of ended runs deleted", runs=len(left))
             await sweep.forget_idempotency_keys(connection)
             await sweep.forget_workers(connection)
+            await forget_deletions(connection, self.retention_days)
             while await sweep.forget_runs(connection, self.retention_days, RUNS_AT_ONCE) == RUNS_AT_ONCE:
                 log.info("runs forgotten", count=RUNS_AT_ONCE)
+            while await outbox.forget_deliveries(connection, self.retention_days, RUNS_AT_ONCE):
+                log.info("webhook deliveries forgotten")
         keys: list[str] = []
         async for key in self.files.keys_older_than(ORPHAN_SECONDS):
             keys.append(key)

@@ -17,10 +17,13 @@ from app.errors import QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
 from app.storage.reach import EVERYTHING, Reach
-from app.storage.runs.asking import HAS_ROOM, INSERT_RUN, NewIngestion, values_of
+from app.storage.runs.asking import HAS_ROOM, NewIngestion, insert_run, values_of
 from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
+from app.storage.runs.turns import new_turn, turns_of
 
 MOST_CONTENT_LOCKS = 32
+# SQL: of a row of `documents`, whether it goes with its collection, which has lost its name to the next one.
+IS_DOOMED: Final = "EXISTS (SELECT FROM collections WHERE collections.id = collection_id AND name IS NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,16 @@ async def lock_contents(connection: AsyncConnection, collection: str, hashes: Co
     from all. The collection comes first, contents in order, documents later: nobody waits in a circle.
     """
     if len(hashes) > MOST_CONTENT_LOCKS:
-        await connection.execute(_LOCK_COLLECTION, {"collection": collection})
+        await lock_collections(connection, collection)
         return
     ordered = [sha256.hex() for sha256 in sorted(hashes)]
     await connection.execute(_LOCK_CONTENTS, {"collection": collection, "hashes": ordered})
+
+
+async def lock_collections(connection: AsyncConnection, *names: str) -> None:
+    """Until the transaction ends nobody else decides about any bytes in these collections."""
+    for name in sorted(set(names)):
+        await connection.execute(_LOCK_COLLECTION, {"collection": name})
 
 
 async def find_content(connection: AsyncConnection, collection: str, sha256: bytes) -> KnownContent | None:
@@ -109,11 +118,14 @@ async def has_room_in_queue(connection: AsyncConnection, max_queued: int) -> boo
 async def lock_document(
     connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
 ) -> Row[Any] | None:
-    """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends."""
+    """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends.
+
+    None when there is no such document, or it is going to be deleted with its collection.
+    """
     found = await connection.execute(
         text(
             "SELECT collection, live_ingestion_id, latest_ingestion_id FROM documents"
-            f" WHERE id = :id AND {reach.sql('documents')} FOR UPDATE"
+            f" WHERE id = :id AND NOT {IS_DOOMED} AND {reach.sql('documents')} FOR UPDATE"
         ),
         {"id": document_id} | reach.parameters,
     )
@@ -237,7 +249,7 @@ _RETRY_FAILED: Final = f"""
         SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
     ), failed AS (
         SELECT documents.id AS document_id, latest.id AS failed_id, filename, sha256, byte_size,
-            storage_key
+            storage_key, collection, is_bulk
         FROM documents JOIN ingestions AS latest ON latest.id = latest_ingestion_id
         WHERE live_ingestion_id IS NULL AND latest.status = 'error' AND storage_key IS NOT NULL
             AND (CAST(:collection AS text) IS NULL OR collection = :collection)
@@ -246,11 +258,14 @@ _RETRY_FAILED: Final = f"""
             AND {HAS_ROOM} AND {{reach}}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (
-        SELECT new.id AS new_id, failed.*
+        SELECT new.id AS new_id, failed.*, row_number() OVER (PARTITION BY collection, is_bulk) - 1 AS behind
         FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
     ), begun AS (
-        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, asked_by)
-        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text)
+        INSERT INTO ingestions
+            (id, document_id, filename, sha256, byte_size, storage_key, asked_by, queue, is_bulk, turn)
+        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text),
+            collection, is_bulk,
+            {new_turn("paired.collection", "paired.is_bulk")} + behind * {turns_of("paired.is_bulk")}
         FROM paired
     ), keyless AS (
         UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
@@ -334,7 +349,7 @@ _KNOWN_CONTENT = f"""
         live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
     FROM ingestions JOIN documents AS document ON document.id = document_id
         AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
-    WHERE sha256 = :sha256 AND collection = :collection
+    WHERE sha256 = :sha256 AND collection = :collection AND NOT {IS_DOOMED}
     ORDER BY is_live DESC, {IS_OPEN} DESC, document.id LIMIT 1
 """
 
@@ -349,7 +364,8 @@ _ASK_FOR_ROOM = text(f"SELECT {HAS_ROOM}")
 _ADD_DOCUMENT = text(f"""
     WITH known AS (SELECT * FROM ({_KNOWN_CONTENT}) AS document WHERE :unless_known),
     ingestion AS (
-        {INSERT_RUN} WHERE NOT EXISTS (SELECT FROM known) AND {HAS_ROOM} RETURNING id, document_id
+        {insert_run(":collection")} WHERE NOT EXISTS (SELECT FROM known) AND {HAS_ROOM}
+        RETURNING id, document_id
     ), made AS (
         INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
         SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Row, cast, func, select, text
+from sqlalchemy import BigInteger, Row, cast, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.document_views import IS_LIVE, IS_SHOWN, LATEST, SHOWN, STATUS
@@ -37,10 +37,11 @@ async def read_figures(connection: AsyncConnection) -> Sequence[Row[Any]]:
     return found.all()
 
 
-async def read_shelves(connection: AsyncConnection) -> Sequence[Row[Any]]:
+async def read_shelves(connection: AsyncConnection, names: Sequence[str] | None = None) -> Sequence[Row[Any]]:
     """(collection, status, documents, pages, chunks, bytes): a row for each pair of the first two.
 
-    `status` is that of the documents; pages and chunks are those a search can find.
+    Of all collections, or of those named. `status` is that of the documents; pages and chunks are those a
+    search can find.
     """
     found = await connection.execute(
         select(
@@ -53,6 +54,7 @@ async def read_shelves(connection: AsyncConnection) -> Sequence[Row[Any]]:
         )
         .join(LATEST, LATEST.id == Document.latest_ingestion_id)
         .join(SHOWN, IS_SHOWN)
+        .where(true() if names is None else Document.collection.in_(names))
         .group_by(Document.collection, STATUS)
     )
     return found.all()

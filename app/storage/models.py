@@ -7,7 +7,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, LargeBinary, MetaData, Text, func
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    Text,
+    func,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, REAL, TIMESTAMP, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -28,6 +38,35 @@ class Base(DeclarativeBase):
     type_annotation_map = {str: Text, datetime: Timestamp, dict[str, Any]: JSONB}  # noqa: RUF012
 
 
+class Collection(Base):
+    """Where documents belong. One that is being deleted has no name any more: that is free for a new one."""
+
+    __tablename__ = "collections"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str | None] = mapped_column(unique=True)
+    description: Mapped[str | None]
+    collection_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
+    language: Mapped[str | None]
+    expires_after_days: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class CollectionDeletion(Base):
+    """The task that deletes a collection's documents; outlives the collection, for pollers."""
+
+    __tablename__ = "collection_deletions"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    collection_id: Mapped[UUID] = mapped_column(unique=True)
+    collection: Mapped[str]
+    documents_total: Mapped[int]
+    documents_done: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
 class Document(Base):
     """What a client uploaded and searches: a name for the newest published ingestion."""
 
@@ -35,6 +74,8 @@ class Document(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     collection: Mapped[str]
+    # Noted by a trigger; None of what is older than the trigger and not brought along yet (backfill.py).
+    collection_id: Mapped[UUID | None] = mapped_column(ForeignKey("collections.id"))
     title: Mapped[str | None]  # given by a person; else the version has one of its own
     document_metadata: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=sql("'{}'::jsonb"))
     live_ingestion_id: Mapped[UUID | None] = mapped_column(ForeignKey("ingestions.id"), unique=True)
@@ -44,6 +85,7 @@ class Document(Base):
 
     __table_args__ = (
         Index(None, "collection", "id"),
+        Index("ix_documents_collection_id_id", "collection_id", "id"),
         Index(None, "metadata", postgresql_using="gin", postgresql_ops={"metadata": "jsonb_path_ops"}),
     )
 
@@ -85,6 +127,10 @@ class Ingestion(Base):
     retries: Mapped[int] = mapped_column(server_default="0")
     is_slow: Mapped[bool] = mapped_column(server_default=sql("false"))
     slow_since: Mapped[datetime | None]
+    request_id: Mapped[str | None]
+    queue: Mapped[str | None]
+    turn: Mapped[int | None] = mapped_column(BigInteger)
+    is_bulk: Mapped[bool] = mapped_column(server_default=sql("false"))
     lease_epoch: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_expires_at: Mapped[datetime | None]
     worker: Mapped[str | None]
@@ -107,6 +153,24 @@ class Ingestion(Base):
             "ix_ingestions_open",
             "created_at",
             postgresql_where=sql("status IN ('queued', 'processing', 'retrying')"),
+        ),
+        Index("ix_ingestions_processing", "worker", postgresql_where=sql("status = 'processing'")),
+        Index(
+            "ix_ingestions_turns",
+            *("turn", "is_bulk", "created_at", "id"),
+            postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
+        ),
+        Index(
+            "ix_ingestions_queues",
+            *("queue", "is_bulk", "turn"),
+            postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
+        ),
+        Index(
+            "ix_ingestions_begun",
+            *("created_at", "id"),
+            postgresql_where=sql(
+                "status IN ('queued', 'retrying') AND started_at IS NOT NULL AND turn IS NOT NULL"
+            ),
         ),
         Index(None, "created_at", "id"),
         Index(None, "asked_by", "created_at", postgresql_where=sql("asked_by <> ''")),
@@ -221,6 +285,68 @@ class FileToDelete(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     failures: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Webhook(Base):
+    """Who wants to be told of what (None: of any collection). Secrets are encrypted."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    url: Mapped[str]
+    events: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    collections: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    secret: Mapped[bytes] = mapped_column(LargeBinary)
+    old_secret: Mapped[bytes | None] = mapped_column(LargeBinary)
+    old_secret_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    disabled_at: Mapped[datetime | None]
+
+
+class WebhookDelivery(Base):
+    """An event that a webhook is told of: the outbox. Triggers put it here in the verdict's own statement.
+
+    No foreign key: a webhook that is deleted at the same moment must neither hold up nor fail a verdict.
+    """
+
+    __tablename__ = "webhook_deliveries"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
+    webhook_id: Mapped[UUID]
+    document_id: Mapped[UUID | None]
+    event: Mapped[str]
+    data: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(server_default="pending")
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime | None]
+    leased_until: Mapped[datetime | None]
+    answer_status: Mapped[int | None]
+    answer_ms: Mapped[int | None]
+    answer_body: Mapped[str | None]
+    error: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    finished_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status"),
+        Index(None, "webhook_id", "position"),
+        Index(
+            "ix_webhook_deliveries_due",
+            *("webhook_id", "next_attempt_at", "position"),
+            postgresql_where=sql("status = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_in_order",
+            *("webhook_id", "document_id", "position"),
+            postgresql_where=sql("status = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_in_flight",
+            "webhook_id",
+            postgresql_where=sql("leased_until IS NOT NULL"),
+        ),
+    )
 
 
 class Outage(Base):

@@ -1,4 +1,4 @@
-"""PDF passwords at rest: encrypted in the ingestion's row, erased with its verdict."""
+"""Secrets at rest: PDF passwords, erased with the verdict, and what signs the messages of webhooks."""
 
 import os
 from contextlib import suppress

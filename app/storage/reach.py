@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import TextClause, text
 
+_IS_NAMED: Final = "{name} LIKE ANY(CAST(:reach_collections AS text[]))"
 _SPECIAL_IN_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
 
@@ -31,6 +32,10 @@ class Reach:
             return True
         return collection is not None and any(_fits(collection, one) for one in self.collections)
 
+    def has_all_of(self, collection: str) -> bool:
+        """Whether the collection itself, and what it counts, is to be seen."""
+        return self.document_ids is None and self.has_collection(collection)
+
     def has_document(self, collection: str | None, document_id: UUID) -> bool:
         is_named = self.document_ids is None or document_id in self.document_ids
         return is_named and self.has_collection(collection)
@@ -43,10 +48,16 @@ class Reach:
         """What a row of `documents`, called so in the statement, fulfils; see `parameters`."""
         conditions = []
         if self.collections is not None:
-            conditions.append(f"{documents}.collection LIKE ANY(CAST(:reach_collections AS text[]))")
+            conditions.append(_IS_NAMED.format(name=f"{documents}.collection"))
         if self.document_ids is not None:
             conditions.append(f"{documents}.id = ANY(CAST(:reach_documents AS uuid[]))")
         return " AND ".join(conditions) or "true"
+
+    def sql_of_collections(self, name: str) -> str:
+        """What a collection of this name, a column, fulfils; documents that are named show none of it."""
+        if self.document_ids is not None:
+            return "false"
+        return "true" if self.collections is None else _IS_NAMED.format(name=name)
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -170,8 +170,14 @@ _OF_COLLECTION = """
 # cannot look for a clock_timestamp()).
 _FRONT = f"""
     SELECT front.id FROM unnest(CAST(:collections AS text[])) AS wanted(name) CROSS JOIN LATERAL (
-        ({_OF_COLLECTION} i.status IN ('processing', 'retrying') AND i.status IN {OPEN} LIMIT {MOST_FOLLOWED})
-        UNION ({_OF_COLLECTION} i.status = 'queued' ORDER BY i.created_at LIMIT {MOST_FOLLOWED})
+        (
+            {_OF_COLLECTION} i.status IN {OPEN} AND (i.status <> 'queued' OR i.started_at IS NOT NULL)
+            LIMIT {MOST_FOLLOWED}
+        )
+        UNION (
+            {_OF_COLLECTION} i.status = 'queued' AND i.started_at IS NULL AND i.turn IS NOT NULL
+            ORDER BY i.turn, i.is_bulk, i.created_at, i.id LIMIT {MOST_FOLLOWED}
+        )
         UNION (
             {_OF_COLLECTION} i.created_at > now() - interval '10 seconds'
             ORDER BY i.created_at DESC LIMIT {MOST_FOLLOWED}
@@ -187,8 +193,9 @@ _CHANGES = text(f"""
     WHERE CAST(CAST(i.xmin AS text) AS bigint) IS DISTINCT FROM known.version
 """)
 _QUEUE = text("""
-    SELECT coalesce(array_agg(id ORDER BY is_slow, created_at, id), '{}')
-    FROM ingestions WHERE status = 'queued'
+    SELECT coalesce(
+        array_agg(id ORDER BY is_slow, started_at IS NULL, turn NULLS FIRST, is_bulk, created_at, id), '{}'
+    ) FROM ingestions WHERE status = 'queued'
 """)
 
 

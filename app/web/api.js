@@ -56,6 +56,17 @@ export async function get(path, options) {
   return (await send("GET", path, options)).json();
 }
 
+// In the order of their names, each with its documents by status.
+export async function allCollections() {
+  const found = [];
+  for (let after = ""; after !== null;) {
+    const page = await get(`/collections${query({ limit: 500, after })}`);
+    found.push(...page.data);
+    after = page.next;
+  }
+  return found;
+}
+
 export async function post(path, json, options) {
   return (await send("POST", path, { json, ...options })).json();
 }

@@ -1,6 +1,6 @@
 // All documents: sorted and filtered by the service, read on as one scrolls.
 
-import { Problem, get, post, query, send } from "./api.js";
+import { Problem, allCollections, get, post, query, send } from "./api.js";
 import { address, dialog, fill, h, reconcile, toast } from "./dom.js";
 import { ago, bytes, count, counted, nameOf, time } from "./format.js";
 import { store } from "./tasks.js";
@@ -8,6 +8,7 @@ import { store } from "./tasks.js";
 const PAGE = 100;
 const UNDO_SECONDS = 7;
 const AT_ONCE = 4;
+const amountOf = ({ documents }, status) => status ? documents[status] : Object.values(documents).reduce((sum, one) => sum + one, 0);
 const STATUSES = { "": "Any status", ready: "Ready", processing: "Processing", queued: "Queued", failed: "Failed", cancelled: "Cancelled" };
 const COLUMNS = [["title", "Document", "asc"], ["status", "Status", "asc"], ["pages", "Pages", "desc"], ["chunks", "Passages", "desc"],
   ["bytes", "Size", "desc"], ["created_at", "Added", "desc"]];
@@ -115,18 +116,16 @@ class LibraryView extends HTMLElement {
   async #showChoices() {
     const { collection, status } = this.asked;
     fill(this.status, ...Object.entries(STATUSES).map(([value, label]) => h("option", { value, selected: value === status }, label)));
-    try { this.stats = await get("/stats"); } catch (error) { if (!(error instanceof Problem)) throw error; }
-    const known = this.stats?.collections ?? [];
-    fill(this.collection, h("option", { value: "" }, "All collections"), ...known.map((one) =>
-      h("option", { value: one.collection, selected: one.collection === collection }, `${one.collection} (${count(one.documents)})`)));
+    try { this.collections = await allCollections(); } catch (error) { if (!(error instanceof Problem)) throw error; }
+    fill(this.collection, h("option", { value: "" }, "All collections"), ...(this.collections ?? []).map((one) =>
+      h("option", { value: one.name, selected: one.name === collection }, `${one.name} (${count(amountOf(one))})`)));
     this.#showNote();
   }
 
   #showNote() {
     const { collection, status, name } = this.asked;
-    const one = collection ? this.stats?.collections.find((other) => other.collection === collection) : null;
-    const total = name ? null : status && !collection ? this.stats?.documents[status] : status ? null
-      : collection ? one?.documents : this.stats && Object.values(this.stats.documents).reduce((sum, value) => sum + value, 0);
+    const shown = (this.collections ?? []).filter((one) => !collection || one.name === collection);
+    const total = name ? null : shown.reduce((sum, one) => sum + amountOf(one, status), 0);
     this.note.textContent = !this.hasLoaded ? "" : this.next ? (total ? counted(total, "document") : `more than ${counted(this.documents.length, "document")}`)
       : counted(this.documents.length - this.hiddenIds.size, "document");
   }
@@ -242,7 +241,7 @@ class LibraryView extends HTMLElement {
   #move(ids) {
     const input = h("input", { id: "move-to", list: "collections", required: true, maxlength: "200", autocomplete: "off" });
     this.#form(`Move ${counted(ids.length, "document")}`, [h("label", { for: "move-to" }, "To the collection"), input,
-      h("datalist", { id: "collections" }, ...(this.stats?.collections ?? []).map((one) => h("option", { value: one.collection })))],
+      h("datalist", { id: "collections" }, ...(this.collections ?? []).map((one) => h("option", { value: one.name })))],
     "Move", () => this.#change(ids, () => ({ collection: input.value.trim() })));
   }
 

@@ -1,6 +1,6 @@
 // One field. Results come as you type; the address holds all that was asked.
 
-import { Problem, get, openOriginal, send } from "./api.js";
+import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
 import { openViewer } from "./pictures.js";
@@ -77,7 +77,7 @@ class SearchView extends HTMLElement {
       this.typing = setTimeout(() => this.#ask(), PAUSE);
     });
     this.addEventListener("keydown", (event) => this.#keys(event));
-    this.onend = () => { this.stats = null; this.#showIdle(); };
+    this.onend = () => { this.stats = this.collections = null; this.#showIdle(); };
     store.addEventListener("end", this.onend);
     this.update = () => this.#showFirst();
     store.addEventListener("change", this.update);
@@ -269,16 +269,22 @@ class SearchView extends HTMLElement {
     return this.stats;
   }
 
+  async #collectionsOnce() {
+    try { this.collections ??= await allCollections(); } catch (error) { if (!(error instanceof Problem)) throw error; }
+    return this.collections;
+  }
+
   async #showFilters() {
-    const stats = await this.#statsOnce();
-    if (!this.isConnected || !stats || this.querySelector(".filter-form")) return;
+    const collections = await this.#collectionsOnce();
+    if (!this.isConnected || !collections || this.querySelector(".filter-form")) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
-    const names = stats.collections.map((one) => one.collection);
+    const amount = Object.fromEntries(collections.map((one) => [one.name, one.documents.ready]));
+    const names = collections.map((one) => one.name);
     if (collection && !names.includes(collection)) names.push(collection);
-    const amount = Object.fromEntries(stats.collections.map((one) => [one.collection, one.ready]));
+    const total = collections.reduce((sum, one) => sum + one.documents.ready, 0);
     const choice = h("select", { id: "in-collection", "aria-label": "Collection", onchange: (event) => this.#go({ collection: event.target.value }) },
-      h("option", { value: "" }, `All collections (${count(stats.documents.ready)})`),
+      h("option", { value: "" }, `All collections (${count(total)})`),
       ...names.map((name) => h("option", { value: name, selected: name === collection }, `${name} (${count(amount[name] ?? 0)})`)));
     const how = h("select", { id: "by-mode", "aria-label": "Search by", onchange: (event) => this.#go({ mode: event.target.value }) },
       ...Object.entries(MODES).map(([value, label]) => h("option", { value, selected: value === mode }, label)));
@@ -371,7 +377,7 @@ class SearchView extends HTMLElement {
       if (ended.length < SAMPLES.length) return;
       store.removeEventListener("change", search);
       this.first = null;
-      this.stats = null;
+      this.stats = this.collections = null;
       if (!this.isConnected || this.asked.q) return;
       this.input.value = FIRST_SEARCH;
       this.#ask();

@@ -115,6 +115,20 @@ async def test_one_file_sent_at_the_same_moment_is_one_document(shelf: Shelf):
     assert len({response.json()["document_id"] for response in responses}) == 1
 
 
+async def test_bulk_waits_behind_what_comes_later_and_is_interactive(shelf: Shelf):
+    bulk = [await shelf.added(pdf(), priority="bulk") for _ in range(3)]
+    interactive = await shelf.added(pdf())
+
+    async def place(document: dict[str, Any]) -> int:
+        return (await shelf.client.get(f"/tasks/{document['task_id']}")).json()["queue_position"]
+
+    async def is_in_order() -> bool:
+        places = [await place(one) for one in (bulk[0], bulk[1], bulk[2])]
+        return places == sorted(places) and await place(interactive) < places[1]
+
+    await eventually(is_in_order)
+
+
 async def test_fields_may_come_in_any_order(shelf: Shelf):
     boundary = "x" * 30
     metadata = json.dumps({"after": "the file", "n": 2**70})
@@ -184,6 +198,7 @@ async def test_what_cannot_be_a_pdf_is_refused(shelf: Shelf, content: bytes, sta
         ({"collection": "c" * 201}, "invalid_request", "body.collection"),
         ({"collection": "a\0b"}, "invalid_request", "body.collection"),
         ({"on_duplicate": "overwrite"}, "invalid_request", "body.on_duplicate"),
+        ({"priority": "urgent"}, "invalid_request", "body.priority"),
         ({"password": "p" * 1001}, "invalid_request", "body.password"),
         ({"metadata": "x" * 20_000}, "invalid_request", "body.metadata"),
         ({"metadata": "[1, 2]"}, "invalid_metadata", None),
@@ -558,7 +573,7 @@ async def test_the_examples_of_the_form_s_description_work(shelf: Shelf):
         for name, field in fields.items()
         if name != "file"
     }
-    assert set(examples) == {"collection", "metadata", "password", "on_duplicate"}
+    assert set(examples) == {"collection", "metadata", "password", "on_duplicate", "priority"}
     sent = {name: value if isinstance(value, str) else json.dumps(value) for name, value in examples.items()}
     response = await shelf.client.post("/documents", data=sent, files={"file": pdf()})
     assert response.status_code == 202, response.text

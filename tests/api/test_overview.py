@@ -72,7 +72,6 @@ async def test_counts_are_those_of_what_was_ingested(service: httpx.AsyncClient)
     now = await stats()
     assert now["documents"] == {"queued": 0, "processing": 0, "ready": 1, "failed": 1, "cancelled": 0}
     chunks = good["result"]["chunks"]
-    assert now["collections"] == [{"collection": mine, "documents": 2, "ready": 1, "chunks": chunks}]
     assert (now["pages"], now["chunks"]) == (6, chunks)
     assert now["bytes"] == sum((SAMPLES / one).stat().st_size for one in ("annual-report.pdf", "damaged.pdf"))
     assert now["tasks"] == {"queued": 0, "processing": 0, "retrying": 0}
@@ -91,3 +90,17 @@ async def test_a_run_says_how_long_each_stage_took(service: httpx.AsyncClient) -
     assert (task["filename"], task["is_served"], task["is_latest"]) == ("wildbienen.pdf", True, True)
     assert set(task["seconds"]) >= {"reading", "embedding", "storing"}
     assert all(seconds >= 0 for seconds in task["seconds"].values())
+
+
+async def test_documents_of_a_collection_with_a_language_are_taken_to_be_in_it(
+    service: httpx.AsyncClient,
+) -> None:
+    german = f"c-{uuid4()}"
+    await service.post("/collections", json={"name": german, "language": "de"})
+    for collection, language in ((german, "de"), (f"c-{uuid4()}", "en")):
+        done = await ingest(service, "annual-report.pdf", collection)
+        document = (await service.get(f"/documents/{done['document_id']}")).json()
+        assert document["language"] == language
+    counted = (await service.get(f"/collections/{german}")).json()
+    assert (counted["documents"]["ready"], counted["pages"]) == (1, 6)
+    assert counted["chunks"] == done["result"]["chunks"]

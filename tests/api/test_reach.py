@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
@@ -152,7 +154,7 @@ def counts_nothing(path: str, *bodies: Callable[[Library], dict[str, Any]]) -> W
 
 def wants_an_administrator(method: str, path: str, **request: Any) -> Walk:
     async def walk(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
-        answer = await bound.request(method, path.replace("{key_id}", NOBODY), **request)
+        answer = await bound.request(method, re.sub(r"\{\w+\}", NOBODY, path), **request)
         assert (answer.status_code, answer.json()["code"]) == (403, "scope_missing")
         return [answer]
 
@@ -259,7 +261,65 @@ async def counts_its_own(bound: httpx.AsyncClient, own: Library, foreign: Librar
     return [used]
 
 
+def like_no_collection(method: str, **request: Any) -> Walk:
+    """A foreign one's answer is to the letter that of one that never was."""
+
+    async def walk(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
+        names = (quote(FOREIGN, safe=""), f"letters-{uuid4()}")
+        there, nowhere = [await bound.request(method, f"/collections/{name}", **request) for name in names]
+        assert (there.status_code, there.json()["code"]) == (404, "collection_not_found")
+        assert there.content == nowhere.content
+        return [there]
+
+    return walk
+
+
+async def lists_its_collections(
+    bound: httpx.AsyncClient, own: Library, foreign: Library
+) -> list[httpx.Response]:
+    listed = await bound.get("/collections")
+    assert OWN in {one["name"] for one in listed.json()["data"]}
+    assert not [one for one in listed.json()["data"] if not one["name"].startswith("reports")]
+    return [listed]
+
+
+async def makes_collections(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
+    there = await bound.post("/collections", json={"name": FOREIGN})
+    nowhere = await bound.post("/collections", json={"name": f"letters-{uuid4()}"})
+    assert (there.status_code, there.json()["code"]) == (404, "collection_not_found")
+    assert there.content == nowhere.content
+    here = await bound.post("/collections", json={"name": "reports, more"})
+    assert here.status_code == 201
+    return [there, here]
+
+
+async def renames(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
+    there = await like_no_collection("PATCH", json={"name": "reports, mine"})(bound, own, foreign)
+    away = await bound.patch(f"/collections/{OWN}", json={"name": FOREIGN})
+    assert (away.status_code, away.json()["code"]) == (404, "collection_not_found")
+    return [*there, away]
+
+
 WALKS: dict[str, Walk] = {
+    "POST /collections": makes_collections,
+    "GET /collections": lists_its_collections,
+    "GET /collections/{name}": like_no_collection("GET"),
+    "PATCH /collections/{name}": renames,
+    "DELETE /collections/{name}": like_no_collection("DELETE", params={"dry_run": True}),
+    **{
+        operation: wants_an_administrator(*operation.split())
+        for operation in (
+            "POST /webhooks",
+            "GET /webhooks",
+            "GET /webhooks/{webhook_id}",
+            "DELETE /webhooks/{webhook_id}",
+            "POST /webhooks/{webhook_id}/ping",
+            "POST /webhooks/{webhook_id}/rotate",
+            "POST /webhooks/{webhook_id}/replay",
+            "GET /webhooks/{webhook_id}/deliveries",
+            "POST /webhooks/{webhook_id}/deliveries/{delivery_id}/replay",
+        )
+    },
     "GET /usage": counts_its_own,
     "POST /documents": uploads,
     "GET /documents": lists_its_own("/documents", "document_id"),
@@ -361,6 +421,17 @@ async def test_who_waits_for_a_task_hears_its_end_though_its_document_is_deleted
     await asyncio.sleep(0.5)
     assert (await root.delete(f"/documents/{waiting['document_id']}")).status_code == 204
     assert (await asking).json()["status"] == "cancelled"
+
+
+async def test_the_deletion_of_a_collection_is_a_task_of_those_who_may_see_it(
+    root: httpx.AsyncClient, bound: httpx.AsyncClient
+) -> None:
+    for name, status in ((f"letters-{uuid4()}", 404), (f"reports-{uuid4()}", 200)):
+        await root.post("/collections", json={"name": name})
+        task = (await root.delete(f"/collections/{name}")).json()
+        for wait in (0, 1):
+            answer = await bound.get(f"/tasks/{task['task_id']}", params={"wait": wait})
+            assert answer.status_code == status
 
 
 async def test_callers_of_one_name_share_no_idempotency_keys(served: Served, root: httpx.AsyncClient) -> None:

@@ -83,7 +83,7 @@ async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_no_request_gets_an_answer_off_the_description(served: Served, tmp_path: Path) -> None:
-    await keeps_to_the_description(served.url, tmp_path)
+    await keeps_to_the_description(served.url, tmp_path, config="[parameters]\nwait = 0\n")  # for nobody
 
 
 async def test_no_request_about_a_document_that_is_there_gets_one(

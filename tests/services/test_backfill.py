@@ -12,12 +12,16 @@ from alembic import command
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
+from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, backfill
+from app.services.collection_service import CollectionService, delete_doomed
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
+from app.storage import collections
 from app.storage.database import Database
 from app.storage.languages import open_text_search
+from app.storage.spaces import open_space
 from tests.databases import PROJECT, run_alembic
 
 BEFORE = "20261120b"
@@ -204,3 +208,71 @@ async def test_migrate_does_it_while_searches_go_on(url: str, database: Database
     assert '"documents": 4' in finished.stderr
     assert slowest < 2
     assert await found(database, "societ & declar") == dict.fromkeys(ids, 300)
+
+
+NOTED = "SELECT documents.id, collection, name FROM documents LEFT JOIN collections c ON c.id = collection_id"
+
+
+async def move_to(database: Database, ids: Sequence[UUID], collection: str) -> None:
+    """As the version before does it: by its name alone."""
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE documents SET collection = :collection WHERE id = ANY(:ids)"),
+            {"collection": collection, "ids": list(ids)},
+        )
+
+
+async def test_collections_of_old_documents_are_there_at_once_and_noted_in_steps(
+    url: str, database: Database
+) -> None:
+    ids = [await add_old(database, [ENGLISH]) for _ in range(5)]
+    await move_to(database, ids[3:], "reports")
+    await run_alembic(url, command.upgrade, "head")
+    made = await rows(database, "SELECT id, name FROM collections")
+    assert sorted(made.values()) == [("default",), ("reports",)]
+    assert {one.version for one in made} == {7}
+    assert {name for _, name in (await rows(database, NOTED)).values()} == {None}
+    new = await add_old(database, [ENGLISH])  # the version before goes on, and names no id
+    await move_to(database, ids[:1], "moved")
+    noted = await rows(database, NOTED)
+    assert (noted[new], noted[ids[0]]) == (("default", "default"), ("moved", "moved"))
+
+    async with database.autocommit() as connection:  # stopped after two
+        assert await collections.note_collections(connection, UUID(int=0), 2) == sorted(ids)[2]
+    await backfill(database)
+
+    assert sorted((await rows(database, NOTED)).values()) == [
+        *[("default", "default")] * 3,
+        ("moved", "moved"),
+        *[("reports", "reports")] * 2,
+    ]
+
+
+async def test_old_collections_are_renamed_and_deleted_before_their_documents_are_noted(
+    url: str, database: Database
+) -> None:
+    ids = [await add_old(database, [ENGLISH]) for _ in range(4)]
+    await move_to(database, ids[2:], "reports")
+    await run_alembic(url, command.upgrade, "head")
+    space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
+    service = CollectionService(database)
+    await service.change("default", "other", {})
+    deletion = await service.delete("reports")
+    await delete_doomed(database, space_id)
+    assert (await service.deletion(deletion.id)).documents_done == 2
+    assert await rows(database, NOTED) == dict.fromkeys(ids[:2], ("other", "other"))
+
+
+async def test_noting_waits_for_a_collection_that_is_being_renamed_and_holds_no_document_meanwhile(
+    url: str, database: Database
+) -> None:
+    ids = [await add_old(database, [ENGLISH]) for _ in range(3)]
+    await run_alembic(url, command.upgrade, "head")
+    async with database.transaction() as renaming:
+        await collections.find_collection(renaming, "default", to_change=True)
+        noting = asyncio.create_task(backfill(database))
+        await asyncio.sleep(0.5)
+        assert not noting.done(), "the collection was not waited for"
+        await collections.rename_collection(renaming, "default", "other")
+    await asyncio.wait_for(noting, 10)
+    assert await rows(database, NOTED) == dict.fromkeys(ids, ("other", "other"))

@@ -16,10 +16,14 @@ from uuid_utils.compat import uuid7
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.services.backfill import DocumentWords
+from app.services.collection_service import CollectionService
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases
+from app.services.webhook_delivery import WebhookDispatcher
+from app.services.webhook_sender import WebhookSender
 from app.storage import runs, sweep
+from app.storage.collections import CollectionFields
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.spaces import open_space
@@ -69,6 +73,7 @@ async def sweepers(own_database: Database, tmp_path: Path) -> list[Sweeper]:
             queue=Bells(),
             outages=Outages(own_database, {}),
             processes=FakeProcess(here.host, here.proc, name),
+            webhooks=WebhookDispatcher(own_database, WebhookSender(allow_private=False), cipher=None),
             space_id=space_id,
             retention_days=30,
             duties=(DocumentWords(own_database),),
@@ -314,3 +319,42 @@ def test_leases_of_the_living_and_of_other_hosts_are_not_lost() -> None:
     held = [Held(uuid7(), here.name_of_this()), Held(uuid7(), "other/boot/pid:[1]/1.1/2/3")]
     assert lost_leases(here, held) == []
     assert lost_leases(replace(here, host="unknown/"), held) == []
+
+
+async def test_a_collection_is_deleted_by_the_leader_and_after_its_end_by_the_next(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    first, second = sweepers
+    service = CollectionService(own_database)
+    await first.sweep()
+    for leader, other in ((first, second), (second, first)):
+        await service.create("reports", CollectionFields())
+        deletion = await service.delete("reports")
+        await other.sweep()
+        await other.delete_collections()
+        assert (await service.deletion(deletion.id)).finished_at is None
+        await leader.sweep()
+        await leader.delete_collections()
+        assert (await service.deletion(deletion.id)).finished_at is not None
+        await asyncio.sleep(sweep.LEADER_SECONDS + 0.1)
+        await other.sweep()
+
+
+async def test_what_deletions_came_to_is_forgotten_with_old_runs(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    service = CollectionService(own_database)
+    for name in ("old", "new"):
+        await service.create(name, CollectionFields())
+        await service.delete(name)
+    await sweepers[0].sweep()
+    await sweepers[0].delete_collections()
+    async with own_database.transaction() as connection:
+        await connection.execute(
+            text(
+                "UPDATE collection_deletions SET finished_at = now() - interval '31 days'"
+                " WHERE collection = 'old'"
+            )
+        )
+    await sweepers[0].tidy()
+    assert await scalar(own_database, "SELECT string_agg(collection, ' ') FROM collection_deletions") == "new"

@@ -1,6 +1,8 @@
 """Scenarios in which clients change their mind: cancel, delete, replace."""
 
 import asyncio
+import os
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -13,6 +15,7 @@ from app.local.chaos.world import PATIENCE_SECONDS, AcceptedUpload, World
 from app.task_queue import TaskQueue
 
 STOP_SECONDS = 2.0
+LEADERS_KILLED = 5
 SEARCH_LIMIT = 100  # all chunks of a document with fewer
 
 
@@ -37,6 +40,42 @@ async def delete_at_random(world: World) -> None:
         world.excused.setdefault(accepted.specimen.mark, "success")  # if it was ready just before
 
     await _end_at_random(world, delete)
+
+
+async def delete_collection(world: World) -> None:
+    """Whoever deletes it is killed: its documents go, and none that comes into its name meanwhile."""
+    world.may_leave_files = True  # an API that leads may be killed in mid-upload
+    world.upload_all([*world.tiny, *world.specimens[::2]])
+    await world.uploaded()
+    doomed = list(world.accepted.values())
+    task = await world.client.delete_collection(world.collection)
+    world.upload_all(world.specimens[1::2])
+    for _ in range(LEADERS_KILLED):
+        await _kill_leader(world, UUID(task["task_id"]))
+    await world.settle(PATIENCE_SECONDS)
+    done = await world.client.task(task["task_id"], wait_seconds=PATIENCE_SECONDS)
+    if done["result"] != {"status": "success", "documents": len(doomed)}:
+        world.mistakes.append(f"of {len(doomed)} documents of the deleted collection went {done['progress']}")
+    sights = await world.watcher.look()
+    for accepted in doomed:
+        is_ready = sights[accepted.task_id].status == "success"
+        world.excused[accepted.specimen.mark] = "success" if is_ready else "cancelled"
+
+
+async def _kill_leader(world: World, task_id: UUID) -> None:
+    """Once more documents are gone; not when all are."""
+    statement = "SELECT documents_done, finished_at FROM collection_deletions WHERE id = $1"
+    (before,) = await world.watcher.query(statement, task_id)
+    now = before
+    while now["documents_done"] == before["documents_done"] and now["finished_at"] is None:
+        await asyncio.sleep(0.01)
+        (now,) = await world.watcher.query(statement, task_id)
+    if now["finished_at"] is None:
+        (leader,) = await world.watcher.query("SELECT holder FROM leaders")
+        pid = int(leader["holder"].split("/")[-2])
+        async with world.watcher.hitting([pid]):
+            os.kill(pid, signal.SIGKILL)
+        world.faults += 1
 
 
 async def _end_at_random(world: World, end: Callable[[AcceptedUpload], Awaitable[None]]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.local.chaos import changes, faults, loops, surroundings
+from app.local.chaos import changes, faults, loops, surroundings, webhooks
 from app.local.chaos.world import World
 
 
@@ -34,6 +34,7 @@ SCENARIOS = (
     Scenario("poison", faults.poison),
     Scenario("cancel", changes.cancel_at_random),
     Scenario("delete", changes.delete_at_random),
+    Scenario("delete-collection", changes.delete_collection, needs_tiny=True),
     Scenario("replace", changes.replace_while_searching, needs_versions=True),
     Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
     Scenario("crash-loop", loops.crash_loop, needs_large=True),
@@ -45,6 +46,7 @@ SCENARIOS = (
     Scenario("database-cut-off", surroundings.database_cut_off),
     Scenario("clock-step", surroundings.clock_step),
     Scenario("full-store", surroundings.full_store),
+    Scenario("webhooks", webhooks.tell_webhooks),
 )
 
 

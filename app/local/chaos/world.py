@@ -295,5 +295,6 @@ def _settings(embedding_url: str, documents: Path) -> dict[str, str]:
         "MAX_QUEUED": "10000",
         "DATABASE_PGBOUNCER": "false",
         "API_KEYS": "",
+        "WEBHOOK_ALLOW_PRIVATE": "true",
         "LOG_LEVEL": "INFO",
     }

@@ -62,6 +62,7 @@ from app.storage.runs.conditions import (
 )
 from app.storage.runs.content import begin, begin_anew, count_words, store
 from app.storage.runs.lease import Lease, LostLease, Progress, StoredChunks, write, write_row
+from app.storage.runs.turns import NEXT
 
 __all__ = [
     "Lease",
@@ -100,26 +101,51 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
     not its newest. What is slow waits until the slow lane is free, and everything for the end of an outage.
     """
     statement = text(f"""
-        WITH seen AS (
-            INSERT INTO workers (holder, seen_at) VALUES (:worker, clock_timestamp())
-            ON CONFLICT (holder) DO UPDATE SET seen_at = excluded.seen_at
-        )
-        UPDATE ingestions SET
-            status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
-            next_attempt_at = NULL,
-            lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
-            started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
+        WITH {_SEEN} {_CLAIMED}
         WHERE id = :id AND {IS_DUE} AND (NOT {IS_SLOW} OR {IS_LANE_FREE}) AND {IS_IN_GOOD_COMPANY}
             AND NOT EXISTS (SELECT FROM outages)
             AND EXISTS (SELECT FROM documents WHERE latest_ingestion_id = ingestions.id)
-        RETURNING lease_epoch, storage_key, password, retries, document_id, attempt, filename
+        RETURNING {_LEASE}
     """)
     found = await connection.execute(statement, {"id": ingestion_id, "worker": worker})
-    row = found.one_or_none()
+    return _lease(found.one_or_none())
+
+
+async def claim_next(connection: AsyncConnection, worker: str) -> Lease | None:
+    """Take the lease of the run whose turn it is (see `turns`); None when none may be begun."""
+    statement = text(f"""
+        WITH {_SEEN}, {NEXT} {_CLAIMED}
+        WHERE id = (SELECT id FROM next) AND NOT EXISTS (SELECT FROM outages)
+        RETURNING {_LEASE}
+    """)
+    return _lease((await connection.execute(statement, {"worker": worker})).one_or_none())
+
+
+_SEEN = """
+    seen AS (
+        INSERT INTO workers (holder, seen_at) VALUES (:worker, clock_timestamp())
+        ON CONFLICT (holder) DO UPDATE SET seen_at = excluded.seen_at
+    )
+"""
+_CLAIMED = f"""
+    UPDATE ingestions SET
+        status = 'processing', stage = 'reading', worker = :worker, attempt = attempt + 1,
+        next_attempt_at = NULL, lease_epoch = lease_epoch + 1, lease_expires_at = {NEW_LEASE},
+        started_at = coalesce(started_at, clock_timestamp()), revision = revision + 1
+"""
+_LEASE = """
+    ingestions.id, lease_epoch, storage_key, password, retries, document_id, attempt, filename, request_id, (
+        SELECT collections.language FROM documents JOIN collections ON collections.id = collection_id
+        WHERE documents.id = document_id
+    ) AS collection_language
+"""
+
+
+def _lease(row: Row[Any] | None) -> Lease | None:
     if row is None:
         return None
     return Lease(
-        ingestion_id,
+        row.id,
         row.lease_epoch,
         row.storage_key or "",
         row.password,
@@ -127,6 +153,8 @@ async def claim(connection: AsyncConnection, ingestion_id: UUID, worker: str) ->
         row.document_id,
         row.attempt,
         row.filename,
+        row.collection_language,
+        row.request_id,
     )
 
 

@@ -13,15 +13,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import PDFIngestError, QueueFull
 from app.storage.runs.conditions import IS_UNCLAIMED
+from app.storage.runs.turns import new_turn
 
 # Counts at most `max_queued` rows of a partial index, so that a long queue stays cheap to measure.
 HAS_ROOM = f"""(
     SELECT count(*) FROM (SELECT FROM ingestions WHERE {IS_UNCLAIMED} LIMIT :max_queued) AS waiting
 ) < :max_queued"""
-INSERT_RUN = """
-    INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, storage_key, password, asked_by)
+
+
+def insert_run(collection: str) -> str:
+    """The beginning of a statement; `collection` is SQL."""
+    return f"""
+    INSERT INTO ingestions
+        (id, document_id, filename, sha256, byte_size, storage_key, password, request_id, asked_by,
+            queue, is_bulk, turn)
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
-        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), CAST(:asked_by AS text)
+        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), :request_id,
+        CAST(:asked_by AS text), {collection},
+        CAST(:is_bulk AS bool), {new_turn(collection, "CAST(:is_bulk AS bool)")}
 """
 
 
@@ -29,7 +38,7 @@ INSERT_RUN = """
 class NewIngestion:
     """A run to ask for; its file is in the file store already. `password` is encrypted.
 
-    `asked_by` is the account of the caller.
+    `asked_by` is the account of the caller. `is_bulk`: others go before it, see `turns`.
     """
 
     ingestion_id: UUID
@@ -39,6 +48,8 @@ class NewIngestion:
     storage_key: str
     password: bytes | None = None
     asked_by: str = ""
+    is_bulk: bool = False
+    request_id: str | None = None
 
 
 async def ask(
@@ -46,7 +57,7 @@ async def ask(
 ) -> None:
     """A run that its document does not point at yet. Raises QueueFull, with nothing written."""
     made = await connection.execute(
-        text(f"{INSERT_RUN} WHERE {HAS_ROOM} RETURNING id"),
+        text(f"{_INSERT_VERSION} WHERE {HAS_ROOM} RETURNING id"),
         values_of(document_id, ingestion) | {"max_queued": max_queued},
     )
     if made.one_or_none() is None:
@@ -63,7 +74,12 @@ def values_of(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
         "storage_key": ingestion.storage_key,
         "password": ingestion.password,
         "asked_by": ingestion.asked_by,
+        "is_bulk": ingestion.is_bulk,
+        "request_id": ingestion.request_id,
     }
+
+
+_INSERT_VERSION = insert_run("(SELECT collection FROM documents WHERE id = CAST(:document_id AS uuid))")
 
 
 async def ask_by_path(

@@ -12,7 +12,10 @@ from app.errors import LeaseLost
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write for an ingestion until the epoch changes."""
+    """The right to write for an ingestion until the epoch changes.
+
+    `language` (ISO 639-1) is what its collection says of all its documents.
+    """
 
     ingestion_id: UUID
     epoch: int
@@ -22,6 +25,8 @@ class Lease:
     document_id: UUID
     attempt: int
     filename: str
+    language: str | None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
