@@ -29,6 +29,7 @@ class KeyLimits(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     requests_per_minute: Amount = Field(None, description="Of all processes together, to a second.")
+    documents_waiting: Amount = Field(None, description="In the queue, at a time; more get 429 `queue_full`.")
     documents_per_month: Amount = Field(None, description="Uploads, new versions and retries, in UTC.")
     pages_per_month: Amount = Field(None, description="Read; with less than that another run may begin.")
     bytes_per_month: Amount = Field(None, description="Of the files.")

@@ -452,7 +452,7 @@ class DocumentService:
             return await self.replace(document_id, upload, file, password=password)
 
     async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
-        """For runs with these files; a retry has none of its own. Raises QuotaExceeded."""
+        """For runs with these files; a retry has none of its own. Raises QuotaExceeded and QueueFull."""
         await require_quota(
             connection,
             self._caller.account,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from app.errors import QuotaExceeded
+from app.errors import QueueFull, QuotaExceeded
 from app.storage.database import Connection
-from app.storage.usage import lock_account, sum_month
+from app.storage.usage import count_waiting, lock_account, sum_month
 
 WINDOW_SECONDS: Final = 60
 MONTHLY: Final = ("documents", "pages", "bytes", "tokens")
@@ -72,13 +72,16 @@ class RequestCounter:
 async def require_quota(
     connection: Connection, account: str, limits: Limits, *, documents: int, byte_size: int
 ) -> None:
-    """For so many runs more, until the transaction ends. Raises QuotaExceeded.
+    """For so many runs more, until the transaction ends. Raises QuotaExceeded and QueueFull.
 
     Pages and tokens are known after a run: with less than the limit one more may begin.
     """
-    if not any(f"{name}_per_month" in limits for name in MONTHLY):
+    if not limits.keys() - {"requests_per_minute"}:
         return
     await lock_account(connection, account)
+    most = limits.get("documents_waiting")
+    if most is not None and await count_waiting(connection, account, most) + documents > most:
+        raise QueueFull(f"This key may have {most:,} documents waiting. Try again when some are done.")
     used = await sum_month(connection, account)
     more = {"documents": documents, "bytes": byte_size, "pages": 1, "tokens": 1}
     for name in MONTHLY:

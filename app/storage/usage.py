@@ -8,6 +8,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.storage.runs.conditions import IS_UNCLAIMED
+
 THIS_MONTH: Final = "date_trunc('month', now(), 'UTC')"
 MOST_LISTED: Final = 500
 _SUMS: Final = """
@@ -49,6 +51,19 @@ async def sum_month(connection: AsyncConnection, account: str) -> Usage:
         {"account": account},
     )
     return Usage(**found.one()._mapping)
+
+
+async def count_waiting(connection: AsyncConnection, account: str, most: int) -> int:
+    """Of its runs, those that nobody has begun; no more than `most` are counted."""
+    waiting: int = await connection.scalar(
+        text(f"""
+        SELECT count(*) FROM (
+            SELECT FROM ingestions WHERE {IS_UNCLAIMED} AND asked_by = :account LIMIT :most
+        ) AS waiting
+        """),
+        {"account": account, "most": most},
+    )
+    return waiting
 
 
 async def list_usage(
