@@ -60,5 +60,4 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /opt/pdf-ingest
 USER 10001:10001
 EXPOSE 8000
-CMD ["uvicorn", "--factory", "app.main:create_app", "--host", "0.0.0.0", "--port", "8000", \
-     "--http", "app.api.connections:TimedHTTP", "--no-access-log", "--timeout-graceful-shutdown", "20"]
+CMD ["python", "-m", "app.serve", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20"]

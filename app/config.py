@@ -82,6 +82,15 @@ class Settings(BaseSettings):
     embedding_batch_inputs: int = Field(64, ge=1, description="Texts in one embedding request, at most.")
     embedding_batch_tokens: int = Field(16_384, ge=1, description="Tokens in one embedding request, at most.")
     embedding_timeout_seconds: float = Field(30, gt=0, description="Limit of one embedding request.")
+    embedding_requests_per_minute: int = Field(
+        0, ge=0, description="Embedding requests of all processes together, at most; 0: no limit."
+    )
+    embedding_tokens_per_minute: int = Field(
+        0, ge=0, description="The same for their tokens, as EMBEDDING_TOKENIZER counts them."
+    )
+    embedding_cache_rows: int = Field(
+        0, ge=0, description="Texts whose vectors are kept, so that provider openai is asked once; 0: none."
+    )
     rerank_provider: Literal["off", "http", "fastembed"] = Field(
         "off",
         description="A cross-encoder that reorders the 50 best hits of hybrid search: http (POST /rerank of "
@@ -156,6 +165,7 @@ class Settings(BaseSettings):
     worker_max_memory_mb: int = Field(
         1024, ge=1, description="A worker process that has grown beyond this is replaced after its task."
     )
+    api_processes: int = Field(1, ge=1, description="Processes of the API, behind one port.")
     api_keys: SecretStr | None = Field(
         None,
         description="Comma-separated name:key or name:sha256=<hex>, of administrators; then all need one.",

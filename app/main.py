@@ -1,4 +1,4 @@
-"""The FastAPI application: `uvicorn --factory app.main:create_app` (or `uvicorn app.main:app`)."""
+"""The FastAPI application; `app.serve` serves it, or `uvicorn --factory app.main:create_app`."""
 
 import asyncio
 import signal

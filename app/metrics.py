@@ -7,6 +7,7 @@ true for all processes and machines. What no row knows, and who did the work, is
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -60,6 +61,10 @@ class Counters:
             "Calls of the embedder, by HTTP status, fault, or `ok` (built in).",
             "outcome",
         )
+        self.embedding_wait_seconds = counter(
+            "embedding_wait_seconds", "Seconds that calls of the embedder waited for their turn."
+        )
+        self.embeddings_cached = counter("embeddings_cached", "Texts whose vectors were known from before.")
         self.embedding_tokens = counter("embedding_tokens", "Tokens that the embedder says it has read.")
 
 
@@ -80,9 +85,7 @@ def serve_counts(port: int) -> None:
 
     Raises OSError when the port cannot be had.
     """
-    if _SHARED_FOLDER not in os.environ:
-        _folders.append(TemporaryFolder("metrics"))
-        os.environ[_SHARED_FOLDER] = str(_folders[-1].path)
+    _share_counts()
     from prometheus_client import CollectorRegistry, start_http_server
     from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -91,6 +94,22 @@ def serve_counts(port: int) -> None:
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     server, _ = start_http_server(port, registry=registry)
     os.register_at_fork(after_in_child=server.socket.close)  # a child that outlives us must not keep the port
+
+
+@contextmanager
+def shared_counts() -> Iterator[None]:
+    """Processes that are started in this block keep their counts together: each tells the sum."""
+    _share_counts()
+    try:
+        yield
+    finally:
+        forget_counts()
+
+
+def _share_counts() -> None:
+    if _SHARED_FOLDER not in os.environ:
+        _folders.append(TemporaryFolder("metrics"))
+        os.environ[_SHARED_FOLDER] = str(_folders[-1].path)
 
 
 def forget_counts() -> None:
@@ -108,10 +127,11 @@ class _Collected:
     def collect(self) -> Iterator["Metric"]:
         from prometheus_client.multiprocess import MultiProcessCollector
 
+        of_this_process = counters()  # zeros from the start
         if _SHARED_FOLDER in os.environ:
             yield from MultiProcessCollector(None).collect()  # type: ignore[no-untyped-call]
         else:
-            yield from counters().registry.collect()
+            yield from of_this_process.registry.collect()
         yield from map(_metric, self._figures)
 
 

@@ -11,6 +11,7 @@ import structlog
 from app.config import Settings
 from app.embeddings import open_embedder
 from app.embeddings.base import PROBE, Embedder
+from app.embeddings.budget import Budget, NoBudget
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
@@ -19,6 +20,8 @@ from app.services.backfill import DocumentWords, Languages
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
+from app.services.embedding_budget import FleetBudget
+from app.services.embedding_cache import CachedEmbedder
 from app.services.figures import Figures
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
@@ -75,6 +78,7 @@ class _Resources:
     files: FileStore
     reader: PDFReader
     embedder: Embedder
+    budget: Budget
     text_search: TextSearch
     reranker: Reranker | None
     space_id: int
@@ -106,6 +110,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             webhooks=WebhookDispatcher(database, resources.webhook_sender, resources.cipher),
             space_id=space_id,
             retention_days=settings.retention_days,
+            embedding_cache_rows=settings.embedding_cache_rows,
             duties=(
                 Languages(database, LanguageDetector(), resources.text_search),
                 DocumentWords(database),
@@ -168,7 +173,8 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
         closing.callback(queue.close)
         reader = _reader(settings)
         closing.push_async_callback(reader.close)
-        embedder = await closing.enter_async_context(_embedder(settings))
+        budget = _budget(settings, database)
+        embedder = await closing.enter_async_context(_embedder(settings, budget))
         sender = WebhookSender(allow_private=settings.webhook_allow_private)
         closing.push_async_callback(sender.close)
         files = FileStore(settings.storage_url)
@@ -178,7 +184,8 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
             queue=queue,
             files=files,
             reader=reader,
-            embedder=embedder,
+            embedder=_cached(settings, embedder, database),
+            budget=budget,
             reranker=await closing.enter_async_context(_reranker(settings)),
             space_id=await open_space(database, embedder.identity),
             text_search=await open_text_search(database, settings.text_search_languages),
@@ -204,7 +211,15 @@ def _reader(settings: Settings) -> PDFReader:
     )
 
 
-def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
+def _budget(settings: Settings, database: Database) -> Budget:
+    requests, tokens = settings.embedding_requests_per_minute, settings.embedding_tokens_per_minute
+    if requests == tokens == 0:
+        return NoBudget()
+    return FleetBudget(database, requests_per_minute=requests, tokens_per_minute=tokens)
+
+
+def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager[Embedder]:
+    batch_tokens = settings.embedding_batch_tokens
     return open_embedder(
         provider=settings.embedding_provider,
         model=settings.embedding_model,
@@ -213,13 +228,21 @@ def _embedder(settings: Settings) -> AbstractAsyncContextManager[Embedder]:
         api_key=settings.embedding_api_key,
         tokenizer=settings.embedding_tokenizer,
         batch_inputs=settings.embedding_batch_inputs,
-        batch_tokens=settings.embedding_batch_tokens,
+        # Servers refuse a request with more than a minute's.
+        batch_tokens=min(batch_tokens, settings.embedding_tokens_per_minute or batch_tokens),
         timeout_seconds=settings.embedding_timeout_seconds,
         query_prefix=settings.embedding_query_prefix,
         passage_prefix=settings.embedding_passage_prefix,
         model_path=settings.embedding_model_path,
         threads=settings.embedding_threads,
+        budget=budget,
     )
+
+
+def _cached(settings: Settings, embedder: Embedder, database: Database) -> Embedder:
+    if settings.embedding_provider != "openai" or settings.embedding_cache_rows == 0:
+        return embedder
+    return CachedEmbedder(embedder, database)
 
 
 def _reranker(settings: Settings) -> AbstractAsyncContextManager[Reranker | None]:
@@ -253,6 +276,7 @@ def _rag(settings: Settings, resources: _Resources, documents: DocumentService) 
         reader=resources.reader,
         splitter=_splitter(resources.embedder, settings.chunk_tokens),
         embedder=resources.embedder,
+        budget=resources.budget,
         detector=LanguageDetector(),
         text_search=resources.text_search,
         space_id=resources.space_id,

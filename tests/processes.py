@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -97,6 +98,16 @@ class WorkerProcess:
     ) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+def api_processes(parent: psutil.Process) -> list[psutil.Process]:
+    """Those that uvicorn has started and that live."""
+    found = []
+    for child in parent.children():
+        with suppress(psutil.NoSuchProcess):  # a zombie is none either
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

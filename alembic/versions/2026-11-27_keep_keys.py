@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 revision = "20261127wk"
-down_revision = "20261127wi"
+down_revision = "20261127sc"
 branch_labels = None
 depends_on = None
 

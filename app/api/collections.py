@@ -100,8 +100,8 @@ async def delete_collection(
     """Delete a collection and all its documents, in the background; `GET /tasks/{task_id}` shows progress.
 
     The name is free at once: an upload into it makes a new collection, which this deletion does not touch.
-    That holds for `default` as well. Documents can be found until it is their turn, each is gone all at once;
-    from now on they take no new version. It goes on after any interruption and cannot be called off.
+    That holds for `default` as well. From now on nobody finds its documents; what is there of them goes one
+    after another. It goes on after any interruption and cannot be called off.
     """
     if dry_run:
         return JSONResponse(Collection.of(await collections.find(name)).model_dump(mode="json"))

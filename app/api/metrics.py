@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
     response_class=Response,
     responses={
         200: {
-            "description": "Figures of the whole service, from the database, and counts of this process.",
+            "description": "Figures of the whole service, from the database, and counts of this API.",
             "content": {"text/plain": {"schema": {"type": "string"}}},
         }
     },

@@ -2,7 +2,10 @@
 
 import asyncio
 import base64
+import math
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,13 +20,12 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
     wait_random_exponential,
 )
 from tokenizers import Tokenizer
 
 from app.embeddings.base import PROBE, URGENT_SECONDS, EmbeddingIdentity, TokenIds, unit_rows
+from app.embeddings.budget import Budget
 from app.errors import EmbeddingFailed, EmbeddingRefused, TextRefused
 from app.metrics import counters
 
@@ -32,15 +34,36 @@ DIMENSIONS = 1536
 
 _ATTEMPTS = 5
 _URGENT_ATTEMPTS = 2
-_SECONDS_OF_ATTEMPTS = 90  # none is begun later than this; the ingestion is tried again after a longer pause
+# None is begun later than this, turns not counted; the ingestion is tried again after a longer pause.
+_SECONDS_OF_ATTEMPTS = 90
 _LONGEST_BACKOFF_SECONDS = 10
-_LONGEST_RETRY_AFTER_SECONDS = 30
+_LONGEST_PAUSE_SECONDS = 300  # whatever the server asks for: what was meant for one minute is over by then
+_CHARS_PER_TOKEN = 4
 _REQUESTS_AT_ONCE = 4  # of one call
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS = 408, 429
+_DURATION_PART = r"(\d{1,9}(?:\.\d{1,9})?)(ms|h|m|s)"
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _MAYBE_TOO_MUCH = frozenset({400, 413, 422})  # what servers say to a field or a number of texts they refuse
 _LOGGED_CHARS = 500
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Texts of one request, and how many tokens each has. Urgent: somebody waits for it."""
+
+    texts: Sequence[str]
+    tokens: Sequence[int]
+    attempts: int
+    is_urgent: bool
+
+    def part(self, places: slice) -> "_Batch":
+        return replace(self, texts=self.texts[places], tokens=self.tokens[places])
+
+    def halves(self) -> tuple["_Batch", "_Batch"]:
+        half = len(self.texts) // 2
+        return self.part(slice(half)), self.part(slice(half, None))
 
 
 class OpenAIEmbedder:
@@ -64,6 +87,7 @@ class OpenAIEmbedder:
         dimensions: int,
         asks_dimensions: bool,
         tokenizer: Tokenizer,
+        budget: Budget,
         batch_inputs: int,
         batch_tokens: int,
         query_prefix: str = "",
@@ -75,6 +99,7 @@ class OpenAIEmbedder:
         self.passage_prefix = passage_prefix
         self._query_prefix = query_prefix
         self._client = client
+        self._budget = budget
         self._url = f"{base_url.rstrip('/')}/embeddings"
         self._api_key = api_key.get_secret_value().strip() if api_key else ""
         self._batch_inputs = batch_inputs
@@ -91,73 +116,71 @@ class OpenAIEmbedder:
         Raises EmbeddingFailed when the server still fails after some attempts or answers nonsense,
         EmbeddingRefused when it says no to everything, and TextRefused when it says no to one text only.
         """
-        return await self._embed([self.passage_prefix + text for text in texts], _ATTEMPTS, token_ids)
+        prefixed = [self.passage_prefix + text for text in texts]
+        tokens = await self._count(prefixed, token_ids)
+        return await self._embed(_Batch(prefixed, tokens, _ATTEMPTS, is_urgent=tuple(texts) == PROBE))
 
     async def embed_query(self, text: str) -> NDArray[np.float32]:
         """The vector of a query, `(dimensions,)` float32, of length 1; or none in URGENT_SECONDS.
 
         Raises what `embed` raises.
         """
+        prefixed = [self._query_prefix + text]
         try:
             async with asyncio.timeout(URGENT_SECONDS):
-                vectors = await self._embed([self._query_prefix + text], _URGENT_ATTEMPTS)
+                tokens = await self._count(prefixed)
+                vectors = await self._embed(_Batch(prefixed, tokens, _URGENT_ATTEMPTS, is_urgent=True))
         except TimeoutError as error:
             raise EmbeddingFailed("The embedding service did not answer in time.") from error
         vector: NDArray[np.float32] = vectors[0]
         return vector
 
-    async def _embed(
-        self, texts: Sequence[str], attempts: int, token_ids: TokenIds | None = None
-    ) -> NDArray[np.float32]:
-        vectors = np.empty((len(texts), self.identity.dimensions), dtype=np.float32)
+    async def _embed(self, wanted: _Batch) -> NDArray[np.float32]:
+        vectors = np.empty((len(wanted.texts), self.identity.dimensions), dtype=np.float32)
         slots = asyncio.Semaphore(_REQUESTS_AT_ONCE)
 
-        async def fill(batch: slice) -> None:
+        async def fill(places: slice) -> None:
             async with slots:
-                vectors[batch] = await self._embed_batch(list(texts[batch]), attempts)
+                vectors[places] = await self._embed_batch(wanted.part(places))
 
         try:
             async with asyncio.TaskGroup() as requests:
-                for batch in await self._batches(texts, token_ids):
-                    requests.create_task(fill(batch))
+                for places in _slices(wanted.tokens, self._batch_inputs, self._batch_tokens):
+                    requests.create_task(fill(places))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         return vectors
 
-    async def _batches(self, texts: Sequence[str], token_ids: TokenIds | None) -> list[slice]:
-        """Slices within both limits; one text alone may be over the limit of tokens."""
-        if len(texts) <= self._batch_inputs and sum(map(len, texts)) * 4 <= self._batch_tokens:
-            return [slice(0, len(texts))] if texts else []  # no tokenizer counts more than the bytes
-        if token_ids is None:
-            tokens = await asyncio.to_thread(_count, self.tokenizer, list(texts))
-        else:
+    async def _count(self, texts: Sequence[str], token_ids: TokenIds | None = None) -> list[int]:
+        """Tokens of each text; about as many where it makes no difference to what is sent."""
+        if token_ids is not None:
             special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
-            tokens = [len(ids) + special for ids in token_ids]
-        return list(_slices(tokens, self._batch_inputs, self._batch_tokens))
+            return [len(ids) + special for ids in token_ids]
+        if sum(map(len, texts)) * 4 <= self._batch_tokens:  # no tokenizer counts more than the bytes
+            return [len(text) // _CHARS_PER_TOKEN + 1 for text in texts]
+        return await asyncio.to_thread(_count, self.tokenizer, list(texts))
 
-    async def _embed_batch(self, texts: list[str], attempts: int) -> NDArray[np.float32]:
-        response = await self._answer(texts, self._optional_fields, attempts)
+    async def _embed_batch(self, batch: _Batch) -> NDArray[np.float32]:
+        response = await self._answer(batch, self._optional_fields)
         if response.status_code in _MAYBE_TOO_MUCH and not self._is_accepted:
-            response = await self._answer_with_fewer_fields(texts, response, attempts)
-        if response.status_code in _MAYBE_TOO_MUCH and len(texts) > 1:
-            half = len(texts) // 2
-            halves = [await self._embed_batch(part, attempts) for part in (texts[:half], texts[half:])]
-            self._batch_inputs = min(self._batch_inputs, half)
+            response = await self._answer_with_fewer_fields(batch, response)
+        if response.status_code in _MAYBE_TOO_MUCH and len(batch.texts) > 1:
+            halves = [await self._embed_batch(half) for half in batch.halves()]
+            self._batch_inputs = min(self._batch_inputs, len(batch.texts) // 2)
             return np.concatenate(halves)
-        if response.status_code in _MAYBE_TOO_MUCH and tuple(texts) != PROBE:
-            await self._embed_batch(list(PROBE), attempts)  # raises when it is not the text's fault
+        if response.status_code in _MAYBE_TOO_MUCH and tuple(batch.texts) != PROBE:
+            probe = replace(batch, texts=PROBE, tokens=await self._count(PROBE))
+            await self._embed_batch(probe)  # raises when it is not the text's fault
             raise TextRefused(self._refusal(response).message)
         if not response.is_success:
             raise self._refusal(response)
         self._is_accepted = True
-        return await asyncio.to_thread(_vectors, response.content, len(texts), self.identity)
+        return await asyncio.to_thread(_vectors, response.content, len(batch.texts), self.identity)
 
-    async def _answer_with_fewer_fields(
-        self, texts: list[str], refusal: httpx.Response, attempts: int
-    ) -> httpx.Response:
+    async def _answer_with_fewer_fields(self, batch: _Batch, refusal: httpx.Response) -> httpx.Response:
         for fields in ({"encoding_format": "base64"}, {}):
             if len(fields) < len(self._optional_fields):
-                response = await self._answer(texts, fields, attempts)
+                response = await self._answer(batch, fields)
                 if response.is_success:
                     log.warning(
                         "embedding_fields_refused", asked=list(self._optional_fields), kept=list(fields)
@@ -166,23 +189,39 @@ class OpenAIEmbedder:
                     return response
         return refusal
 
-    async def _answer(self, texts: list[str], fields: dict[str, Any], attempts: int) -> httpx.Response:
+    async def _answer(self, batch: _Batch, fields: dict[str, Any]) -> httpx.Response:
         """The server's yes or no. Raises EmbeddingFailed when there is neither after some attempts."""
-        body = orjson.dumps({"model": self.identity.model, "input": texts, **fields})
+        body = orjson.dumps({"model": self.identity.model, "input": batch.texts, **fields})
+        waited = 0.0
+
+        async def ask() -> httpx.Response:
+            nonlocal waited
+            waited += await self._wait_for_turn(batch)
+            return await self._ask(body, sum(batch.tokens))
+
+        def is_enough(state: RetryCallState) -> bool:
+            seconds = (state.seconds_since_start or 0.0) - waited
+            return state.attempt_number >= batch.attempts or seconds > _SECONDS_OF_ATTEMPTS
+
         asking = AsyncRetrying(
             retry=retry_if_exception_type(_NoAnswer),
-            stop=stop_after_attempt(attempts) | stop_after_delay(_SECONDS_OF_ATTEMPTS),
-            wait=self._pause,
+            stop=is_enough,
+            wait=self._backoff,
             before_sleep=_log_attempt,
             reraise=True,
         )
         try:
-            return await asking(self._ask, body)
+            return await asking(ask)
         except _NoAnswer as error:
             log.error("embedding_failed", host=httpx.URL(self._url).host, reason=str(error))
             raise EmbeddingFailed(f"The embedding service did not answer ({error}).") from error
 
-    async def _ask(self, body: bytes) -> httpx.Response:
+    async def _wait_for_turn(self, batch: _Batch) -> float:
+        seconds = await self._budget.wait(sum(batch.tokens), is_urgent=batch.is_urgent)
+        counters().embedding_wait_seconds.inc(seconds)
+        return seconds
+
+    async def _ask(self, body: bytes, tokens: int) -> httpx.Response:
         headers = {"Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
@@ -198,14 +237,19 @@ class OpenAIEmbedder:
         counters().embedding_requests.labels(str(status)).inc()
         if status == _TOO_MANY_REQUESTS and "insufficient_quota" in response.text:
             raise self._refusal(response)
-        if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or response.is_server_error:
-            raise _NoAnswer(f"HTTP {status}", _retry_after_seconds(response))
+        is_no_answer = status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or response.is_server_error
+        await self._heed(response, tokens, asks_for_time=is_no_answer)
+        if is_no_answer:
+            raise _NoAnswer(f"HTTP {status}")
         return response
 
-    def _pause(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.retry_after_seconds if isinstance(error, _NoAnswer) else 0.0
-        return max(self._backoff(state), min(asked, _LONGEST_RETRY_AFTER_SECONDS))
+    async def _heed(self, response: httpx.Response, tokens: int, *, asks_for_time: bool) -> None:
+        """Keep the pauses that the server asks for. A query needs a request, but few tokens."""
+        asked = _retry_after_seconds(response) if asks_for_time else 0.0
+        if seconds := max(asked, _refill_seconds(response, "requests", 1)):
+            await self._budget.pause(min(seconds, _LONGEST_PAUSE_SECONDS))
+        if seconds := _refill_seconds(response, "tokens", tokens):
+            await self._budget.pause(min(seconds, _LONGEST_PAUSE_SECONDS), spares_urgent=True)
 
     def _refusal(self, response: httpx.Response) -> EmbeddingRefused:
         reason = _reason(response)
@@ -237,10 +281,6 @@ _REFUSALS = {
 
 class _NoAnswer(Exception):  # noqa: N818 - a fact; errors for callers are in app.errors
     """Neither yes nor no: asking again may help."""
-
-    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.retry_after_seconds = retry_after_seconds
 
 
 def _log_attempt(state: RetryCallState) -> None:
@@ -317,6 +357,24 @@ def _retry_after_seconds(response: httpx.Response) -> float:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):
         return 0.0
+
+
+def _refill_seconds(response: httpx.Response, what: str, wanted: int) -> float:
+    """Until the server has room for so many again, as OpenAI's headers tell; 0 if it has, or does not say."""
+    if _number(response.headers.get(f"x-ratelimit-remaining-{what}", "")) >= wanted:
+        return 0.0
+    return _seconds(response.headers.get(f"x-ratelimit-reset-{what}", ""))
+
+
+def _number(value: str) -> float:
+    return float(value) if value.isdecimal() else math.inf
+
+
+def _seconds(duration: str) -> float:
+    """Of a duration as Go writes it (`6m0s`, `120ms`), or of a bare number; 0 of anything else."""
+    if re.fullmatch(rf"({_DURATION_PART})+", duration):
+        return sum(float(number) * _UNITS[unit] for number, unit in re.findall(_DURATION_PART, duration))
+    return float(duration) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", duration) else 0.0
 
 
 def _reason(response: httpx.Response) -> str:

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from app.embeddings import local, openai
 from app.embeddings.base import Embedder
+from app.embeddings.budget import Budget, NoBudget
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.embeddings.local import LocalEmbedder, built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
@@ -33,10 +34,12 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
     passage_prefix: str | None = None,
     model_path: Path | None = None,
     threads: int = 1,
+    budget: Budget | None = None,
 ) -> AsyncIterator[Embedder]:
     """The embedder of a provider ("local", "fastembed" or "openai"); it belongs to the running event loop.
 
-    None means the provider's default; without a tokenizer.json the built-in one estimates, so leave room.
+    None means the provider's default; the budget is that of a server. Without a tokenizer.json the built-in
+    one estimates, so leave room.
     Raises EmbeddingRefused for settings that cannot work, EmbeddingFailed if a model cannot be downloaded.
     """
     if provider == "local":
@@ -63,6 +66,7 @@ async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
                 dimensions=dimensions or openai.DIMENSIONS,
                 asks_dimensions=dimensions is not None,
                 tokenizer=counting,
+                budget=budget or NoBudget(),
                 batch_inputs=batch_inputs,
                 batch_tokens=batch_tokens,
                 query_prefix=query_prefix or "",

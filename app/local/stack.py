@@ -209,13 +209,11 @@ class Stack:
         )
 
     def _api(self) -> Program:
-        api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--no-access-log")
         return Program(
             name="api",
             command=lambda: [
-                *(sys.executable, *api, "--http", "app.api.connections:TimedHTTP"),
-                *("--host", "127.0.0.1", "--port", str(self.port)),
-                *("--timeout-graceful-shutdown", "5"),
+                *(sys.executable, "-m", "app.serve"),
+                *("--port", str(self.port), "--timeout-graceful-shutdown", "5"),
             ],
             folder=Path.cwd(),
             environment=self.environment,

@@ -13,10 +13,10 @@ from uuid_utils.compat import uuid7
 
 from app.errors import CollectionNotFound, TaskNotFound
 from app.services.audit import audit
-from app.storage import collections
+from app.storage import collections, webhooks
 from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, Deletion
 from app.storage.database import Connection, Database
-from app.storage.documents import IS_DOOMED
+from app.storage.doomed import IS_DOOMED
 from app.storage.figures import read_shelves
 from app.storage.outbox import announce
 from app.storage.reach import EVERYTHING, Reach
@@ -81,6 +81,7 @@ class CollectionService:
         async with self._database.transaction() as connection:
             if new_name not in (None, name):
                 await collections.rename_collection(connection, name, new_name)
+                await webhooks.follow_renamed(connection, name, new_name)
                 name = new_name
             found = await collections.find_collection(connection, name, to_change=True)
             fields = CollectionFields(

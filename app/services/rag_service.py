@@ -18,6 +18,7 @@ from structlog.contextvars import bound_contextvars
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import Embedder
+from app.embeddings.budget import Budget
 from app.errors import (
     ChunksDiffer,
     DatabaseUnavailable,
@@ -84,6 +85,7 @@ class RAGService:
     reader: PDFReader
     splitter: Splitter
     embedder: Embedder
+    budget: Budget
     detector: LanguageDetector
     text_search: TextSearch
     space_id: int
@@ -158,9 +160,12 @@ class RAGService:
         return result_of(row) if row.status in FINAL else None
 
     async def give_up(self, ingestion_id: UUID) -> None:
-        """End an ingestion that ran into its time limit, whoever holds it; but not in an outage."""
-        if await self.outages.has_any():
-            log.info("time limit reached in an outage", task_id=str(ingestion_id))
+        """End an ingestion that ran into its time limit, whoever holds it.
+
+        Not so in an outage, or where embedding waits for turns: somebody goes on with what is stored.
+        """
+        if await self.outages.has_any() or await self.budget.is_used_up():
+            log.info("time limit reached while waiting", task_id=str(ingestion_id))
             return
         async with self.database.autocommit() as connection:
             await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())

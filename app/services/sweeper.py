@@ -20,7 +20,7 @@ from app.services.collection_service import delete_doomed, delete_expired
 from app.services.holder import Processes
 from app.services.outages import Outages
 from app.services.webhook_delivery import WebhookDispatcher
-from app.storage import outbox, runs, sweep
+from app.storage import embedding_cache, outbox, runs, sweep
 from app.storage.collections import forget_deletions
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -29,6 +29,7 @@ from app.storage.runs import LostLease
 from app.storage.runs.conditions import LEASE_SECONDS
 
 SWEEP_SECONDS = 1.0
+TRIM_SECONDS = 30.0
 TIDY_SECONDS = 600.0
 # Longer than any request takes whose upload may yet get a row (`api.uploads.UPLOAD_SECONDS`).
 ORPHAN_SECONDS = 3 * 3600.0
@@ -60,6 +61,7 @@ class Sweeper:
     webhooks: WebhookDispatcher
     space_id: int
     retention_days: float
+    embedding_cache_rows: int
     duties: Sequence[Duty] = ()
     """What published versions may lack."""
 
@@ -73,6 +75,7 @@ class Sweeper:
             _every(SWEEP_SECONDS, self.sweep),
             _every(SWEEP_SECONDS, self.outages.probe),
             _every(SWEEP_SECONDS, self.delete_files),
+            _every(TRIM_SECONDS, self.trim_embedding_cache),
             _every(SWEEP_SECONDS, self.delete_collections),
             _every(TIDY_SECONDS, self.delete_expired),
             _every(TIDY_SECONDS, self.tidy),
@@ -100,6 +103,14 @@ class Sweeper:
                 await sweep.put_back_files(connection, failed)
             if len(failed) < len(storage_keys):
                 await sweep.forget_files(connection, [key for key in storage_keys if key not in failed])
+
+    async def trim_embedding_cache(self) -> None:
+        """What was not used for longest goes."""
+        if not self._is_leader:
+            return
+        async with self.database.autocommit() as connection:
+            while await embedding_cache.forget_oldest(connection, self.embedding_cache_rows):
+                pass
 
     async def delete_collections(self) -> None:
         """Go on with those that were asked to be deleted, by whomever, until they are."""

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from typing import Any
 
 import httpx
@@ -33,9 +34,13 @@ class WebhookSender:
 
     def __init__(self, *, allow_private: bool, resolve: Resolve = socket.getaddrinfo) -> None:
         """`resolve` has the form of `socket.getaddrinfo`."""
-        self._transport = _CheckedTransport(allow_private=allow_private, resolve=resolve)
-        self._client = httpx.AsyncClient(
-            transport=self._transport,
+        self._addresses = _Addresses(allow_private=allow_private, resolve=resolve)
+
+    @cached_property
+    def _client(self) -> httpx.AsyncClient:
+        """Made by who sends: to read all certificates takes 30 ms, and one process of all sends."""
+        return httpx.AsyncClient(
+            transport=_CheckedTransport(self._addresses),
             timeout=TIMEOUT_SECONDS,
             follow_redirects=False,
             trust_env=False,
@@ -46,7 +51,7 @@ class WebhookSender:
         parsed = httpx.URL(url)
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
-                await self._transport.addresses(parsed.host, parsed.port)
+                await self._addresses.of(parsed.host, parsed.port)
         except (OSError, TimeoutError, UnicodeError):
             return
 
@@ -66,7 +71,9 @@ class WebhookSender:
         return Answer(status, round((time.monotonic() - began) * 1000), text, error)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        self._addresses.close()
+        if "_client" in vars(self):
+            await self._client.aclose()
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
         async with self._client.stream("POST", url, content=body, headers=headers) as response:
@@ -98,39 +105,43 @@ def _signature(secret: str, content: bytes) -> str:
     return base64.b64encode(hmac.digest(key, content, "sha256")).decode()
 
 
-class _CheckedTransport(httpx.AsyncHTTPTransport):
-    """Connects to an address that was checked; `Host` and what a certificate must show stay the name."""
+class _Addresses:
+    """What names resolve to, and whether it may be connected to."""
 
     def __init__(self, *, allow_private: bool, resolve: Resolve) -> None:
-        super().__init__(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
         self._allow_private = allow_private
         self._resolve = resolve
         self._threads = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="webhook-names")
 
-    async def addresses(self, host: str, port: int | None) -> list[str]:
+    async def of(self, host: str, port: int | None) -> list[str]:
         """Those that may be connected to. Raises WebhookAddressRefused, and OSError of the lookup."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._threads, lambda: self._resolve(host, port, type=socket.SOCK_STREAM)
-        )
+        look_up = partial(self._resolve, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         allowed = [address for address in addresses if self._allow_private or is_public(address)]
         if not allowed:
             raise WebhookAddressRefused
         return allowed
 
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class _CheckedTransport(httpx.AsyncHTTPTransport):
+    """Connects to an address that was checked; `Host` and what a certificate must show stay the name."""
+
+    def __init__(self, addresses: _Addresses) -> None:
+        super().__init__(limits=httpx.Limits(max_keepalive_connections=0), trust_env=False)
+        self._addresses = addresses
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        *others, last = await self.addresses(request.url.host, request.url.port)
+        *others, last = await self._addresses.of(request.url.host, request.url.port)
         for address in others:
             try:
                 return await super().handle_async_request(_to_address(request, address))
             except httpx.ConnectError:
                 continue
         return await super().handle_async_request(_to_address(request, last))
-
-    async def aclose(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        await super().aclose()
 
 
 def _to_address(request: httpx.Request, address: str) -> httpx.Request:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.pdf.pages import Box
 from app.storage import models
+from app.storage.doomed import stays
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ async def find_boxes(
     boxes = await connection.scalar(
         select(chunk.boxes)
         .join(document, document.live_ingestion_id == chunk.ingestion_id)
-        .where(chunk.id == chunk_id, document.id == document_id)
+        .where(chunk.id == chunk_id, document.id == document_id, text(stays("documents")))
     )
     return None if boxes is None else boxes_from_json(boxes)
 

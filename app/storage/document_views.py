@@ -25,6 +25,7 @@ from sqlalchemy.orm import aliased
 
 from app.errors import error_for_code
 from app.storage.chunks import StoredChunk
+from app.storage.doomed import stays
 from app.storage.models import Document, Ingestion
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.conditions import UNCLAIMED
@@ -125,6 +126,7 @@ class ChunkPage:
 
 LATEST = aliased(Ingestion)
 SHOWN = aliased(Ingestion)
+STAYS = text(stays("documents"))
 IS_LIVE = Document.live_ingestion_id.is_not(None)
 IS_SHOWN = SHOWN.id == func.coalesce(Document.live_ingestion_id, Document.latest_ingestion_id)
 STATUS = case(
@@ -200,7 +202,8 @@ async def list_document_chunks(
             SELECT id, ordinal, page_start, page_end, text, tokens, heading, hidden_text FROM chunks
             WHERE ingestion_id = live_ingestion_id AND ordinal > :after_ordinal ORDER BY ordinal LIMIT :limit
         ) AS chunk ON true
-        WHERE documents.id = :document_id AND {reach.sql("documents")} ORDER BY chunk.ordinal
+        WHERE documents.id = :document_id AND {stays("documents")} AND {reach.sql("documents")}
+        ORDER BY chunk.ordinal
         """),
         {"document_id": document_id, "after_ordinal": after_ordinal, "limit": limit} | reach.parameters,
     )
@@ -221,7 +224,7 @@ async def find_original(
             SHOWN.storage_key,
         )
         .join(Document, IS_SHOWN)
-        .where(Document.id == document_id, reach.clause("documents"))
+        .where(Document.id == document_id, STAYS, reach.clause("documents"))
     )
     row = found.one_or_none()
     return OriginalFile(**row._mapping) if row else None
@@ -282,6 +285,7 @@ def _documents() -> Select[Any]:
         )
         .join(LATEST, LATEST.id == Document.latest_ingestion_id)
         .join(SHOWN, IS_SHOWN)
+        .where(STAYS)
     )
 
 

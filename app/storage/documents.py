@@ -16,14 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
+from app.storage.doomed import IS_DOOMED, stays
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import HAS_ROOM, NewIngestion, insert_run, values_of
 from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
 from app.storage.runs.turns import new_turn, turns_of
 
 MOST_CONTENT_LOCKS = 32
-# SQL: of a row of `documents`, whether it goes with its collection, which has lost its name to the next one.
-IS_DOOMED: Final = "EXISTS (SELECT FROM collections WHERE collections.id = collection_id AND name IS NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,10 @@ async def find_collection(
 ) -> str | None:
     """The collection a document is in now; None when there is no such document."""
     collection: str | None = await connection.scalar(
-        text(f"SELECT collection FROM documents WHERE id = :id AND {reach.sql('documents')}"),
+        text(
+            f"SELECT collection FROM documents WHERE id = :id AND NOT {IS_DOOMED}"
+            f" AND {reach.sql('documents')}"
+        ),
         {"id": document_id} | reach.parameters,
     )
     return collection
@@ -255,6 +257,7 @@ _RETRY_FAILED: Final = f"""
             AND (CAST(:collection AS text) IS NULL OR collection = :collection)
             AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
             AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
+            AND {stays("documents")}
             AND {HAS_ROOM} AND {{reach}}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (

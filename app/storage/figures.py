@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Row, cast, func, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.storage.document_views import IS_LIVE, IS_SHOWN, LATEST, SHOWN, STATUS
+from app.storage.document_views import IS_LIVE, IS_SHOWN, LATEST, SHOWN, STATUS, STAYS
 from app.storage.models import Document
 
 STAGES = ("reading", "ocr", "embedding", "storing")
@@ -54,7 +54,7 @@ async def read_shelves(connection: AsyncConnection, names: Sequence[str] | None 
         )
         .join(LATEST, LATEST.id == Document.latest_ingestion_id)
         .join(SHOWN, IS_SHOWN)
-        .where(true() if names is None else Document.collection.in_(names))
+        .where(STAYS, true() if names is None else Document.collection.in_(names))
         .group_by(Document.collection, STATUS)
     )
     return found.all()

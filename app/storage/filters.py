@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from app.storage.doomed import stays
 from app.storage.reach import EVERYTHING, Reach
 
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
@@ -101,7 +102,7 @@ class SearchFilter:
 
         All that comes from outside is in the parameters.
         """
-        conditions, parameters = ["d.live_ingestion_id IS NOT NULL"], dict[str, Any]()
+        conditions, parameters = ["d.live_ingestion_id IS NOT NULL", stays("d")], dict[str, Any]()
         if self.collection is not None:
             conditions.append("d.collection = :collection")
             parameters["collection"] = self.collection

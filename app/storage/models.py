@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pgvector import HalfVector
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -359,6 +362,32 @@ class Outage(Base):
     since: Mapped[datetime] = mapped_column(server_default=func.now())
     probes: Mapped[int] = mapped_column(server_default="0")
     next_probe_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class EmbeddingBudget(Base):
+    """Whose turn it is to ask the embedding server: one row. Unlogged: a turn waits for no disk."""
+
+    __tablename__ = "embedding_budget"
+
+    id: Mapped[bool] = mapped_column(primary_key=True, server_default=sql("true"))
+    next_at: Mapped[datetime]
+    next_urgent_at: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
+    paused_until: Mapped[datetime] = mapped_column(server_default=sql("'-infinity'"))
+    delayed_seconds: Mapped[float] = mapped_column(Double, server_default=sql("0"))
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+
+class CachedEmbedding(Base):
+    """The vector of a text that was embedded before. Unlogged: what a crash takes is embedded again."""
+
+    __tablename__ = "embedding_cache"
+
+    key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    embedding: Mapped[HalfVector] = mapped_column(HALFVEC)
+    used_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
 
 
 class Worker(Base):

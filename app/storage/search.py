@@ -26,7 +26,7 @@ from app.storage.chunks import boxes_from_json
 from app.storage.filters import SearchFilter
 from app.storage.ranking import NEAREST_CHUNKS, Ranking, nearest
 from app.storage.visible import begin_search
-from app.storage.words import Question, find_words
+from app.storage.words import Question, begin_question
 
 PARTS = ("words", "vector", "document", "coverage", "phrase")
 
@@ -91,10 +91,10 @@ async def search_text(
     min_score: float | None = None,
 ) -> list[Hit]:
     """The chunks that answer a query best, by their words and their documents'. Scores are 0 to 1."""
-    question = await find_words(connection, query)
+    question, visible = await begin_question(connection, query, wanted)
     if not question.words:
         return []
-    ranking = Ranking(question, await begin_search(connection, wanted), None)
+    ranking = Ranking(question, visible, None)
     parameters = ranking.parameters | {"limit": limit}
     rows = await _find(connection, ranking.statement(), parameters, ranking.held_words())
     return _at_least(min_score, [_ranked_hit(row, question) for row in rows])
@@ -115,8 +115,7 @@ async def search_hybrid(  # noqa: PLR0913, PLR0917 - a space and its vector, a q
 
     Vectors of a contextual embedder weigh more.
     """
-    question = await find_words(connection, query)
-    visible = await begin_search(connection, wanted)
+    question, visible = await begin_question(connection, query, wanted)
     ranking = Ranking(question, visible, space_id, is_contextual=is_contextual)
     parameters = ranking.parameters | {
         "vector": HalfVector(vector),

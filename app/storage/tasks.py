@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
+from app.storage.doomed import stays
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.conditions import FINAL, OPEN
 
@@ -159,10 +160,11 @@ _COLUMNS = """
         i.stage_seconds, d.collection, d.latest_ingestion_id IS NOT DISTINCT FROM i.id AS is_latest,
         d.live_ingestion_id IS NOT DISTINCT FROM i.id AS is_served
 """
-_TASKS = f"SELECT {_COLUMNS} FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id"
+_DOCUMENT = f"LEFT JOIN documents d ON d.id = i.document_id AND {stays('d')}"
+_TASKS = f"SELECT {_COLUMNS} FROM ingestions i {_DOCUMENT}"
 _NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
-_OF_COLLECTION = """
-    SELECT i.id FROM ingestions i LEFT JOIN documents d ON d.id = i.document_id
+_OF_COLLECTION = f"""
+    SELECT i.id FROM ingestions i {_DOCUMENT}
     WHERE (wanted.name IS NULL OR d.collection LIKE wanted.name) AND
 """
 # Three lists with a bound, each along an index: 10,000 that wait are not sorted four times a second. What is
@@ -189,7 +191,7 @@ _FOLLOWED = text(f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) U
 _CHANGES = text(f"""
     SELECT known.id AS asked, CAST(CAST(i.xmin AS text) AS bigint) AS version, {_COLUMNS}
     FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (id, version)
-    LEFT JOIN ingestions i ON i.id = known.id LEFT JOIN documents d ON d.id = i.document_id
+    LEFT JOIN ingestions i ON i.id = known.id {_DOCUMENT}
     WHERE CAST(CAST(i.xmin AS text) AS bigint) IS DISTINCT FROM known.version
 """)
 _QUEUE = text("""

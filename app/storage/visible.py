@@ -1,8 +1,9 @@
 """What a search may see, measured before it begins: by that its plan is chosen, not by the planner."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
+from sqlalchemy import Row
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,12 +39,22 @@ class Visible:
     has_few_documents: bool
     documents_total: int
 
+    @classmethod
+    def of(cls, row: Row[Any], conditions: str, parameters: dict[str, Any]) -> Self:
+        """As a row of `beginning` tells it."""
+        return cls(conditions, parameters, row.is_short, row.has_few_documents, row.documents_total)
+
 
 async def begin_search(connection: AsyncConnection, wanted: SearchFilter) -> Visible:
     """Set up the transaction for searching and measure what is visible, in one round trip."""
     conditions, parameters = wanted.sql()
-    found = (await connection.execute(sql(_BEGIN.format(visible=conditions)), parameters)).one()
-    return Visible(conditions, parameters, found.is_short, found.has_few_documents, found.documents_total)
+    found = await connection.execute(sql(beginning(conditions)), parameters)
+    return Visible.of(found.one(), conditions, parameters)
+
+
+def beginning(conditions: str) -> str:
+    """The statement that does both, with one row."""
+    return _BEGIN.format(visible=conditions)
 
 
 # The windows add up documents in the order of an index and end with the first that is too much.
@@ -53,8 +64,9 @@ _MEASURE: Final = """
         FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id WHERE {{visible}}
     ) measured WHERE up_to_here > {limit}
 """
+_SET: Final = " || ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
 _BEGIN: Final = f"""
-    SELECT {", ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())},
+    SELECT {_SET} AS settings,
         NOT EXISTS ({_MEASURE.format(sum="sum(i.chunks)", limit=SHORT_LIST)}) AS is_short,
         NOT EXISTS ({_MEASURE.format(sum="count(*)", limit=FEW_DOCUMENTS)}) AS has_few_documents,
         CASE WHEN counted < {COUNTED_DOCUMENTS} THEN counted ELSE greatest(counted, (

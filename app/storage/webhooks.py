@@ -111,5 +111,16 @@ async def rotate_secret(connection: AsyncConnection, webhook_id: UUID, secret: b
     return _webhook(changed.one_or_none())
 
 
+async def follow_renamed(connection: AsyncConnection, name: str, new_name: str) -> None:
+    """Those that are told of a collection are told of it under its new name."""
+    await connection.execute(
+        text(
+            "UPDATE webhooks SET collections = array_replace(collections, :name, :new_name)"
+            " WHERE :name = ANY(collections)"
+        ),
+        {"name": name, "new_name": new_name},
+    )
+
+
 def _webhook(row: Any) -> Webhook | None:
     return None if row is None else Webhook(**row._mapping)

@@ -20,7 +20,9 @@ from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.canonical import canonical
+from app.storage.filters import SearchFilter
 from app.storage.languages import CONFIGS_IN_USE, SIMPLE, phrase_query, question_words
+from app.storage.visible import Visible, beginning
 
 MAX_WORDS: Final = 32  # a longer question is searched by its rarest words
 
@@ -41,7 +43,7 @@ SAMPLE_PAGES: Final = 200
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 
-_FIND_WORDS: Final = sql(f"""
+_FIND_WORDS: Final = f"""
     WITH sample AS MATERIALIZED (
         SELECT tsv FROM chunks TABLESAMPLE SYSTEM (
             least(100, 100.0 * {SAMPLE_PAGES} / greatest(1, pg_relation_size('chunks') / 8192))
@@ -82,8 +84,7 @@ _FIND_WORDS: Final = sql(f"""
         SELECT lexeme AS word, unnest(positions) AS position
         FROM unnest(to_tsvector('{SIMPLE}', CAST(:question AS text)))
     ) asked USING (position)
-    ORDER BY position, lexeme
-""")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,22 +123,36 @@ class Question:
     quoted: str = ""
 
 
-async def find_words(connection: AsyncConnection, query: str) -> Question:
-    """The words of a query, as Postgres cuts and stems them: no syntax of the user's is obeyed but quotes."""
+async def begin_question(
+    connection: AsyncConnection, query: str, wanted: SearchFilter
+) -> tuple[Question, Visible]:
+    """The words of a query, and what `begin_search` does and tells: in one round trip.
+
+    Words are as Postgres cuts and stems them: no syntax of the user's is obeyed but quotes.
+    """
+    conditions, parameters = wanted.sql()
     quoted = ["".join(groups) for groups in _QUOTED.findall(query)]
     plain = canonical(query)
-    rows = await connection.execute(
-        _FIND_WORDS, {"question": plain, "phrases": [plain, *(canonical(phrase) for phrase in quoted)]}
-    )
-    if not (found := rows.all()):
+    asked = {"question": plain, "phrases": [plain, *(canonical(phrase) for phrase in quoted)]}
+    statement = sql(f"""
+        WITH visible AS ({beginning(conditions)}), word AS ({_FIND_WORDS})
+        SELECT * FROM visible LEFT JOIN word ON true ORDER BY position, lexeme
+    """)
+    rows = (await connection.execute(statement, parameters | asked)).all()
+    return _question(rows), Visible.of(rows[0], conditions, parameters)
+
+
+def _question(rows: Sequence[Row[Any]]) -> Question:
+    first = rows[0]
+    if first.lexeme is None:
         return Question()
-    words = [_word(group) for group in _grouped(found)]
+    words = [_word(group) for group in _grouped(rows)]
     rarest = sorted(words, key=lambda word: (word.share, word.documents, word.lexemes[0].text))[:MAX_WORDS]
     return Question(
         words=tuple(rarest),
-        candidates=_candidates(rarest, float(found[0].chunks_total)),
-        phrase=found[0].whole or "" if len(words) > 1 else "",
-        quoted=found[0].quoted or "",
+        candidates=_candidates(rarest, float(first.chunks_total)),
+        phrase=first.whole or "" if len(words) > 1 else "",
+        quoted=first.quoted or "",
     )
 
 

@@ -169,9 +169,17 @@ async def test_what_is_uploaded_while_a_collection_is_deleted_stays(
     content = pdf()
     first = await upload(client, name, content)
     await worker.ingest(UUID(first["task_id"]))
+    question = {"query": "chunk", "mode": "text", "collection": name}
+    assert len((await client.post("/search", json=question)).json()["data"]) == 2
     task = (await client.delete(f"/collections/{name}")).json()
     second = await upload(client, name, content)
     assert (second["duplicate"], second["document_id"] != first["document_id"]) == (False, True)
+    assert (await client.post("/search", json=question)).json()["data"] == []
+    for path in ("", "/chunks", "/file"):
+        answer = await client.get(f"/documents/{first['document_id']}{path}")
+        assert_problem(answer, 404, "document_not_found")
+    counted = (await client.get(f"/collections/{name}")).json()
+    assert (counted["documents"]["queued"], counted["documents"]["ready"]) == (1, 0)
     done = (await client.get(f"/tasks/{task['task_id']}", params={"wait": 30})).json()
     assert done["result"] == {"status": "success", "documents": 1}
     left = (await client.get("/documents", params={"collection": name})).json()["data"]

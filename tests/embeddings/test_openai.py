@@ -17,7 +17,8 @@ from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 
 from app.embeddings import open_embedder
-from app.embeddings.base import EmbeddingIdentity
+from app.embeddings.base import PROBE, EmbeddingIdentity
+from app.embeddings.budget import NoBudget
 from app.embeddings.local import built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
@@ -65,6 +66,7 @@ async def embedder_at(
         "dimensions": 64,
         "asks_dimensions": False,
         "tokenizer": TOKENIZER,
+        "budget": NoBudget(),
         "batch_inputs": 64,
         "batch_tokens": 16_384,
         "first_backoff_seconds": 0.001,
@@ -197,6 +199,97 @@ async def test_a_retry_after_without_sense_is_overlooked(stub: EmbeddingStub, ur
     async with embedder_at(url) as embedder:
         await embedder.embed(["a"])
     assert time.monotonic() - start < 5
+
+
+class Recorded(NoBudget):
+    """What an embedder has asked of its budget; nobody waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, bool]] = []
+        self.pauses: list[tuple[float, bool]] = []
+
+    async def wait(self, tokens: int, *, is_urgent: bool) -> float:
+        self.asked.append((tokens, is_urgent))
+        return 0.0
+
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
+        self.pauses.append((seconds, spares_urgent))
+
+
+def limits(what: str, remaining: str, reset: str) -> dict[str, str]:
+    return {f"x-ratelimit-remaining-{what}": remaining, f"x-ratelimit-reset-{what}": reset}
+
+
+@pytest.mark.parametrize(
+    ("headers", "pauses"),
+    [
+        (limits("requests", "0", "1s"), [(1.0, False)]),
+        (limits("requests", "0", "1m12.5s"), [(72.5, False)]),
+        (limits("requests", "0", "120ms"), [(0.12, False)]),
+        (limits("requests", "0", "7"), [(7.0, False)]),
+        (limits("requests", "0", "20h"), [(300.0, False)]),
+        (limits("requests", "1", "1s"), []),
+        (limits("tokens", "0", "2s"), [(2.0, True)]),
+        (limits("tokens", "3", "2s"), [(2.0, True)]),
+        (limits("tokens", "149000", "2s"), []),
+        (limits("tokens", "0", "2s") | limits("requests", "0", "3s"), [(3.0, False), (2.0, True)]),
+        (limits("requests", "0", "soon"), []),
+        (limits("requests", "none", "1s"), []),
+        (limits("requests", "0", "9" * 5000), []),
+        (limits("requests", "9" * 5000, "1s"), []),
+        ({}, []),
+    ],
+)
+async def test_a_server_that_has_no_room_for_another_request_is_left_alone_until_it_has(
+    headers: dict[str, str], pauses: list[tuple[float, bool]]
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        texts = json.loads(request.content)["input"]
+        data = [{"index": place, "embedding": [1.0] * 64} for place in range(len(texts))]
+        return httpx.Response(200, json={"data": data}, headers=headers)
+
+    budget = Recorded()
+    async with embedder_at("http://server", transport=httpx.MockTransport(answer), budget=budget) as embedder:
+        await embedder.embed(["a text of some words"])
+    assert budget.pauses == pauses
+
+
+async def test_each_request_waits_for_its_turn_with_its_tokens_and_a_query_is_urgent(
+    stub: EmbeddingStub, url: str
+) -> None:
+    stub.behaviour.failures = [Failure(status=503)]
+    budget = Recorded()
+    async with embedder_at(url, budget=budget, batch_inputs=2) as embedder:
+        special = TOKENIZER.num_special_tokens_to_add(is_pair=False)
+        await embedder.embed(["a", "b", "c"], [[1] * 10, [1] * 20, [1] * 40])
+        assert sorted(budget.asked) in (
+            sorted([(30 + 2 * special, False)] * 2 + [(40 + special, False)]),
+            sorted([(30 + 2 * special, False)] + [(40 + special, False)] * 2),
+        )
+        budget.asked.clear()
+        await embedder.embed_query("how many words has this question?")
+        await embedder.embed(PROBE)
+    assert [is_urgent for _, is_urgent in budget.asked] == [True, True]
+    assert 5 < budget.asked[0][0] < 15
+
+
+class Crowded(NoBudget):
+    """Each turn takes a while."""
+
+    async def wait(self, tokens: int, *, is_urgent: bool) -> float:
+        await asyncio.sleep(0.4)
+        return 0.4
+
+
+async def test_waiting_for_turns_is_not_held_against_the_server(
+    stub: EmbeddingStub, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.embeddings.openai._SECONDS_OF_ATTEMPTS", 1.0)
+    stub.behaviour.failures = [Failure(status=503)] * 3
+    async with embedder_at(url, budget=Crowded()) as embedder:
+        await embedder.embed(["a"])
+    assert len(stub.requests) == 4
 
 
 @pytest.mark.parametrize(

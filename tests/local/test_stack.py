@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from app.local.embedded import free_port
+from tests.processes import api_processes
 from tests.stacks import PROJECT, Up, until
 
 
@@ -77,6 +78,28 @@ def test_a_stack_beside_another_keeps_its_documents_through_ctrl_c_and_kill(up: 
             assert are_gone(family)
             assert third.has(document_id)
             assert (first.data_dir / "secret.key").read_text() == key
+
+
+@pytest.mark.heavy
+def test_a_stack_with_two_api_processes_ends_whole_whether_told_to_or_killed(tmp_path: Path) -> None:
+    with Up(tmp_path, API_PROCESSES="2") as first:
+        document_id = first.ingest("wildbienen.pdf")
+        parent = psutil.Process(first.pid_of("api"))
+        (api, other) = api_processes(parent)
+        api.kill()
+        until(lambda: api not in (now := api_processes(parent)) and len(now) == 2)
+        assert other in api_processes(parent)
+        assert first.has(document_id)
+        family = first.family()
+        assert first.stop() == 0
+        assert are_gone(family)
+    with Up(tmp_path, port=first.port, API_PROCESSES="2") as second:
+        family = second.family()
+        second.process.kill()
+        second.process.wait()
+        with Up(tmp_path, port=first.port, API_PROCESSES="2") as third:
+            assert are_gone(family)
+            assert third.has(document_id)
 
 
 def test_a_stack_that_cannot_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:

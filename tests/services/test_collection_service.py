@@ -13,7 +13,8 @@ from app.services.collection_service import CollectionService, delete_doomed, de
 from app.storage import collections
 from app.storage.collections import CollectionFields, Deletion
 from app.storage.database import Database
-from app.storage.documents import IS_DOOMED, Change
+from app.storage.documents import Change
+from app.storage.doomed import IS_DOOMED
 from tests.services.workshop import Workshop, pdf
 
 

@@ -22,7 +22,7 @@ from app.services.outages import Outages
 from app.services.sweeper import Sweeper, lost_leases
 from app.services.webhook_delivery import WebhookDispatcher
 from app.services.webhook_sender import WebhookSender
-from app.storage import runs, sweep
+from app.storage import embedding_cache, runs, sweep
 from app.storage.collections import CollectionFields
 from app.storage.database import Database
 from app.storage.files import FileStore
@@ -76,6 +76,7 @@ async def sweepers(own_database: Database, tmp_path: Path) -> list[Sweeper]:
             webhooks=WebhookDispatcher(own_database, WebhookSender(allow_private=False), cipher=None),
             space_id=space_id,
             retention_days=30,
+            embedding_cache_rows=0,
             duties=(DocumentWords(own_database),),
         )
         for name in ("elsewhere/1", "elsewhere/2")
@@ -89,6 +90,29 @@ async def scalar(database: Database, statement: str) -> object:
 
 async def leader_of(database: Database) -> object:
     return await scalar(database, "SELECT holder FROM leaders")
+
+
+async def test_the_leader_keeps_the_embedding_cache_within_its_bound(
+    own_database: Database, sweepers: list[Sweeper]
+) -> None:
+    leader, other = sweepers
+    leader.embedding_cache_rows = 3
+    async with own_database.autocommit() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO embedding_cache (key, embedding)"
+                " SELECT CAST(n AS text)::bytea, '[1, 0]' FROM generate_series(1, :rows) AS n"
+            ),
+            {"rows": embedding_cache.ROWS_AT_ONCE + 10},
+        )
+    await leader.sweep()
+    await other.trim_embedding_cache()
+    assert (
+        await scalar(own_database, "SELECT count(*) FROM embedding_cache")
+        == embedding_cache.ROWS_AT_ONCE + 10
+    )
+    await leader.trim_embedding_cache()
+    assert await scalar(own_database, "SELECT count(*) FROM embedding_cache") == 3
 
 
 async def test_a_sweeper_that_is_stopped_loses_its_place(

@@ -173,8 +173,9 @@ async def test_a_verdict_of_the_sweeper_and_one_of_a_run_without_a_document_are_
         await runs.refuse(connection, orphan, post.workshop.space_id, Corrupted())
     async with post.delivering():
         await eventually(lambda: is_told(receiver, 2))
-    assert [message.content["data"]["code"] for message in receiver.messages] == ["worker_lost", "corrupted"]
-    assert receiver.messages[1].content["data"]["collection"] == "default"
+    by_code = {message.content["data"]["code"]: message.content["data"] for message in receiver.messages}
+    assert set(by_code) == {"worker_lost", "corrupted"}
+    assert by_code["corrupted"]["collection"] == "default"
 
 
 async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_not(
@@ -212,6 +213,20 @@ async def test_a_collection_that_is_deleted_is_told_of_once_its_last_document_is
         "collection": workshop.collection,
         "status": "deleted",
     }
+
+
+async def test_a_webhook_of_a_collection_follows_it_to_its_new_name(
+    post: Post, receiver: WebhookReceiver, url: str
+) -> None:
+    webhook_id, _ = await post.add(url, ["document.ready"], ["other", post.workshop.collection])
+    added = await post.workshop.add(pdf())
+    new_name = f"renamed-{uuid4()}"
+    await CollectionService(post.database).change(post.workshop.collection, new_name, {})
+    await post.workshop.ingest(added.task_id)
+    assert (await post.service.get(webhook_id)).collections == ["other", new_name]
+    async with post.delivering():
+        await eventually(lambda: is_told(receiver, 1))
+    assert receiver.messages[0].content["data"]["collection"] == new_name
 
 
 async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(

@@ -23,8 +23,7 @@ from app.storage.document_words import INSERT_WORDS, VERSION
 from app.storage.filters import SearchFilter
 from app.storage.languages import chunk_vector
 from app.storage.ranking import NEAREST_CHUNKS, Ranking
-from app.storage.visible import begin_search
-from app.storage.words import find_words
+from app.storage.words import begin_question
 
 SUBJECTS = 40
 WORDS_A_SUBJECT = 300
@@ -170,10 +169,8 @@ class Library:
     ) -> list[UUID]:
         """The first ten for a question, when every visible chunk is compared and every document weighed."""
         async with self.database.transaction() as connection:
-            question = await find_words(connection, query)
-            everything = replace(
-                await begin_search(connection, wanted), is_short=True, has_few_documents=True
-            )
+            question, visible = await begin_question(connection, query, wanted)
+            everything = replace(visible, is_short=True, has_few_documents=True)
             space_id = None if vector is None else self.space_id
             ranking = Ranking(question, everything, space_id, is_contextual=is_contextual)
             statement = text(f"WITH {ranking.statement()} SELECT chunk_id FROM found")
@@ -238,4 +235,5 @@ class Library:
 
 
 def _normalised(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    units: NDArray[np.float64] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return units

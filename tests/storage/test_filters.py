@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.storage.database import Database
+from app.storage.doomed import stays
 from app.storage.filters import (
     Comparison,
     Compound,
@@ -266,7 +267,7 @@ def test_nothing_from_outside_is_in_the_sql() -> None:
 
 
 def test_a_filter_of_nothing_asks_for_what_is_published() -> None:
-    assert SearchFilter().sql() == ("d.live_ingestion_id IS NOT NULL", {})
+    assert SearchFilter().sql() == (f"d.live_ingestion_id IS NOT NULL AND {stays('d')}", {})
 
 
 async def test_equality_in_the_metadata_is_found_by_its_index(connection: AsyncConnection) -> None:

@@ -4,14 +4,15 @@ from itertools import combinations
 
 from sqlalchemy import text
 
-from app.storage.database import Database
+from app.storage.database import Connection, Database
+from app.storage.filters import SearchFilter
 from app.storage.words import (
     CANDIDATE_CHUNKS,
     MAX_TERMS,
     MAX_WORDS,
     READ_CHUNKS,
     Question,
-    find_words,
+    begin_question,
     rare_terms,
 )
 
@@ -65,6 +66,11 @@ def test_what_the_index_reads_for_pairs_stays_within_the_bound_in_any_library() 
         read = {term.split(" & ")[0] for term in terms}
         assert len(terms) > 3
         assert sum(shares[word] * chunks for word in read) <= READ_CHUNKS
+
+
+async def find_words(connection: Connection, query: str) -> Question:
+    question, _ = await begin_question(connection, query, SearchFilter())
+    return question
 
 
 def lexemes(question: Question) -> list[str]:
