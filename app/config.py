@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         None,
-        description="Fernet key that encrypts PDF passwords and secrets of webhooks; without one both are "
-        "refused.",
+        description="Fernet key that encrypts PDF passwords and secrets of webhooks, signs tokens; without "
+        "one all are refused.",
     )
     secret_key_file: Path | None = Field(
         None, description="Where the key is kept when SECRET_KEY is not set; `migrate` makes the file."
@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     api_processes: int = Field(1, ge=1, description="Processes of the API, behind one port.")
     api_keys: SecretStr | None = Field(
         None,
-        description="Comma-separated name:key or name:sha256=<hex>; then requests need a Bearer key.",
+        description="Comma-separated name:key or name:sha256=<hex>, of administrators; then all need one.",
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

@@ -16,10 +16,12 @@
     │   ├── Cancelled · Superseded · TaskTimedOut
     ├── RequestRefused           the request does not fit the state of things
     │   ├── NotFound (DocumentNotFound · TaskNotFound · PageNotFound · ChunkNotFound · FileGone ·
-    │   │   CollectionNotFound · WebhookNotFound · DeliveryNotFound)
+    │   │   CollectionNotFound · WebhookNotFound · DeliveryNotFound · KeyNotFound)
     │   ├── AlreadyInWork · IdempotencyKeyReused · IdempotencyKeyInWork · QueueFull · InvalidQuery
     │   ├── CollectionExists · DocumentReplaced · RangeNotSatisfiable · PasswordGone · PicturesBusy
     │   ├── WebhookNeedsKey · WebhookAddressRefused · WebhookDisabled · TooManyWebhooks
+    │   ├── RateLimited · QuotaExceeded · KeyNameTaken · AdminKeyFirst · ScopeMissing
+    │   ├── TokensNeedSecret · TokenTooLong
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
@@ -357,6 +359,11 @@ class TooManyWebhooks(RequestRefused):
     default_message = "There are 100 webhooks already. Delete one first."
 
 
+class KeyNotFound(NotFound):
+    code = "key_not_found"
+    default_message = "There is no key with this id, or it is revoked already."
+
+
 class AlreadyInWork(RequestRefused):
     code = "already_in_work"
     default_message = "The document is being ingested right now."
@@ -428,11 +435,60 @@ class KeyUnknown(KeyMissing):
     default_message = "This service does not know the API key."
 
 
+class ScopeMissing(RequestRefused):
+    code = "scope_missing"
+    status_code = 403
+    default_message = "The API key has not the scope that this request needs. Ask for a key that has it."
+
+
+class RateLimited(RequestRefused):
+    code = "rate_limited"
+    status_code = 429
+    retryable = True
+    default_message = (
+        "This key has made all the requests that it may make in a minute. Go on in the next one."
+    )
+
+
+class QuotaExceeded(RequestRefused):
+    code = "quota_exceeded"
+    status_code = 429
+    default_message = "This key has used all that it may use in a month. Go on in the next one."
+
+
+class TokensNeedSecret(RequestRefused):
+    code = "tokens_need_secret_key"
+    status_code = 422
+    default_message = "Tokens are signed with a SECRET_KEY; this server has none."
+
+
+class TokenTooLong(RequestRefused):
+    code = "token_too_long"
+    status_code = 422
+    default_message = "The token would be too long for a link. Name fewer documents or collections."
+
+
+class KeyNameTaken(RequestRefused):
+    code = "key_name_taken"
+    default_message = (
+        "Two keys of this name are in use already, or API_KEYS has the name. "
+        "Revoke one, or take another name."
+    )
+
+
+class AdminKeyFirst(RequestRefused):
+    code = "admin_key_first"
+    default_message = (
+        "From the first key on every request needs one, and nobody could make another: make one with the "
+        "scope admin first, or set API_KEYS."
+    )
+
+
 class ForeignHost(RequestRefused):
     code = "foreign_host"
     status_code = 403
     default_message = (
-        "Without API_KEYS this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
+        "Without keys this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
         "the header Host has another name."
     )
 
@@ -441,7 +497,7 @@ class ForeignOrigin(RequestRefused):
     code = "foreign_origin"
     status_code = 403
     default_message = (
-        "Without API_KEYS this service answers no web page of another origin, "
+        "Without keys this service answers no web page of another origin, "
         "unless the name of its host is in ALLOWED_HOSTS."
     )
 

@@ -13,19 +13,32 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from app.api import collections, documents, health, metrics, overview, page_pictures, search, tasks, webhooks
+from app.api import (
+    collections,
+    documents,
+    health,
+    keys,
+    metrics,
+    overview,
+    page_pictures,
+    search,
+    tasks,
+    usage,
+    webhooks,
+)
 from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
 from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
-from app.api.security import Guard, KeyRing, SecurityHeaders
+from app.api.security import Guard, SecurityHeaders
 from app.api.web_page import serve_page
 from app.config import Settings, get_settings
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
 from app.resources import open_services
+from app.services.keys import KeyRing, Keys
 
 DESCRIPTION = """\
 Takes PDFs, reads, splits and embeds them in the background, and finds what they say.
@@ -43,6 +56,7 @@ TAGS = [
     {"name": "collections", "description": "Where documents belong: make, count, change and delete them."},
     {"name": "tasks", "description": "Where an ingestion stands."},
     {"name": "search", "description": "Find chunks in what is published."},
+    {"name": "keys", "description": "Who may ask for what, and what they have asked for."},
     {"name": "webhooks", "description": "Be told of verdicts instead of asking (Standard Webhooks 1.0.0)."},
     {"name": "health", "description": "For whoever runs the service."},
 ]
@@ -63,21 +77,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if settings is None:
         settings = get_settings()
         configure_logging(settings.log_level, settings.log_format)
-    keys = KeyRing.parse(settings.api_keys)
+    key_ring = KeyRing.parse(settings.api_keys)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         allow_many()
         async with open_services(settings) as services:
             app.state.services = services
+            app.state.keys = Keys(services.database, key_ring, settings.secret_key)
             app.state.is_draining = False
             with _on_exit_signal(
                 partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop
             ):
                 yield
+            await app.state.keys.close()
 
     app = GuardedAPI(
-        wants_keys=bool(keys),
+        wants_keys=bool(key_ring),
         title="PDF ingestion",
         version=version("pdf-ingest"),
         description=DESCRIPTION,
@@ -91,8 +107,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     answer_errors_with_problems(app)
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
-    app.add_middleware(Guard, keys=keys, allowed_hosts=settings.allowed_hosts)
-    for module in (documents, collections, page_pictures, tasks, search, webhooks, overview):
+    app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
+    modules = (documents, collections, page_pictures, tasks, search, webhooks, keys, usage, overview)
+    for module in modules:
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
     if settings.metrics_enabled:

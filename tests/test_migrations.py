@@ -121,8 +121,10 @@ async def test_rows_of_the_version_before_are_gone_on_with(postgres: EmbeddedPos
         await execute(url, statement)
     await run_alembic(url, command.upgrade, "head")
     assert await execute(
-        url, "SELECT DISTINCT losses, deaths, slow_since, path, waits_for, chunks_hash FROM ingestions"
-    ) == {(0, 0, None, None, None, None)}
+        url,
+        "SELECT DISTINCT losses, deaths, slow_since, path, waits_for, chunks_hash, asked_by, tokens"
+        " FROM ingestions",
+    ) == {(0, 0, None, None, None, None, "", 0)}
     database = Database(url)
     async with database.autocommit() as connection:
         assert await sweep.files_to_delete(connection, 10) == ["old.pdf"]

@@ -34,7 +34,7 @@ Name = Annotated[CollectionName, Path(description="The collection's name; a `/` 
             "description": "Made.",
             "headers": {"Location": {"description": "The collection.", **LOCATION}},
         },
-        **problem_responses(CollectionExists),
+        **problem_responses(CollectionExists, CollectionNotFound),
     },
 )
 async def create_collection(

@@ -10,8 +10,9 @@ from fastapi import Depends, Request
 from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
+from app.services.keys import Caller, Keys
 from app.services.pictures import PagePictures
-from app.services.progress import ProgressWatcher
+from app.services.progress import VisibleTasks
 from app.services.rag_service import RAGService
 from app.services.readiness import Readiness, check_readiness
 from app.services.roster import Roster
@@ -29,18 +30,20 @@ async def _rag(request: Request) -> RAGService:
 
 
 async def _documents(request: Request) -> DocumentService:
+    """As the caller sees them."""
     service: DocumentService = _services(request).documents
-    return service
+    return service.for_caller(request.state.caller)
 
 
 async def _collections(request: Request) -> CollectionService:
+    """As the caller sees them."""
     service: CollectionService = _services(request).collections
-    return service
+    return service.within(request.state.caller.reach)
 
 
-async def _progress(request: Request) -> ProgressWatcher:
-    watcher: ProgressWatcher = _services(request).progress
-    return watcher
+async def _progress(request: Request) -> VisibleTasks:
+    """As the caller sees them."""
+    return VisibleTasks(_services(request).progress, request.state.caller.reach)
 
 
 async def _pictures(request: Request) -> PagePictures:
@@ -75,17 +78,23 @@ async def _sandbox(request: Request) -> str:
     return sandbox
 
 
-async def _caller(request: Request) -> str:
-    """The name of the key's holder (`security.Guard`); empty on a service without keys."""
-    caller: str = request.state.caller
+async def _caller(request: Request) -> Caller:
+    """The key's holder, or anybody (`security.Guard`)."""
+    caller: Caller = request.state.caller
     return caller
+
+
+async def _keys(request: Request) -> Keys:
+    keys: Keys = request.app.state.keys
+    return keys
 
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
 CollectionsDep = Annotated[CollectionService, Depends(_collections)]
-ProgressDep = Annotated[ProgressWatcher, Depends(_progress)]
-CallerDep = Annotated[str, Depends(_caller)]
+ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+KeysDep = Annotated[Keys, Depends(_keys)]
 PicturesDep = Annotated[PagePictures, Depends(_pictures)]
 WebhooksDep = Annotated[WebhookService, Depends(_webhooks)]
 FiguresDep = Annotated[Figures, Depends(_figures)]

@@ -42,6 +42,7 @@ from app.api.schemas import Limit
 from app.api.uploads import content_length, multipart_body, read_form, refuse
 from app.errors import (
     AlreadyInWork,
+    CollectionNotFound,
     DocumentNotFound,
     DocumentReplaced,
     EmptyFile,
@@ -52,6 +53,7 @@ from app.errors import (
     InvalidQuery,
     PasswordNeedsKey,
     QueueFull,
+    QuotaExceeded,
     RangeNotSatisfiable,
     StorageFailed,
     UploadNotAPDF,
@@ -77,6 +79,7 @@ UPLOAD_ERRORS = (
     InvalidMetadata,
     PasswordNeedsKey,
     QueueFull,
+    QuotaExceeded,
     StorageFailed,
 )
 ACCEPTED_HEADERS = {
@@ -120,7 +123,7 @@ def _accepted(description: str, **examples: object) -> dict[str, Any]:
             "description": "The collection has these bytes already, and nothing new was begun.",
             "content": {"application/json": {"examples": {"duplicate": {"value": DUPLICATE_EXAMPLE}}}},
         },
-        **problem_responses(*UPLOAD_ERRORS, IdempotencyKeyReused, IdempotencyKeyInWork),
+        **problem_responses(*UPLOAD_ERRORS, CollectionNotFound, IdempotencyKeyReused, IdempotencyKeyInWork),
     },
     openapi_extra=multipart_body(UploadFields, several=True),
 )
@@ -142,7 +145,7 @@ async def upload_documents(
     Several files are accepted or refused one by one. If all of them are refused the answer is the problem
     of the first one, with those of all in `data`.
     """
-    async with documents.claiming(idempotency_key, caller) as claim, documents.uploading() as upload:
+    async with documents.claiming(idempotency_key, caller.tenant) as claim, documents.uploading() as upload:
         if claim is None or claim.first_answer is None:  # which is given again, however full it is
             await documents.require_room(content_length(request))
         form = await read_form(request, upload, UploadFields)
@@ -199,7 +202,9 @@ async def replace_document(document_id: DocumentId, request: Request, documents:
     return _respond(_answer([accepted]))
 
 
-@router.patch("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
+@router.patch(
+    "/{document_id}", responses=problem_responses(DocumentNotFound, CollectionNotFound, InvalidQuery)
+)
 async def change_document(document_id: DocumentId, body: ChangeRequest, documents: DocumentsDep) -> Document:
     """Give a document another title, other metadata, or another collection. Nothing is ingested again."""
     return Document.of(await documents.change(document_id, body.change()))
@@ -216,7 +221,7 @@ async def delete_document(document_id: DocumentId, documents: DocumentsDep) -> N
     await documents.delete(document_id)
 
 
-@router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull))
+@router.post("/retry", status_code=202, responses=problem_responses(InvalidQuery, QueueFull, QuotaExceeded))
 async def retry_failed_documents(
     documents: DocumentsDep, body: RetryFailedRequest | None = None
 ) -> RetryingDocuments:
@@ -245,6 +250,7 @@ async def delete_documents(body: DeleteRequest, documents: DocumentsDep) -> Dele
             InvalidQuery,
             PasswordNeedsKey,
             QueueFull,
+            QuotaExceeded,
             StorageFailed,
         ),
     },

@@ -6,15 +6,28 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from app.api.problems import Problem, problem_responses
-from app.api.security import ALIVE, PROBES
-from app.errors import BodyTooLarge, ForeignHost, ForeignOrigin, InvalidQuery, KeyMissing, UploadTooSlow
+from app.api.problems import MEDIA_TYPE, Problem, problem_responses
+from app.api.security import ALIVE, LINKED, PROBES, scope_for
+from app.errors import (
+    BodyTooLarge,
+    ForeignHost,
+    ForeignOrigin,
+    InvalidQuery,
+    KeyMissing,
+    RateLimited,
+    ScopeMissing,
+    UploadTooSlow,
+)
 
+_REFUSALS = (KeyMissing, ScopeMissing, RateLimited, ForeignHost, ForeignOrigin)
 _REFERENCE = "#/components/schemas/{model}"
 
 
 class DescribedAPI(FastAPI):
-    """A FastAPI whose OpenAPI document has our problems and whole examples, and asks for keys if we do."""
+    """A FastAPI whose OpenAPI document has our problems and whole examples, and asks for keys.
+
+    Without API_KEYS it does so from the first key of the database on.
+    """
 
     def __init__(self, *, wants_keys: bool, **options: Any) -> None:
         super().__init__(**options)
@@ -26,10 +39,8 @@ class DescribedAPI(FastAPI):
             _describe_problems(openapi)
             _restore_examples(openapi)
             _describe_limits(openapi)
-            if self._wants_keys:
-                _ask_for_keys(openapi)
-            else:
-                _refuse_foreign_pages(openapi)
+            _refuse_foreign_pages(openapi)
+            _ask_for_keys(openapi, is_optional=not self._wants_keys)
         return super().openapi()
 
 
@@ -62,15 +73,30 @@ def _refuse_foreign_pages(openapi: dict[str, Any]) -> None:
             operation["responses"] |= refusals
 
 
-def _ask_for_keys(openapi: dict[str, Any]) -> None:
+def _ask_for_keys(openapi: dict[str, Any], *, is_optional: bool) -> None:
     """The scheme makes the button Authorize on /docs."""
     schemes = openapi["components"].setdefault("securitySchemes", {})
-    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "One of the service's API_KEYS."}
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "A key, or one of API_KEYS."}
+    schemes["token"] = {"type": "apiKey", "in": "query", "name": "token", "description": "A token."}
     for path, operations in openapi["paths"].items():
-        if path not in PROBES:
-            for operation in operations.values():
-                operation["security"] = [{"key": []}]
-                operation["responses"] |= {str(k): v for k, v in problem_responses(KeyMissing).items()}
+        for method, operation in operations.items() if path not in PROBES else ():
+            ways = ["key", "token"] if LINKED.fullmatch(path) else ["key"]
+            operation["security"] = [{way: []} for way in ways] + ([{}] if is_optional else [])
+            _add_refusals(operation["responses"])
+            if scope := scope_for(method.upper(), path):
+                operation["description"] += f"\n\nScope: `{scope}`."
+
+
+def _add_refusals(responses: dict[str, Any]) -> None:
+    """Beside what the operation refuses with the same status itself."""
+    for status, refusal in problem_responses(*_REFUSALS).items():
+        examples = refusal["content"][MEDIA_TYPE]["examples"]
+        own = responses.get(str(status), {"content": {MEDIA_TYPE: {"examples": {}}}})
+        examples |= own["content"][MEDIA_TYPE]["examples"]
+        title = refusal["description"].partition(":")[0]
+        responses[str(status)] = refusal | {
+            "description": f"{title}: {', '.join(f'`{it}`' for it in examples)}"
+        }
 
 
 def _restore_examples(openapi: dict[str, Any]) -> None:

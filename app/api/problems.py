@@ -64,7 +64,7 @@ def problem_response(problem: Problem, headers: Mapping[str, str] | None = None)
     return JSONResponse(
         problem.model_dump(exclude_none=True),
         problem.status,
-        {**(headers or {}), **({"Retry-After": str(retry_after)} if retry_after else {})},
+        {**({"Retry-After": str(retry_after)} if retry_after else {}), **(headers or {})},
         MEDIA_TYPE,
     )
 

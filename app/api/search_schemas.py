@@ -11,6 +11,7 @@ from app.api.schemas import CollectionName
 from app.pdf.text import clean
 from app.services.searching import Found, LeftOut, Search
 from app.storage.filters import SearchFilter
+from app.storage.reach import Reach
 from app.storage.search import Hit, Neighbour
 
 MAX_QUERY_CHARACTERS = 2_000
@@ -116,8 +117,8 @@ class SearchRequest(BaseModel):
     )
     explain: bool = Field(False, description="Return the parts of each hit's score, and its places.")
 
-    def search(self) -> Search:
-        """What the service is asked."""
+    def search(self, reach: Reach) -> Search:
+        """What the service is asked, for a caller to whom nothing else is there."""
         return Search(
             query=self.query,
             mode=self.mode,
@@ -125,6 +126,7 @@ class SearchRequest(BaseModel):
                 collection=self.collection,
                 document_ids=None if self.document_ids is None else tuple(self.document_ids),
                 condition=None if self.filter is None else condition_of(self.filter),
+                reach=reach,
             ),
             limit=self.limit,
             min_score=self.min_score,

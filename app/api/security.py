@@ -1,20 +1,31 @@
 """Who may ask: holders of a key or, on a service without keys, programs that are not foreign web pages."""
 
-import hmac
+import asyncio
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from contextlib import suppress
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
-from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import problem_of, problem_response
-from app.errors import ForeignHost, ForeignOrigin, KeyMissing, KeyUnknown, RequestRefused
+from app.errors import (
+    DatabaseUnavailable,
+    ForeignHost,
+    ForeignOrigin,
+    KeyMissing,
+    KeyUnknown,
+    PDFIngestError,
+    RateLimited,
+    RequestRefused,
+    ScopeMissing,
+)
+from app.services.keys import Caller, Keys
+from app.services.keys import Scope as KeyScope
+from app.services.quotas import WINDOW_SECONDS, Allowance
 
 PROBES = frozenset({"/livez", "/readyz", "/metrics"})
 """For whoever runs the service; they tell nothing about anybody's documents, and want no key."""
@@ -34,9 +45,12 @@ DESCRIPTION = frozenset(
 PAGE = "/web/"
 """What the page at / is made of: it asks for a key and is the same for all."""
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_HASHED = "sha256="
-_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
+LINKED = re.compile(r"/documents/[^/]+/(file|pages/[^/]+\.png)")
+"""What a page shows by its address alone, which may have a token."""
+STILL_OPEN_SECONDS = 1.0
+
+ADMINISTRATION = frozenset({"keys", "stats", "webhooks", "workers"})
+"""Paths begin with it that are about the whole service, or about who may use it."""
 
 _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -56,45 +70,14 @@ _POLICIES = {
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRing:
-    """Names of callers with the SHA-256 of their keys; a name may have several, to change one for another."""
-
-    keys: tuple[tuple[str, bytes], ...] = ()
-
-    @classmethod
-    def parse(cls, api_keys: SecretStr | None) -> "KeyRing":
-        """From `name:key,name:sha256=<64 hex digits>`. Raises ValueError, without saying any key."""
-        if api_keys is None:
-            return cls()
-        entries = api_keys.get_secret_value().rstrip(", ").split(",")
-        return cls(tuple(_parsed(number, entry.strip()) for number, entry in enumerate(entries, 1)))
-
-    def __bool__(self) -> bool:
-        return bool(self.keys)
-
-    def caller(self, key: bytes) -> str | None:
-        """The name of the key's holder. Takes as long for a wrong key as for a right one."""
-        digest = sha256(key).digest()
-        found = None
-        for name, known in self.keys:
-            if hmac.compare_digest(digest, known):
-                found = name
-        return found
-
-
-def _parsed(number: int, entry: str) -> tuple[str, bytes]:
-    name, _, key = entry.partition(":")
-    if not _NAME.fullmatch(name) or not key:
-        raise ValueError(
-            f"API_KEYS: entry {number} must be name:key or name:sha256=<hex>, "
-            "the name made of letters, digits and ._-"
-        )
-    if not key.startswith(_HASHED):
-        return name, sha256(key.encode()).digest()
-    if not _DIGEST.fullmatch(key.removeprefix(_HASHED)):
-        raise ValueError(f"API_KEYS: the SHA-256 of entry {number} must have 64 hex digits")
-    return name, bytes.fromhex(key.removeprefix(_HASHED))
+def scope_for(method: str, path: str) -> KeyScope | None:
+    """The scope that a request needs; None: any key will do. docs/security.md has the same as a table."""
+    if (method, path) == ("POST", "/keys/tokens"):
+        return None
+    if path.split("/")[1] in ADMINISTRATION:
+        return "admin"
+    is_reading = method in {"GET", "HEAD", "OPTIONS"} or (method, path) == ("POST", "/search")
+    return "read" if is_reading else "write"
 
 
 class Guard:
@@ -105,39 +88,54 @@ class Guard:
     loopback address, and one whose name is made to mean 127.0.0.1 can read the answers too.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: KeyRing, allowed_hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, *, allowed_hosts: tuple[str, ...] = ()) -> None:
         self._app = app
-        self._keys = keys
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] != ALIVE:
+        if scope["type"] == "http" and (path := _path(scope)) != ALIVE:
+            allowance: Allowance | None = None
             try:
-                caller = self._caller(scope["path"], Headers(scope=scope))
-            except RequestRefused as error:
-                log.info("request refused", code=error.code, method=scope["method"], path=scope["path"])
-                response = problem_response(problem_of(error), _challenge(error))
-                await response(scope, receive, send)
+                keys: Keys = scope["app"].state.keys
+                token = _taken_token(scope, path)
+                caller = await self._caller(keys, path, Headers(scope=scope), token)
+                if (allowance := keys.count_request(caller)) and allowance.is_used_up:
+                    raise RateLimited
+                if (wanted := scope_for(scope["method"], path)) and not caller.has_scope(wanted):
+                    raise ScopeMissing(f"This request needs a key with the scope {wanted}; this one has not.")
+            except (RequestRefused, DatabaseUnavailable) as error:
+                log.info("request refused", code=error.code, method=scope["method"], path=path)
+                headers = {**_challenge(error), **_rate_headers(allowance)}
+                await problem_response(problem_of(error), headers)(scope, receive, send)
                 return
+            send = _with_headers(send, _rate_headers(allowance)) if allowance else send
             scope.setdefault("state", {})["caller"] = caller
-            if caller:
-                structlog.contextvars.bind_contextvars(caller=caller)
+            if caller.name:
+                structlog.contextvars.bind_contextvars(caller=caller.name, key_id=caller.key_id)
+            if scope["method"] == "GET" and caller.key_id:
+                await _while_open(keys, caller, self._app, scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
-    def _caller(self, path: str, headers: Headers) -> str:
-        """The name of the key's holder, empty when no key is needed. Raises RequestRefused."""
-        if not self._keys:
+    async def _caller(self, keys: Keys, path: str, headers: Headers, token: str | None) -> Caller:
+        """The key's holder, or anybody where no key is needed. Raises RequestRefused, DatabaseUnavailable.
+
+        Without a database nobody is let in but holders of API_KEYS, who need none.
+        """
+        if not keys.are_wanted:
             self._require_no_foreign_page(headers)
-            return ""
         if path in DESCRIPTION | PROBES or path.startswith(PAGE):
-            return ""
+            return Caller()
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not key.strip():
+        if scheme.lower() == "bearer" and key.strip():
+            return await keys.caller(key.strip().encode("latin-1")) or Caller()  # the bytes as they came
+        if token is not None:
+            return await keys.bearer_of(token)
+        if not keys.are_wanted:
+            await keys.refresh()
+        if keys.are_wanted:
             raise KeyMissing
-        caller = self._keys.caller(key.strip().encode("latin-1"))  # the bytes as they came
-        if caller is None:
-            raise KeyUnknown
-        return caller
+        return Caller()
 
     def _require_no_foreign_page(self, headers: Headers) -> None:
         if "*" in self._allowed_hosts:
@@ -153,6 +151,67 @@ class Guard:
     def _is_own(self, hostname: str) -> bool:
         """Addresses are: a name can be made to mean any address, an address means itself."""
         return hostname == "localhost" or hostname in self._allowed_hosts or _is_address(hostname)
+
+
+def _rate_headers(allowance: Allowance | None) -> dict[str, str]:
+    """draft-ietf-httpapi-ratelimit-headers-10; there is one policy, of requests in a minute."""
+    if allowance is None:
+        return {}
+    again = {"Retry-After": str(allowance.reset_seconds)} if allowance.is_used_up else {}
+    return again | {
+        "RateLimit-Policy": f'"requests";q={allowance.limit};w={WINDOW_SECONDS}',
+        "RateLimit": f'"requests";r={allowance.remaining};t={allowance.reset_seconds}',
+    }
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers
+
+
+async def _while_open(
+    keys: Keys, caller: Caller, app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Ends what goes on for long, as streams do, when its key ends: to the handler the client is gone."""
+    is_ended = is_under_way = False
+
+    async def receive_while_open() -> Message:
+        nonlocal is_ended
+        while True:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(receive(), STILL_OPEN_SECONDS)
+            with suppress(DatabaseUnavailable):
+                if not await keys.is_open_to(caller):
+                    is_ended = True
+                    return {"type": "http.disconnect"}
+
+    async def send_and_note(message: Message) -> None:
+        nonlocal is_under_way
+        await send(message)
+        is_under_way = message["type"] == "http.response.start" or message.get("more_body", False)
+
+    await app(scope, receive_while_open, send_and_note)
+    if is_ended and is_under_way:
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _taken_token(scope: Scope, path: str) -> str | None:
+    """Of a link, and taken out of it: an address may go to a log."""
+    if scope["method"] not in {"GET", "HEAD"} or not LINKED.fullmatch(path):
+        return None
+    pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    scope["query_string"] = urlencode([pair for pair in pairs if pair[0] != "token"]).encode()
+    return next((value for name, value in pairs if name == "token"), None)
+
+
+def _path(scope: Scope) -> str:
+    """As the routes have it: without the part that a proxy has put before it."""
+    path, root = str(scope["path"]), scope.get("root_path", "").rstrip("/")
+    return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
 def _hostname(authority: str) -> str:
@@ -171,8 +230,10 @@ def _is_address(hostname: str) -> bool:
     return True
 
 
-def _challenge(error: RequestRefused) -> Mapping[str, str]:
+def _challenge(error: PDFIngestError) -> Mapping[str, str]:
     """RFC 6750, section 3."""
+    if isinstance(error, ScopeMissing):
+        return {"WWW-Authenticate": 'Bearer realm="pdf-ingest", error="insufficient_scope"'}
     if isinstance(error, KeyUnknown):
         return {"WWW-Authenticate": 'Bearer realm="pdf-ingest", error="invalid_token"'}
     return {"WWW-Authenticate": 'Bearer realm="pdf-ingest"'} if isinstance(error, KeyMissing) else {}

@@ -25,7 +25,6 @@ from app.api.schemas import (
 )
 from app.api.uploads import refuse
 from app.errors import InvalidQuery, TaskNotFound
-from app.services.feeds import Scope
 from app.services.progress import ingestion_id_of
 from app.storage.tasks import TaskPlace, TaskStatus
 
@@ -110,8 +109,8 @@ async def follow_tasks(
     """
     if ids is not None and collection is not None:
         refuse("query", "ids", "must not be given together with collection")
-    feed = await progress.feed(Scope(None if ids is None else _named(ids), collection))
-    return EventSourceResponse(_listed_events(progress.changes(feed)), ping=HEARTBEAT_SECONDS)
+    statuses = await progress.feed(None if ids is None else _named(ids), collection)
+    return EventSourceResponse(_listed_events(statuses), ping=HEARTBEAT_SECONDS)
 
 
 @router.post("/cancel", status_code=202)

@@ -3,9 +3,11 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from uuid import UUID
@@ -42,6 +44,8 @@ from app.local.terminal import (
     print_hit_lines,
     print_hits,
     print_json,
+    print_key_lines,
+    print_keys,
     print_verdicts,
     verdicts_as_json,
 )
@@ -61,8 +65,20 @@ Url = Annotated[str, typer.Option(envvar="PDF_INGEST_URL", help="Where the servi
 Collection = Annotated[str | None, typer.Option(help="Only this collection.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+DURATIONS = {"d": "days", "h": "hours", "m": "minutes"}
 Mode = Annotated[Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")]
 STATUS_LIMIT = 20
+
+
+def _duration(text: str) -> timedelta:
+    """Of `90d`, `12h` or `30m`. Raises BadParameter."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}[dhm]", text):
+        raise typer.BadParameter("must be a number of days, hours or minutes, as 90d, 12h or 30m")
+    return timedelta(**{DURATIONS[text[-1]]: int(text[:-1])})
+
+
+def _listed(text: str) -> list[str]:
+    return [one.strip() for one in text.split(",") if one.strip()]
 
 
 @cli.command()
@@ -336,6 +352,80 @@ def retry(
             print_json({"count": count})
         else:
             console.print(f"{count} documents are ingested again.")
+
+    _run(work())
+
+
+keys = typer.Typer(help="Make, list and revoke keys.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
+
+
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits and ._-")],
+    *,
+    scopes: Annotated[str, typer.Option(help="Of read, write and admin, with commas.")] = "read,write",
+    collections: Annotated[
+        str | None,
+        typer.Option(help="Names or patterns (reports*), with commas; all else is hidden from the key."),
+    ] = None,
+    expires: Annotated[
+        timedelta | None, typer.Option(parser=_duration, metavar="DURATION", help="As 90d, 12h or 30m.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="As requests_per_minute=60 or pages_per_month=1000; may be given more than once."),
+    ] = None,
+    as_json: AsJson = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Make a key and print its secret, this once only. The first key must have the scope admin."""
+    wanted: dict[str, Any] = {"name": name, "scopes": _listed(scopes)}
+    if collections is not None:
+        wanted["collections"] = _listed(collections)
+    if limit:
+        wanted["limits"] = {name: number for name, _, number in (one.partition("=") for one in limit)}
+    if expires is not None:
+        wanted["expires_at"] = (datetime.now(UTC) + expires).isoformat()
+
+    async def work() -> None:
+        async with Client(url) as client:
+            key = await client.create_key(wanted)
+        if as_json:
+            print_json(key)
+        else:
+            errors.print(f"Key {key['id']} of {name}; what follows is shown this once only:")
+            sys.stdout.write(f"{key['secret']}\n")  # alone, for a file or a variable
+
+    _run(work())
+
+
+@keys.command("list")
+def list_keys(*, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
+    """Show the keys ever made. Piped: a line a key, with tabs between its fields."""
+
+    async def work() -> None:
+        async with Client(url) as client:
+            found = [key async for key in client.list_keys()]
+        if as_json:
+            print_json({"data": found})
+        elif console.is_terminal:
+            print_keys(console, found)
+        else:
+            print_key_lines(found)
+
+    _run(work())
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[UUID, typer.Argument(help="The key's id.")], *, url: Url = DEFAULT_URL
+) -> None:
+    """Revoke a key: within 2 seconds it opens nothing any more."""
+
+    async def work() -> None:
+        async with Client(url) as client:
+            await client.revoke_key(str(key_id))
 
     _run(work())
 

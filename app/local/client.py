@@ -35,7 +35,7 @@ class Client:
     """Use it in an `async with` block. Every method raises ServiceUnreachable or RequestRefused."""
 
     def __init__(self, url: str) -> None:
-        """A service with API_KEYS wants one of them in PDF_INGEST_API_KEY."""
+        """A service with keys wants one in PDF_INGEST_API_KEY."""
         self.url = url.rstrip("/")
         key = os.environ.get("PDF_INGEST_API_KEY")
         self._http = httpx.AsyncClient(
@@ -87,16 +87,18 @@ class Client:
         return await self._send("GET", f"/documents/{document_id}")
 
     async def documents(self, **filters: str | int) -> AsyncIterator[dict[str, Any]]:
-        after: str | None = None
-        while True:
-            page = await self._send(
-                "GET", "/documents", params={**filters, **({"after": after} if after else {})}
-            )
-            for document in page["data"]:
-                yield document
-            after = page["next"]
-            if after is None:
-                return
+        async for document in self._pages("/documents", filters):
+            yield document
+
+    async def list_keys(self) -> AsyncIterator[dict[str, Any]]:
+        async for key in self._pages("/keys", {}):
+            yield key
+
+    async def create_key(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        return await self._send("POST", "/keys", json=wanted)
+
+    async def revoke_key(self, key_id: str) -> None:
+        await self._send("DELETE", f"/keys/{key_id}")
 
     async def retry(self, document_id: str, password: str | None = None) -> dict[str, Any]:
         """Ingest a document's file again, for example with its password."""
@@ -126,6 +128,16 @@ class Client:
 
     async def search(self, request: dict[str, Any]) -> dict[str, Any]:
         return await self._send("POST", "/search", json=request)
+
+    async def _pages(self, path: str, filters: dict[str, str | int]) -> AsyncIterator[dict[str, Any]]:
+        after: str | None = None
+        while True:
+            page = await self._send("GET", path, params={**filters, **({"after": after} if after else {})})
+            for entry in page["data"]:
+                yield entry
+            after = page["next"]
+            if after is None:
+                return
 
     async def _send(
         self, method: str, path: str, *, file: Path | None = None, **request: Any

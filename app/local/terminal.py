@@ -127,6 +127,22 @@ def print_documents(console: Console, documents: Iterable[dict[str, Any]]) -> No
     console.print(table)
 
 
+KEY_FIELDS = ("id", "name", "prefix", "scopes", "collections", "expires_at", "last_used_at", "revoked_at")
+
+
+def print_keys(console: Console, keys: Iterable[dict[str, Any]]) -> None:
+    table = Table(*(name.removesuffix("_at") for name in KEY_FIELDS), box=None, header_style="bold")
+    table.columns[0].no_wrap, table.columns[0].min_width = True, ID_CHARACTERS
+    for key in keys:
+        table.add_row(*(Text("" if key[name] is None else _in_words(key[name])) for name in KEY_FIELDS))
+    console.print(table)
+
+
+def print_key_lines(keys: Iterable[dict[str, Any]]) -> None:
+    rows = ([key[name] for name in KEY_FIELDS] for key in keys)
+    print_lines([None if field is None else _in_words(field) for field in row] for row in rows)
+
+
 def print_fields(console: Console, fields: dict[str, Any]) -> None:
     """One document or one task, a line a field; what is empty is left out."""
     table = Table(box=None, show_header=False)

@@ -11,13 +11,15 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
-from app.errors import TaskNotFound
+from app.errors import CollectionNotFound, TaskNotFound
+from app.services.audit import audit
 from app.storage import collections, webhooks
 from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, Deletion
 from app.storage.database import Connection, Database
 from app.storage.doomed import IS_DOOMED
 from app.storage.figures import read_shelves
 from app.storage.outbox import announce
+from app.storage.reach import EVERYTHING, Reach
 
 POLL_SECONDS = 0.25
 DOCUMENTS_AT_ONCE = 500
@@ -37,20 +39,27 @@ class CountedCollection:
 
 
 class CollectionService:
-    """Collections by their names."""
+    """Collections by their names. One that is out of the caller's reach is not there."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reach: Reach = EVERYTHING) -> None:
         self._database = database
+        self._reach = reach
+
+    def within(self, reach: Reach) -> "CollectionService":
+        """The same service for a caller to whom nothing else is there."""
+        return CollectionService(self._database, reach)
 
     async def create(self, name: str, fields: CollectionFields) -> CountedCollection:
-        """Raises CollectionExists."""
+        """Raises CollectionExists and CollectionNotFound."""
+        self._require(name)
         async with self._database.transaction() as connection:
             made = await collections.create_collection(connection, uuid7(), name, fields)
-        log.info("collection created", collection=name)
+        audit("collection.create", collection=name)
         return _counted(made, [])
 
     async def find(self, name: str) -> CountedCollection:
         """Raises CollectionNotFound."""
+        self._require(name)
         async with self._database.transaction() as connection:
             found = await collections.find_collection(connection, name)
             (counted,) = await _count(connection, [found])
@@ -59,13 +68,16 @@ class CollectionService:
     async def list(self, after_name: str | None, limit: int) -> Sequence[CountedCollection]:
         """By their names."""
         async with self._database.transaction() as connection:
-            return await _count(connection, await collections.list_collections(connection, after_name, limit))
+            found = await collections.list_collections(connection, after_name, limit, self._reach)
+            return await _count(connection, found)
 
     async def change(self, name: str, new_name: str | None, changes: dict[str, Any]) -> CountedCollection:
         """Rename it, if there is a new name, and replace the fields named in `changes`.
 
         Raises CollectionNotFound and CollectionExists.
         """
+        self._require(name)
+        self._require(new_name or name)
         async with self._database.transaction() as connection:
             if new_name not in (None, name):
                 await collections.rename_collection(connection, name, new_name)
@@ -76,12 +88,15 @@ class CollectionService:
                 found.description, found.metadata, found.language, found.expires_after_days
             )
             await collections.change_collection(connection, found.id, replace(fields, **changes))
+        audit("collection.change", collection=name)
         return await self.find(name)
 
     async def delete(self, name: str) -> Deletion:
         """Its name is free at once, its documents go one after another. Raises CollectionNotFound."""
+        self._require(name)
         async with self._database.transaction() as connection:
             deletion = await collections.begin_deletion(connection, uuid7(), name)
+        audit("collection.delete", collection=name, task_id=deletion.id)
         log.info("deleting collection", task_id=str(deletion.id), documents=deletion.documents_total)
         return deletion
 
@@ -91,11 +106,15 @@ class CollectionService:
         while True:
             async with self._database.autocommit() as connection:
                 deletion = await collections.find_deletion(connection, task_id)
-            if deletion is None:
+            if deletion is None or not self._reach.has_all_of(deletion.collection):
                 raise TaskNotFound
             if deletion.finished_at is not None or time.monotonic() >= give_up_at:
                 return deletion
             await asyncio.sleep(POLL_SECONDS)
+
+    def _require(self, name: str) -> None:
+        if not self._reach.has_all_of(name):
+            raise CollectionNotFound
 
 
 async def delete_doomed(database: Database, space_id: int) -> None:

@@ -5,9 +5,10 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 import structlog
@@ -15,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from app.errors import (
     AlreadyInWork,
+    CollectionNotFound,
     DocumentNotFound,
     DocumentReplaced,
     FileGone,
@@ -23,10 +25,14 @@ from app.errors import (
     PDFIngestError,
     QueueFull,
     StorageFailed,
+    StoreFull,
     TaskNotFound,
 )
 from app.services.admission import Admission
+from app.services.audit import audit
 from app.services.idempotency import Answer, Claim, claiming
+from app.services.keys import Caller
+from app.services.quotas import require_quota
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
 from app.storage.database import Connection, Database
@@ -41,7 +47,9 @@ from app.storage.document_views import (
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
+from app.storage.tasks import has_task
 
 log = structlog.get_logger()
 
@@ -108,7 +116,18 @@ class DocumentService:
         self._max_queued = admission.max_queued
         self._space_id = space_id
         self._afterwards: set[asyncio.Task[object]] = set()
+        self._caller = Caller()
         self.max_upload_bytes = max_upload_bytes
+
+    def for_caller(self, caller: Caller) -> Self:
+        """The same service: nothing is there but what is in his reach, and on his account is what he asks."""
+        bound = copy(self)
+        bound._caller = caller
+        return bound
+
+    @property
+    def _reach(self) -> Reach:
+        return self._caller.reach
 
     async def close(self) -> None:
         """Wait for what still runs after answers: messages and deleted files."""
@@ -140,14 +159,18 @@ class DocumentService:
     ) -> Answer:
         """Make documents of files, all in one transaction with the answer that an Idempotency-Key keeps.
 
-        `answer` is asked before the commit. Raises PasswordNeedsKey, IdempotencyKeyReused and
-        IdempotencyKeyInWork; a full queue refuses a file only.
+        `answer` is asked before the commit. Raises CollectionNotFound, PasswordNeedsKey, IdempotencyKeyReused
+        and IdempotencyKeyInWork; a full queue refuses a file only.
         """
+        self._require_collection(options.collection)
         fingerprint = _fingerprint(arrived, options)
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
         async with self._database.transaction() as connection:
+            await self._require_quota(
+                connection, *(file for file in arrived if isinstance(file, ReceivedFile))
+            )
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
@@ -156,17 +179,22 @@ class DocumentService:
             upload.release(*(storage_key_of(file.task_id) for file in begun))
         if claim is not None:
             claim.is_answered = answered.status < 400
+        for file in begun:
+            audit("document.upload", document_id=file.document_id, collection=options.collection)
         self._announce(*begun)
         return answered
 
     async def require_room(self, announced_bytes: int) -> None:
         """Better before a large body arrives than after. Raises QueueFull and StoreFull."""
-        await self._admission.require_room(announced_bytes)
+        try:
+            await self._admission.require_room(announced_bytes)
+        except StoreFull as error:
+            raise self._about_all(error) from error
 
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
         async with self._database.transaction() as connection:
-            await _collection_of(connection, document_id)
+            await _collection_of(connection, document_id, self._reach)
 
     async def replace(
         self,
@@ -177,12 +205,14 @@ class DocumentService:
         password: str | None = None,
     ) -> AcceptedFile:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
-        new = _new_ingestion(file, self._encrypt(password))
+        new = self._new_ingestion(file, self._encrypt(password))
         async with self._database.transaction() as connection:
-            await _lock_content(connection, document_id, file.sha256)
+            await self._require_quota(connection, file)
+            await _lock_content(connection, document_id, file.sha256, self._reach)
             await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
+        audit("document.replace", document_id=document_id)
         self._announce(accepted)
         return accepted
 
@@ -190,7 +220,8 @@ class DocumentService:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
         async with self._database.transaction() as connection:
-            document = await documents.lock_document(connection, document_id)
+            await self._require_quota(connection)
+            document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
                 raise DocumentNotFound
             last = await documents.find_run(connection, document.latest_ingestion_id)
@@ -200,12 +231,14 @@ class DocumentService:
                 raise AlreadyInWork
             new = NewIngestion(
                 *(uuid7(), last.filename, last.sha256, last.byte_size, last.storage_key, secret),
+                asked_by=self._caller.account,
                 request_id=_request_id(),
             )
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
                 await documents.release_file(connection, last.id)
                 await self._add_version(connection, document_id, new)
+        audit("document.retry", document_id=document_id)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
@@ -213,13 +246,18 @@ class DocumentService:
         return accepted
 
     async def change(self, document_id: UUID, change: Change) -> DocumentView:
-        """Give it another title, other metadata or another collection, as it is. Raises DocumentNotFound."""
+        """Give it another title, other metadata or another collection, as it is.
+
+        Raises DocumentNotFound and CollectionNotFound.
+        """
         async with self._database.transaction() as connection:
             if change.collection is not None:
-                await _lock_contents_to_move(connection, document_id, change.collection)
-            if await documents.lock_document(connection, document_id) is None:
+                await _lock_contents_to_move(connection, document_id, change.collection, self._reach)
+                self._require_collection(change.collection)
+            if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
+        audit("document.change", document_id=document_id, collection=change.collection)
         return await self.find(document_id)
 
     async def retry_failed(self, wanted: FailedDocuments) -> int:
@@ -232,7 +270,10 @@ class DocumentService:
             new_ids = [uuid7() for _ in range(AT_ONCE)]
             try:
                 async with self._database.transaction() as connection:
-                    begun = await documents.retry_failed(connection, wanted, new_ids, self._max_queued)
+                    await self._require_quota(connection)
+                    begun = await documents.retry_failed(
+                        connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
+                    )
             except QueueFull:
                 if count == 0:
                     raise
@@ -240,6 +281,7 @@ class DocumentService:
             count += begun
             if begun < AT_ONCE:
                 log.info("retried", count=count, collection=wanted.collection, codes=wanted.codes)
+                audit("documents.retry", count=count, collection=wanted.collection)
                 return count
 
     async def cancel(self, task_id: UUID) -> None:
@@ -248,17 +290,23 @@ class DocumentService:
         Raises TaskNotFound.
         """
         async with self._database.autocommit() as connection:
+            if self._reach.is_bound and not await has_task(connection, task_id, self._reach):
+                raise TaskNotFound
             if not await runs.cancel(connection, task_id, self._space_id):
                 raise TaskNotFound
+        audit("task.cancel", task_id=task_id)
 
     async def cancel_waiting(self, collection: str | None = None) -> int:
         """End all tasks that wait, of a collection if one is named; how many."""
         count = 0
         while True:
             async with self._database.transaction() as connection:
-                ended = await runs.cancel_unclaimed(connection, collection, AT_ONCE, self._space_id)
+                ended = await runs.cancel_unclaimed(
+                    connection, collection, AT_ONCE, self._space_id, self._reach
+                )
             count += ended
             if ended < AT_ONCE:
+                audit("tasks.cancel", count=count, collection=collection)
                 return count
 
     async def delete_all(self, document_ids: Collection[UUID]) -> int:
@@ -273,16 +321,16 @@ class DocumentService:
     async def delete(self, document_id: UUID) -> None:
         """Rows at once, the files right after. Raises DocumentNotFound."""
         async with self._database.transaction() as connection:
-            if await documents.lock_document(connection, document_id) is None:
+            if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             storage_keys = await documents.delete_document(connection, self._space_id, document_id)
-        log.info("deleted", document_id=str(document_id))
+        audit("document.delete", document_id=document_id)
         self._do_afterwards(self._delete_files(storage_keys))
 
     async def find(self, document_id: UUID) -> DocumentView:
         """Raises DocumentNotFound."""
         async with self._database.transaction() as connection:
-            view = await document_views.find_document(connection, document_id)
+            view = await document_views.find_document(connection, document_id, self._reach)
         if view is None:
             raise DocumentNotFound
         return view
@@ -292,7 +340,9 @@ class DocumentService:
     ) -> list[tuple[DocumentView, DocumentPlace]]:
         """Each with its place in the list."""
         async with self._database.transaction() as connection:
-            return await document_views.list_documents(connection, condition, order, after, limit)
+            return await document_views.list_documents(
+                connection, condition, order, after, limit, self._reach
+            )
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
@@ -301,7 +351,9 @@ class DocumentService:
         """
         version, ordinal = after or (None, -1)
         async with self._database.transaction() as connection:
-            page = await document_views.list_document_chunks(connection, document_id, ordinal, limit)
+            page = await document_views.list_document_chunks(
+                connection, document_id, ordinal, limit, self._reach
+            )
         if page is None:
             raise DocumentNotFound
         if version not in (None, page.ingestion_id):
@@ -311,11 +363,12 @@ class DocumentService:
     async def find_original(self, document_id: UUID) -> OriginalFile:
         """Raises DocumentNotFound and FileGone."""
         async with self._database.transaction() as connection:
-            original = await document_views.find_original(connection, document_id)
+            original = await document_views.find_original(connection, document_id, self._reach)
         if original is None:
             raise DocumentNotFound
         if original.storage_key is None:
             raise FileGone
+        audit("document.file", document_id=document_id)
         return original
 
     async def read(self, storage_key: str, start: int, end: int) -> AsyncGenerator[bytes]:
@@ -352,7 +405,7 @@ class DocumentService:
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
     ) -> AcceptedFile:
         document_id = uuid7()
-        new = _new_ingestion(file, password, is_bulk=options.priority == "bulk")
+        new = self._new_ingestion(file, password, is_bulk=options.priority == "bulk")
         add_document = partial(
             documents.add_document,
             *(connection, document_id, options.collection, options.metadata, new, self._max_queued),
@@ -390,10 +443,41 @@ class DocumentService:
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
         """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
-        await self._admission.require_store_room(served.byte_size)
+        try:
+            await self._admission.require_store_room(served.byte_size)
+        except StoreFull as error:
+            raise self._about_all(error) from error
         async with self.uploading() as upload:
             file = await upload.receive(served.filename, self._files.read(served.storage_key))
             return await self.replace(document_id, upload, file, password=password)
+
+    async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
+        """For runs with these files; a retry has none of its own. Raises QuotaExceeded and QueueFull."""
+        await require_quota(
+            connection,
+            self._caller.account,
+            self._caller.limits,
+            documents=max(len(files), 1),
+            byte_size=sum(file.byte_size for file in files),
+        )
+
+    def _new_ingestion(
+        self, file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False
+    ) -> NewIngestion:
+        return NewIngestion(
+            *(file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password),
+            asked_by=self._caller.account,
+            is_bulk=is_bulk,
+            request_id=_request_id(),
+        )
+
+    def _require_collection(self, collection: str) -> None:
+        if not self._reach.has_collection(collection):
+            raise CollectionNotFound
+
+    def _about_all(self, error: StoreFull) -> StoreFull:
+        """How much all have stored is told to those only who may see it."""
+        return StoreFull() if self._reach.is_bound else error
 
     def _encrypt(self, password: str | None) -> bytes | None:
         if password is None:
@@ -422,20 +506,20 @@ class DocumentService:
         task.add_done_callback(self._afterwards.discard)
 
 
-async def _collection_of(connection: Connection, document_id: UUID) -> str:
+async def _collection_of(connection: Connection, document_id: UUID, reach: Reach) -> str:
     """Raises DocumentNotFound."""
-    collection = await documents.find_collection(connection, document_id)
+    collection = await documents.find_collection(connection, document_id, reach)
     if collection is None:
         raise DocumentNotFound
     return collection
 
 
-async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes) -> None:
+async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes, reach: Reach) -> None:
     """Lock these bytes in the document's collection, then the document. Raises DocumentNotFound."""
-    collection = await _collection_of(connection, document_id)
+    collection = await _collection_of(connection, document_id, reach)
     while True:
         await documents.lock_contents(connection, collection, [sha256])
-        document = await documents.lock_document(connection, document_id)
+        document = await documents.lock_document(connection, document_id, reach)
         if document is None:
             raise DocumentNotFound
         if document.collection == collection:
@@ -443,22 +527,17 @@ async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes
         collection = document.collection  # moved between the two
 
 
-async def _lock_contents_to_move(connection: Connection, document_id: UUID, collection: str) -> None:
+async def _lock_contents_to_move(
+    connection: Connection, document_id: UUID, collection: str, reach: Reach
+) -> None:
     """Nobody decides meanwhile about the document's bytes, where it is and where it goes.
 
     Collections in their order: who locks two cannot wait for another who does. Raises DocumentNotFound.
     """
+    there = await _collection_of(connection, document_id, reach)
     hashes = await documents.list_hashes(connection, document_id)
-    for one in sorted({collection, await _collection_of(connection, document_id)}):
+    for one in sorted({collection, there}):
         await documents.lock_contents(connection, one, hashes)
-
-
-def _new_ingestion(file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False) -> NewIngestion:
-    return NewIngestion(
-        *(file.ingestion_id, file.filename, file.sha256, file.byte_size, file.storage_key, password),
-        is_bulk=is_bulk,
-        request_id=_request_id(),
-    )
 
 
 def _request_id() -> str | None:

@@ -5,15 +5,33 @@ from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from app.storage.reach import EVERYTHING, Reach, like, like_name
 from app.storage.tasks import TaskStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The tasks that are named; else those in work or waiting, of a collection if one is named."""
+    """The tasks that are named; else those in work or waiting, of a collection if one is named.
+
+    None but those in reach.
+    """
 
     task_ids: frozenset[UUID] | None = None
     collection: str | None = None
+    reach: Reach = EVERYTHING
+
+    @property
+    def patterns(self) -> frozenset[str | None]:
+        """Of LIKE, one for each part that is looked at by itself; None: all collections together."""
+        if self.collection is not None:
+            return frozenset({like_name(self.collection)})
+        return frozenset([None] if self.reach.collections is None else map(like, self.reach.collections))
+
+    def has(self, status: TaskStatus) -> bool:
+        return self.collection in (None, status.collection) and self.sees(status)
+
+    def sees(self, status: TaskStatus) -> bool:
+        return self.reach.has_document(status.collection, status.document_id)
 
 
 class Feed:
@@ -24,7 +42,7 @@ class Feed:
 
     def __init__(self, wanted: Scope, statuses: Collection[TaskStatus]) -> None:
         self.wanted = wanted
-        self._seen = {status.task_id: status for status in statuses}
+        self._seen = {status.task_id: status for status in statuses if wanted.has(status)}
         self._untaken = dict(self._seen)
         self._changed = asyncio.Event()
         self._is_ended = self._is_complete()
@@ -65,11 +83,9 @@ class Feed:
             await self._changed.wait()
 
     def _is_own(self, status: TaskStatus) -> bool:
-        if status.task_id in self._seen:
-            return True
-        if self.wanted.task_ids is not None:
-            return False
-        return self.wanted.collection in (None, status.collection)
+        if status.task_id in self._seen:  # a document that is deleted has no collection any more
+            return status.collection is None or self.wanted.sees(status)
+        return self.wanted.task_ids is None and self.wanted.has(status)
 
     def _is_news(self, status: TaskStatus) -> bool:
         seen = self._seen.get(status.task_id)

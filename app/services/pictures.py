@@ -24,6 +24,7 @@ from app.storage.database import Database
 from app.storage.document_views import OriginalFile, find_original, find_password
 from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
+from app.storage.reach import EVERYTHING, Reach
 
 KEPT_BYTES = 64 * 1024 * 1024
 """Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
@@ -56,16 +57,18 @@ class PagePictures:
         self._cipher = cipher
         self._renderings = Renderings(KEPT_BYTES, MOST_RENDERINGS)
 
-    async def find(self, document_id: UUID, page: int, chunk_id: UUID | None, width: int) -> Wanted:
+    async def find(
+        self, document_id: UUID, page: int, chunk_id: UUID | None, width: int, reach: Reach = EVERYTHING
+    ) -> Wanted:
         """A page (from 1) of the served version, `width` pixels wide, the lines of a chunk marked.
 
         Whether the file has such a page only drawing it tells. Raises DocumentNotFound and ChunkNotFound.
         """
         async with self._database.transaction() as connection:
-            original = await find_original(connection, document_id)
+            original = await find_original(connection, document_id, reach)
+            if original is None:
+                raise DocumentNotFound
             boxes = await find_boxes(connection, document_id, chunk_id) if chunk_id else ()
-        if original is None:
-            raise DocumentNotFound
         if boxes is None:
             raise ChunkNotFound
         marked = [box for number, box in boxes if number == page]

@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from contextvars import Context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid5
 
 import structlog
@@ -13,6 +13,7 @@ import structlog
 from app.errors import TaskNotFound
 from app.services.feeds import Feed, Scope
 from app.storage.database import Connection, Database
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.tasks import (
     TaskFilter,
     TaskPlace,
@@ -90,8 +91,8 @@ class ProgressWatcher:
     async def feed(self, wanted: Scope) -> Feed:
         """Many tasks to follow with `changes`. Raises TaskNotFound when none of those named exists."""
         if wanted.task_ids is None:
-            return Feed(wanted, await self._read([], [wanted.collection]))
-        statuses = await self._read(wanted.task_ids)
+            return Feed(wanted, await self._read([], wanted.patterns))
+        statuses = [status for status in await self._read(wanted.task_ids) if wanted.sees(status)]
         if not statuses:
             raise TaskNotFound
         return Feed(wanted, statuses)
@@ -107,10 +108,12 @@ class ProgressWatcher:
         finally:
             self._feeds.discard(feed)
 
-    async def list_tasks(self, wanted: TaskFilter, after: TaskPlace | None, limit: int) -> list[TaskStatus]:
+    async def list_tasks(
+        self, wanted: TaskFilter, after: TaskPlace | None, limit: int, reach: Reach = EVERYTHING
+    ) -> list[TaskStatus]:
         """Those asked for last come first."""
         async with self._database.transaction() as connection:
-            return await self._placed(connection, await list_tasks(connection, wanted, after, limit))
+            return await self._placed(connection, await list_tasks(connection, wanted, after, limit, reach))
 
     @property
     def followers(self) -> int:
@@ -184,7 +187,8 @@ class ProgressWatcher:
 
     async def _read_for(self, connection: Connection, feeds: Collection[Feed]) -> dict[UUID, TaskStatus]:
         task_ids = set[UUID]().union(*(feed.asked_ids for feed in feeds))
-        collections = {feed.wanted.collection for feed in feeds if feed.wanted.task_ids is None}
+        of_collections = (feed.wanted.patterns for feed in feeds if feed.wanted.task_ids is None)
+        collections = frozenset[str | None]().union(*of_collections)
         statuses = await list_task_statuses(connection, task_ids, collections)
         return {status.task_id: status for status in await self._placed(connection, statuses)}
 
@@ -212,6 +216,60 @@ class ProgressWatcher:
         if any(status.status == "queued" for status in statuses):
             await self._places.number(connection)
         return [self._places.placed(status) for status in statuses]
+
+
+@dataclass(frozen=True, slots=True)
+class VisibleTasks:
+    """The tasks of a watcher as a caller sees them: one of a document out of reach is one that is not there.
+
+    The end of one that he follows is told him, whatever becomes of its document; when that leaves his reach
+    it ends there.
+    """
+
+    watcher: ProgressWatcher
+    reach: Reach
+
+    async def status(self, task_id: UUID) -> TaskStatus:
+        """As it is after this call. Raises TaskNotFound."""
+        status = await self.watcher.status(task_id)
+        if not self._sees(status):
+            raise TaskNotFound
+        return status
+
+    async def wait(self, task_id: UUID, seconds: float) -> TaskStatus:
+        """The status once it is final, or as it is after `seconds`. Raises TaskNotFound."""
+        if self.reach.is_bound:
+            await self.status(task_id)  # before it is waited for: that would tell that it is there
+        status = await self.watcher.wait(task_id, seconds)
+        if status.collection is not None and not self._sees(status):
+            raise TaskNotFound
+        return status
+
+    async def events(self, task_id: UUID) -> AsyncGenerator[TaskStatus]:
+        """The status now and after each change, to the final one. Raises TaskNotFound before the first."""
+        is_known = False
+        async with aclosing(self.watcher.events(task_id)) as statuses:
+            async for status in statuses:
+                if not self._sees(status) and not (is_known and status.collection is None):
+                    break
+                is_known = True
+                yield status
+        if not is_known:
+            raise TaskNotFound
+
+    async def feed(
+        self, task_ids: frozenset[UUID] | None, collection: str | None
+    ) -> AsyncGenerator[TaskStatus]:
+        """Many tasks, each as it is now and at each change. Raises TaskNotFound: none of those named is."""
+        feed = await self.watcher.feed(Scope(task_ids, collection, self.reach))
+        return self.watcher.changes(feed)
+
+    async def list_tasks(self, wanted: TaskFilter, after: TaskPlace | None, limit: int) -> list[TaskStatus]:
+        """Those asked for last come first."""
+        return await self.watcher.list_tasks(wanted, after, limit, self.reach)
+
+    def _sees(self, status: TaskStatus) -> bool:
+        return self.reach.has_document(status.collection, status.document_id)
 
 
 class _Places:

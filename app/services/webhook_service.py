@@ -15,6 +15,7 @@ from app.errors import (
     WebhookNeedsKey,
     WebhookNotFound,
 )
+from app.services.audit import audit
 from app.services.webhook_sender import SECRET_PREFIX, WebhookSender
 from app.storage import outbox, webhooks
 from app.storage.database import Database
@@ -47,6 +48,7 @@ class WebhookService:
             webhook = await webhooks.add_webhook(connection, new, MOST_WEBHOOKS)
         if webhook is None:
             raise TooManyWebhooks
+        audit("webhook.create", webhook_id=webhook.id)
         return webhook, secret
 
     async def list(self, after: UUID | None, limit: int) -> Sequence[Webhook]:
@@ -65,6 +67,7 @@ class WebhookService:
         async with self._database.transaction() as connection:
             if not await webhooks.delete_webhook(connection, webhook_id):
                 raise WebhookNotFound
+        audit("webhook.delete", webhook_id=webhook_id)
 
     async def rotate(self, webhook_id: UUID) -> tuple[Webhook, str]:
         """A new secret; the one before signs as well for a day. Raises WebhookNeedsKey."""
@@ -73,6 +76,7 @@ class WebhookService:
             webhook = await webhooks.rotate_secret(connection, webhook_id, encrypted)
         if webhook is None:
             raise WebhookNotFound
+        audit("webhook.rotate", webhook_id=webhook_id)
         return webhook, secret
 
     async def ping(self, webhook_id: UUID) -> Delivery:

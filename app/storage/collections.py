@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import CollectionExists, CollectionNotFound
 from app.storage.documents import delete_document, lock_collections
+from app.storage.reach import Reach
 
 # SQL: of a row of `documents`, whether no version of it is as young as its collection keeps them.
 IS_EXPIRED: Final = """EXISTS (
@@ -86,15 +87,17 @@ async def create_collection(
 
 
 async def list_collections(
-    connection: AsyncConnection, after_name: str | None, limit: int
+    connection: AsyncConnection, after_name: str | None, limit: int, reach: Reach
 ) -> list[Collection]:
     """By their names."""
     rows = await connection.execute(
         text(f"""
         SELECT {_COLUMNS} FROM collections
-        WHERE name IS NOT NULL AND (CAST(:after AS text) IS NULL OR name > :after) ORDER BY name LIMIT :limit
+        WHERE name IS NOT NULL AND (CAST(:after AS text) IS NULL OR name > :after)
+            AND {reach.sql_of_collections("name")}
+        ORDER BY name LIMIT :limit
         """),
-        {"after": after_name, "limit": limit},
+        {"after": after_name, "limit": limit} | reach.parameters,
     )
     return [Collection(**row._mapping) for row in rows]
 

@@ -27,6 +27,7 @@ from app.errors import error_for_code
 from app.storage.chunks import StoredChunk
 from app.storage.doomed import stays
 from app.storage.models import Document, Ingestion
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.conditions import UNCLAIMED
 
 
@@ -151,8 +152,12 @@ _SORT_KEYS: dict[SortKey, ColumnElement[Any] | None] = {
 }
 
 
-async def find_document(connection: AsyncConnection, document_id: UUID) -> DocumentView | None:
-    found = await connection.execute(_documents().where(Document.id == document_id))
+async def find_document(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> DocumentView | None:
+    found = await connection.execute(
+        _documents().where(Document.id == document_id, reach.clause("documents"))
+    )
     row = found.one_or_none()
     return _view(row) if row else None
 
@@ -163,11 +168,12 @@ async def list_documents(
     order: DocumentOrder,
     after: DocumentPlace | None,
     limit: int,
+    reach: Reach = EVERYTHING,
 ) -> list[tuple[DocumentView, DocumentPlace]]:
     """Documents in an order, each with its place."""
     key = _SORT_KEYS[order.key]
     place = [Document.id] if key is None else [key, Document.id]
-    statement = _documents().where(*_conditions(condition)).limit(limit)
+    statement = _documents().where(*_conditions(condition), reach.clause("documents")).limit(limit)
     statement = statement.order_by(*(column.desc() if order.is_descending else column for column in place))
     statement = statement.add_columns((literal(0) if key is None else key).label("sort_key"))
     if after is not None:
@@ -179,7 +185,11 @@ async def list_documents(
 
 
 async def list_document_chunks(
-    connection: AsyncConnection, document_id: UUID, after_ordinal: int, limit: int
+    connection: AsyncConnection,
+    document_id: UUID,
+    after_ordinal: int,
+    limit: int,
+    reach: Reach = EVERYTHING,
 ) -> ChunkPage | None:
     """The next `limit` chunks after `after_ordinal` (-1: from the first); None: no such document.
 
@@ -192,9 +202,10 @@ async def list_document_chunks(
             SELECT id, ordinal, page_start, page_end, text, tokens, heading, hidden_text FROM chunks
             WHERE ingestion_id = live_ingestion_id AND ordinal > :after_ordinal ORDER BY ordinal LIMIT :limit
         ) AS chunk ON true
-        WHERE documents.id = :document_id AND {stays("documents")} ORDER BY chunk.ordinal
+        WHERE documents.id = :document_id AND {stays("documents")} AND {reach.sql("documents")}
+        ORDER BY chunk.ordinal
         """),
-        {"document_id": document_id, "after_ordinal": after_ordinal, "limit": limit},
+        {"document_id": document_id, "after_ordinal": after_ordinal, "limit": limit} | reach.parameters,
     )
     rows = found.all()
     if not rows:
@@ -202,7 +213,9 @@ async def list_document_chunks(
     return ChunkPage(rows[0].live_ingestion_id, [_chunk(row) for row in rows if row.id is not None])
 
 
-async def find_original(connection: AsyncConnection, document_id: UUID) -> OriginalFile | None:
+async def find_original(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> OriginalFile | None:
     found = await connection.execute(
         select(
             SHOWN.filename,
@@ -211,7 +224,7 @@ async def find_original(connection: AsyncConnection, document_id: UUID) -> Origi
             SHOWN.storage_key,
         )
         .join(Document, IS_SHOWN)
-        .where(Document.id == document_id, STAYS)
+        .where(Document.id == document_id, STAYS, reach.clause("documents"))
     )
     row = found.one_or_none()
     return OriginalFile(**row._mapping) if row else None

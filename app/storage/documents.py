@@ -17,6 +17,7 @@ from app.errors import QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
 from app.storage.doomed import IS_DOOMED, stays
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import HAS_ROOM, NewIngestion, insert_run, values_of
 from app.storage.runs.conditions import IS_OPEN, OPEN, WAITS_FOR_NONE
 from app.storage.runs.turns import new_turn, turns_of
@@ -113,7 +114,9 @@ async def has_room_in_queue(connection: AsyncConnection, max_queued: int) -> boo
     return bool(await connection.scalar(_ASK_FOR_ROOM, {"max_queued": max_queued}))
 
 
-async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[Any] | None:
+async def lock_document(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> Row[Any] | None:
     """(collection, live_ingestion_id, latest_ingestion_id), unchanged until the transaction ends.
 
     None when there is no such document, or it is going to be deleted with its collection.
@@ -121,17 +124,23 @@ async def lock_document(connection: AsyncConnection, document_id: UUID) -> Row[A
     found = await connection.execute(
         text(
             "SELECT collection, live_ingestion_id, latest_ingestion_id FROM documents"
-            f" WHERE id = :id AND NOT {IS_DOOMED} FOR UPDATE"
+            f" WHERE id = :id AND NOT {IS_DOOMED} AND {reach.sql('documents')} FOR UPDATE"
         ),
-        {"id": document_id},
+        {"id": document_id} | reach.parameters,
     )
     return found.one_or_none()
 
 
-async def find_collection(connection: AsyncConnection, document_id: UUID) -> str | None:
+async def find_collection(
+    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
+) -> str | None:
     """The collection a document is in now; None when there is no such document."""
     collection: str | None = await connection.scalar(
-        text(f"SELECT collection FROM documents WHERE id = :id AND NOT {IS_DOOMED}"), {"id": document_id}
+        text(
+            f"SELECT collection FROM documents WHERE id = :id AND NOT {IS_DOOMED}"
+            f" AND {reach.sql('documents')}"
+        ),
+        {"id": document_id} | reach.parameters,
     )
     return collection
 
@@ -237,7 +246,7 @@ class FailedDocuments:
     document_ids: Sequence[UUID] | None = None
 
 
-_RETRY_FAILED: Final = text(f"""
+_RETRY_FAILED: Final = f"""
     WITH new AS (
         SELECT id, row_number() OVER () AS place FROM unnest(CAST(:ids AS uuid[])) AS id
     ), failed AS (
@@ -249,15 +258,16 @@ _RETRY_FAILED: Final = text(f"""
             AND (CAST(:codes AS text[]) IS NULL OR error_code = ANY(:codes))
             AND (CAST(:document_ids AS uuid[]) IS NULL OR documents.id = ANY(:document_ids))
             AND {stays("documents")}
-            AND {HAS_ROOM}
+            AND {HAS_ROOM} AND {{reach}}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (
         SELECT new.id AS new_id, failed.*, row_number() OVER (PARTITION BY collection, is_bulk) - 1 AS behind
         FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
     ), begun AS (
         INSERT INTO ingestions
-            (id, document_id, filename, sha256, byte_size, storage_key, queue, is_bulk, turn)
-        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, collection, is_bulk,
+            (id, document_id, filename, sha256, byte_size, storage_key, asked_by, queue, is_bulk, turn)
+        SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text),
+            collection, is_bulk,
             {new_turn("paired.collection", "paired.is_bulk")} + behind * {turns_of("paired.is_bulk")}
         FROM paired
     ), keyless AS (
@@ -267,7 +277,7 @@ _RETRY_FAILED: Final = text(f"""
         FROM paired WHERE documents.id = document_id
     )
     SELECT (SELECT count(*) FROM paired) AS begun, {HAS_ROOM} AS has_room
-""")
+"""
 
 
 async def retry_failed(
@@ -275,20 +285,24 @@ async def retry_failed(
     wanted: FailedDocuments,
     ingestion_ids: Sequence[UUID],
     max_queued: int,
+    reach: Reach = EVERYTHING,
+    asked_by: str = "",
 ) -> int:
     """Ingest failed documents again, as many as there are new ids; how many were begun. Raises QueueFull.
 
     Each new run takes over the file of the one that failed.
     """
     found = await connection.execute(
-        _RETRY_FAILED,
-        {
+        text(_RETRY_FAILED.format(reach=reach.sql("documents"))),
+        reach.parameters
+        | {
             "collection": wanted.collection,
             "codes": None if wanted.codes is None else list(wanted.codes),
             "document_ids": None if wanted.document_ids is None else list(wanted.document_ids),
             "ids": list(ingestion_ids),
             "limit": len(ingestion_ids),
             "max_queued": max_queued,
+            "asked_by": asked_by,
         },
     )
     row = found.one()

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from app.storage.doomed import stays
+from app.storage.reach import EVERYTHING, Reach
 
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
 Scalar = str | int | float | bool | None
@@ -94,6 +95,7 @@ class SearchFilter:
     collection: str | None = None
     document_ids: tuple[UUID, ...] | None = None
     condition: Condition | None = None
+    reach: Reach = EVERYTHING
 
     def sql(self) -> tuple[str, dict[str, Any]]:
         """What visible documents fulfil, over `documents d` and `ingestions i`, and its parameters.
@@ -107,6 +109,9 @@ class SearchFilter:
         if self.document_ids is not None:
             conditions.append("d.id = ANY(CAST(:document_ids AS uuid[]))")
             parameters["document_ids"] = list(self.document_ids)
+        if self.reach.is_bound:
+            conditions.append(self.reach.sql("d"))
+            parameters |= self.reach.parameters
         if self.condition is not None:
             conditions.append(condition_sql(self.condition, parameters))
         return " AND ".join(conditions), parameters

@@ -107,6 +107,7 @@ class Ingestion(Base):
     storage_key: Mapped[str | None] = mapped_column(index=True)
     path: Mapped[str | None]
     waits_for: Mapped[UUID | None]
+    asked_by: Mapped[str] = mapped_column(server_default="")
     password: Mapped[bytes | None] = mapped_column(LargeBinary)
     status: Mapped[str] = mapped_column(server_default="queued")
     stage: Mapped[str] = mapped_column(server_default="queued")
@@ -118,6 +119,7 @@ class Ingestion(Base):
     language: Mapped[str | None]
     text_search_config: Mapped[str | None]
     chunks: Mapped[int] = mapped_column(server_default="0")
+    tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     has_counted_words: Mapped[bool] = mapped_column(server_default=sql("false"))
     chunks_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     recipe: Mapped[str | None]
@@ -174,6 +176,7 @@ class Ingestion(Base):
             ),
         ),
         Index(None, "created_at", "id"),
+        Index(None, "asked_by", "created_at", postgresql_where=sql("asked_by <> ''")),
         Index(None, "text_search_config", postgresql_where=sql("text_search_config IS NOT NULL")),
     )
 
@@ -243,6 +246,37 @@ class IdempotencyKey(Base):
     status: Mapped[int | None]
     body: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ApiKey(Base):
+    """Opens the service to its holder, as far as scopes and collections go. Of the key itself only a hash.
+
+    The row stays when the key is revoked: as long as there is one, the service wants keys.
+    """
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    collections: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    limits: Mapped[dict[str, Any]] = mapped_column(server_default=sql("'{}'::jsonb"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class RequestCount(Base):
+    """Requests of an account in a minute, as all processes have counted them; gone some minutes later."""
+
+    __tablename__ = "request_counts"
+
+    account: Mapped[str] = mapped_column(primary_key=True)
+    minute: Mapped[datetime] = mapped_column(primary_key=True)
+    requests: Mapped[int]
 
 
 class FileToDelete(Base):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
 from app.storage.doomed import stays
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.conditions import FINAL, OPEN
 
 
@@ -94,18 +95,34 @@ async def list_task_statuses(
 ) -> list[TaskStatus]:
     """The tasks of these ids that exist, in no order, without their places in the queue.
 
-    With them those at the front of each of the collections (None: of all together), see `MOST_FOLLOWED`.
+    With them those at the front of the collections that fit each of the patterns of LIKE (None: of all
+    together), see `MOST_FOLLOWED`.
     """
     statement = _FOLLOWED if collections else _NAMED
     asked = {"ids": list(ingestion_ids)} | ({"collections": list(collections)} if collections else {})
     return [_task_status(row) for row in await connection.execute(statement, asked)]
 
 
+async def has_task(connection: AsyncConnection, ingestion_id: UUID, reach: Reach) -> bool:
+    """Whether the task is one of a document in reach."""
+    found = text(
+        "SELECT EXISTS (SELECT FROM ingestions i JOIN documents d ON d.id = i.document_id"
+        f" WHERE i.id = :id AND {reach.sql('d')})"
+    )
+    return bool(await connection.scalar(found, {"id": ingestion_id} | reach.parameters))
+
+
 async def list_tasks(
-    connection: AsyncConnection, wanted: TaskFilter, after: TaskPlace | None, limit: int
+    connection: AsyncConnection,
+    wanted: TaskFilter,
+    after: TaskPlace | None,
+    limit: int,
+    reach: Reach = EVERYTHING,
 ) -> list[TaskStatus]:
     """Those asked for last come first; ids say nothing of the order, since clients of Celery choose some."""
     conditions, parameters = _conditions(wanted)
+    conditions.append(reach.sql("d"))
+    parameters |= reach.parameters
     if after is not None:
         conditions.append("(i.created_at, i.id) < (:after_time, :after_id)")
         parameters |= {"after_time": after.created_at, "after_id": after.task_id}
@@ -148,7 +165,7 @@ _TASKS = f"SELECT {_COLUMNS} FROM ingestions i {_DOCUMENT}"
 _NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
 _OF_COLLECTION = f"""
     SELECT i.id FROM ingestions i {_DOCUMENT}
-    WHERE (wanted.name IS NULL OR d.collection = wanted.name) AND
+    WHERE (wanted.name IS NULL OR d.collection LIKE wanted.name) AND
 """
 # Three lists with a bound, each along an index: 10,000 that wait are not sorted four times a second. What is
 # small begins and ends between two looks: therefore all that was asked for just now, too (by now(): the index

@@ -26,6 +26,11 @@ class HealthView extends HTMLElement {
       if (this.isConnected) this.#show(ready, stats, workers.data, errors.data);
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
+      if (error.code === "scope_missing") {
+        fill(this.body, h("section", { class: "card wide" }, h("h2", {}, "For administrators"), h("p", {}, "How the whole service is doing is shown with a key that has the scope admin. Search, library and tasks work with yours.")));
+        clearInterval(this.timer);
+        return;
+      }
       fill(this.body, h("section", { class: "card wide state bad", role: "alert" }, h("h2", {}, "Not well"), h("p", {}, error.message)));
     }
   }

@@ -3,15 +3,23 @@
 import asyncio
 import shutil
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
+from app.config import Settings
+from app.local.embedded import EmbeddedPostgres
+from app.main import create_app
 from tests.api.conftest import Served
+from tests.databases import migrated
 from tests.processes import PROJECT
 
+KEY = "key-of-schemathesis"
 PROGRAM = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
 CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,"
@@ -40,7 +48,16 @@ async def keeps_to_the_description(url: str, folder: Path, *options: str, config
     (folder / "schemathesis.toml").write_text(config + STREAMS)
     run = await asyncio.create_subprocess_exec(
         *(PROGRAM, "run", f"{url}/openapi.json", "--checks", CHECKS, "--max-examples", "30"),
-        *("--seed", "1", "--request-timeout", "30", "--no-color", *options),
+        *(
+            "--header",
+            f"Authorization: Bearer {KEY}",
+            "--seed",
+            "1",
+            "--request-timeout",
+            "30",
+            "--no-color",
+            *options,
+        ),
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -50,9 +67,22 @@ async def keeps_to_the_description(url: str, folder: Path, *options: str, config
     assert run.returncode == 0
 
 
-async def test_no_request_gets_an_answer_off_the_description(
-    client: httpx.AsyncClient, served: Served, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+async def served(settings: Settings, postgres: EmbeddedPostgres, serve: Any) -> AsyncIterator[Served]:
+    """With keys from the start: the first that schemathesis makes would close a service without."""
+    url = await migrated(postgres, f"schemathesis_{uuid4().hex}")
+    own = {"database_url": url, "api_keys": SecretStr(f"root:{KEY}")}
+    async with serve(create_app(settings.model_copy(update=own))) as served:
+        yield served
+
+
+@pytest.fixture
+async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=served.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+        yield client
+
+
+async def test_no_request_gets_an_answer_off_the_description(served: Served, tmp_path: Path) -> None:
     await keeps_to_the_description(served.url, tmp_path, config="[parameters]\nwait = 0\n")  # for nobody
 
 

@@ -579,3 +579,32 @@ async def test_a_key_is_asked_for_kept_for_the_session_and_never_in_an_address(
         await expect(other.get_by_role("dialog", name="Key")).to_be_visible()
         await page.get_by_role("button", name="Forget key").click()
         await expect(page.get_by_role("dialog", name="Key")).to_be_visible()
+
+
+async def test_with_a_key_that_reads_one_collection_the_page_shows_that_and_says_what_is_not_for_it(
+    browser: Browser, locked: Up
+) -> None:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(base_url=locked.url, headers=headers, timeout=60) as client:
+        for name, collection in (("annual-report.pdf", "reports"), ("wildbienen.pdf", "letters")):
+            form = {"files": {"file": sample(name)}, "data": {"collection": collection}}
+            task_id = (await client.post("/documents", **form)).json()["task_id"]  # type: ignore[arg-type]
+            assert (await client.get(f"/tasks/{task_id}?wait=40")).json()["status"] == "success"
+        wanted = {"name": "reader", "scopes": ["read"], "collections": ["reports"]}
+        secret = (await client.post("/keys", json=wanted)).json()["secret"]
+    async with visiting(browser, locked.url) as visit:
+        visit.is_outage_expected = True  # Chromium tells of each 401 and 403
+        page = await visit.open("#/library")
+        await page.get_by_role("textbox", name="Key").fill(secret)
+        await page.get_by_role("button", name="Continue").click()
+        await expect(page.locator("document-row")).to_have_count(1)
+        await expect(page.locator("document-row")).to_contain_text("annual-report.pdf")
+        await page.goto(f"{locked.url}/#/search?q={QUESTION.replace(' ', '+')}")
+        await expect(page.locator(".hit img").first).to_be_visible()
+        await expect(page.locator("body")).not_to_contain_text("wildbienen.pdf")
+        await page.goto(f"{locked.url}/#/health")
+        await expect(page.get_by_role("heading", name="For administrators")).to_be_visible()
+        await shoot(page, "health-without-the-scope")
+        await drop(page, [sample("salt-marsh-article.pdf")])
+        await page.goto(f"{locked.url}/#/tasks")
+        await expect(page.locator("tasks-view")).to_contain_text("needs a key with the scope write")

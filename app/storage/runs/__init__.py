@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded, WorkerLost
 from app.storage.chunks import without_chunks
 from app.storage.models import Ingestion
+from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import (
     NewIngestion,
     ask,
@@ -301,16 +302,21 @@ async def cancel(connection: AsyncConnection, ingestion_id: UUID, space_id: int)
 
 
 async def cancel_unclaimed(
-    connection: AsyncConnection, collection: str | None, most: int, space_id: int
+    connection: AsyncConnection,
+    collection: str | None,
+    most: int,
+    space_id: int,
+    reach: Reach = EVERYTHING,
 ) -> int:
     """End runs that wait, of a collection if one is named: how many, `most` at a time."""
     found = await connection.execute(
         text(f"""
         SELECT ingestions.id FROM ingestions JOIN documents ON documents.id = document_id
         WHERE {IS_UNCLAIMED} AND (CAST(:collection AS text) IS NULL OR collection = :collection)
+            AND {reach.sql("documents")}
         ORDER BY ingestions.id LIMIT :most FOR UPDATE OF ingestions SKIP LOCKED
         """),
-        {"collection": collection, "most": most},
+        {"collection": collection, "most": most} | reach.parameters,
     )
     waiting = list(found.scalars())
     return len(await _end_for(connection, space_id, Cancelled(), "id = ANY(:ids)", ids=waiting))

@@ -25,10 +25,11 @@ def insert_run(collection: str) -> str:
     """The beginning of a statement; `collection` is SQL."""
     return f"""
     INSERT INTO ingestions
-        (id, document_id, filename, sha256, byte_size, storage_key, password, request_id,
+        (id, document_id, filename, sha256, byte_size, storage_key, password, request_id, asked_by,
             queue, is_bulk, turn)
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
-        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), :request_id, {collection},
+        CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), :request_id,
+        CAST(:asked_by AS text), {collection},
         CAST(:is_bulk AS bool), {new_turn(collection, "CAST(:is_bulk AS bool)")}
 """
 
@@ -37,7 +38,7 @@ def insert_run(collection: str) -> str:
 class NewIngestion:
     """A run to ask for; its file is in the file store already. `password` is encrypted.
 
-    `is_bulk`: others go before it, see `turns`.
+    `asked_by` is the account of the caller. `is_bulk`: others go before it, see `turns`.
     """
 
     ingestion_id: UUID
@@ -46,6 +47,7 @@ class NewIngestion:
     byte_size: int
     storage_key: str
     password: bytes | None = None
+    asked_by: str = ""
     is_bulk: bool = False
     request_id: str | None = None
 
@@ -71,6 +73,7 @@ def values_of(document_id: UUID, ingestion: NewIngestion) -> dict[str, Any]:
         "byte_size": ingestion.byte_size,
         "storage_key": ingestion.storage_key,
         "password": ingestion.password,
+        "asked_by": ingestion.asked_by,
         "is_bulk": ingestion.is_bulk,
         "request_id": ingestion.request_id,
     }

@@ -34,6 +34,7 @@ async def begin(
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
                 chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
+                tokens = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN tokens ELSE 0 END,
                 pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
             WHERE {IS_OURS} RETURNING id, chunks, chunks_hash
         ), unusable AS (SELECT id FROM lease WHERE chunks = 0),
@@ -55,7 +56,8 @@ async def begin_anew(connection: AsyncConnection, lease: Lease, space_id: int) -
         lease,
         f"""
         WITH lease AS (
-            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, chunks = 0, revision = revision + 1
+            UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, chunks = 0, tokens = 0,
+                revision = revision + 1
             WHERE {IS_OURS} RETURNING id
         ), {without_chunks("lease", space_id)}
         SELECT id FROM lease
@@ -85,6 +87,7 @@ async def store(  # noqa: PLR0913 - a batch, and what proves and describes it
         stage=progress.stage,
         pages_done=progress.pages_done,
         stored=chunks[-1].ordinal + 1,
+        new_tokens=sum(chunk.tokens for chunk in chunks),
         language=language.code,
         config=language.config,
         digest=digest,
@@ -98,7 +101,8 @@ def _store(space_id: int) -> str:
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, stage = :stage,
                 pages_done = greatest(pages_done, :pages_done), chunks = :stored,
-                chunks_hash = :digest, losses = 0, deaths = 0, retries = 0, revision = revision + 1,
+                tokens = ingestions.tokens + :new_tokens, chunks_hash = :digest,
+                losses = 0, deaths = 0, retries = 0, revision = revision + 1,
                 language = :language, text_search_config = CAST(:config AS text)
             WHERE {IS_OURS} RETURNING id
         ), batch AS (
