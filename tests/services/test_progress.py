@@ -43,6 +43,7 @@ async def database(postgres: EmbeddedPostgres) -> AsyncIterator[CountingDatabase
     postgres.create_database("progress")
     database = CountingDatabase(postgres.url("progress"))
     async with database.transaction() as connection:
+        await connection.execute(text("CREATE EXTENSION vector"))
         await connection.run_sync(Base.metadata.create_all)
     yield database
     await database.close()
