@@ -34,8 +34,9 @@ class Line:
     queue: TaskQueue
     client: Celery
 
-    def worker(self, **environment: str) -> WorkerProcess:
-        return WorkerProcess(self.environment | environment, self.folder / "worker.log", "--concurrency", "1")
+    def worker(self, pool: str = "prefork", **environment: str) -> WorkerProcess:
+        options = ("--pool", pool, "--concurrency", "1")
+        return WorkerProcess(self.environment | environment, self.folder / "worker.log", *options)
 
     async def ask(self, collection: str, content: bytes) -> UUID:
         """As an upload does it, but for its message."""
@@ -87,7 +88,10 @@ async def test_a_document_waits_for_no_other_collection_and_a_path_for_one_docum
     assert {result["status"] for result in results} == {"success"}
 
 
-async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_worker(line: Line) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_worker(
+    line: Line, pool: str
+) -> None:
     """The worker is told to stop before it has taken in the path's file: only the message knows of it."""
     stub = EmbeddingStub(dimensions=64, delay_seconds=60)
     first = await line.ask("a", write_pdf(line.folder / "one.pdf", pages=1).read_bytes())
@@ -102,12 +106,12 @@ async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_wo
         }
         path = write_pdf(line.folder / "two.pdf", pages=1)
         sent = line.client.send_task("ingest_pdf_task", args=[str(path)])
-        with line.worker(**embedder) as worker:
+        with line.worker(pool, **embedder) as worker:
             await wait_for_row(line.database, str(first), lambda row: row.status == "processing", 40)
             await asyncio.to_thread(worker.stop)
         async with line.database.autocommit() as connection:
             assert await runs.find(connection, UUID(sent.id)) is None
         stub.behaviour.delay_seconds = 0
-        with line.worker(**embedder):
+        with line.worker(pool, **embedder):
             for task_id in (sent.id, str(first)):
                 assert (await get(line.client, task_id, 60))["status"] == "success"
