@@ -44,6 +44,15 @@ class Client:
             timeout=httpx.Timeout(60, connect=5),
         )
 
+    def use_key(self, key: str) -> None:
+        """From now on."""
+        self._http.headers["Authorization"] = f"Bearer {key}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """With the key, for requests of another client."""
+        return {"Authorization": self._http.headers["Authorization"]}
+
     async def __aenter__(self) -> Self:
         """Asks once whether the service is there; later calls survive a restart of it."""
         try:

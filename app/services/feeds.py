@@ -28,10 +28,7 @@ class Scope:
         return frozenset([None] if self.reach.collections is None else map(like, self.reach.collections))
 
     def has(self, status: TaskStatus) -> bool:
-        return self.collection in (None, status.collection) and self.sees(status)
-
-    def sees(self, status: TaskStatus) -> bool:
-        return self.reach.has_document(status.collection, status.document_id)
+        return self.collection in (None, status.collection) and status.is_in(self.reach)
 
 
 class Feed:
@@ -83,8 +80,8 @@ class Feed:
             await self._changed.wait()
 
     def _is_own(self, status: TaskStatus) -> bool:
-        if status.task_id in self._seen:  # a document that is deleted has no collection any more
-            return status.collection is None or self.wanted.sees(status)
+        if status.task_id in self._seen:
+            return status.is_in(self.wanted.reach)
         return self.wanted.task_ids is None and self.wanted.has(status)
 
     def _is_news(self, status: TaskStatus) -> bool:

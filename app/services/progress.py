@@ -92,7 +92,7 @@ class ProgressWatcher:
         """Many tasks to follow with `changes`. Raises TaskNotFound when none of those named exists."""
         if wanted.task_ids is None:
             return Feed(wanted, await self._read([], wanted.patterns))
-        statuses = [status for status in await self._read(wanted.task_ids) if wanted.sees(status)]
+        statuses = [status for status in await self._read(wanted.task_ids) if status.is_in(wanted.reach)]
         if not statuses:
             raise TaskNotFound
         return Feed(wanted, statuses)
@@ -222,8 +222,7 @@ class ProgressWatcher:
 class VisibleTasks:
     """The tasks of a watcher as a caller sees them: one of a document out of reach is one that is not there.
 
-    The end of one that he follows is told him, whatever becomes of its document; when that leaves his reach
-    it ends there.
+    When a document leaves his reach, what he follows of it ends there.
     """
 
     watcher: ProgressWatcher
@@ -231,26 +230,20 @@ class VisibleTasks:
 
     async def status(self, task_id: UUID) -> TaskStatus:
         """As it is after this call. Raises TaskNotFound."""
-        status = await self.watcher.status(task_id)
-        if not self._sees(status):
-            raise TaskNotFound
-        return status
+        return self._visible(await self.watcher.status(task_id))
 
     async def wait(self, task_id: UUID, seconds: float) -> TaskStatus:
         """The status once it is final, or as it is after `seconds`. Raises TaskNotFound."""
         if self.reach.is_bound:
             await self.status(task_id)  # before it is waited for: that would tell that it is there
-        status = await self.watcher.wait(task_id, seconds)
-        if status.collection is not None and not self._sees(status):
-            raise TaskNotFound
-        return status
+        return self._visible(await self.watcher.wait(task_id, seconds))
 
     async def events(self, task_id: UUID) -> AsyncGenerator[TaskStatus]:
         """The status now and after each change, to the final one. Raises TaskNotFound before the first."""
         is_known = False
         async with aclosing(self.watcher.events(task_id)) as statuses:
             async for status in statuses:
-                if not self._sees(status) and not (is_known and status.collection is None):
+                if not status.is_in(self.reach):
                     break
                 is_known = True
                 yield status
@@ -268,8 +261,10 @@ class VisibleTasks:
         """Those asked for last come first."""
         return await self.watcher.list_tasks(wanted, after, limit, self.reach)
 
-    def _sees(self, status: TaskStatus) -> bool:
-        return self.reach.has_document(status.collection, status.document_id)
+    def _visible(self, status: TaskStatus) -> TaskStatus:
+        if not status.is_in(self.reach):
+            raise TaskNotFound
+        return status
 
 
 class _Places:

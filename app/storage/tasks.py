@@ -20,7 +20,7 @@ class TaskStatus:
     """`queue_position` counts from 1, of what is queued only, and is not in the row: see `list_queue`.
 
     `result` is None until the status is final. `collection` is None, and `filename` empty, once the document
-    is deleted; `is_served`: a search finds this run's chunks.
+    is deleted, `queue` is the one that it was asked for in; `is_served`: a search finds this run's chunks.
     """
 
     task_id: UUID
@@ -45,6 +45,11 @@ class TaskStatus:
     is_served: bool = False
     worker: str | None = None
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    queue: str | None = None
+
+    def is_in(self, reach: Reach) -> bool:
+        """Whether its document is; of one that is deleted, whether it was when this was asked for."""
+        return reach.has_document(self.collection or self.queue, self.document_id)
 
     @property
     def is_final(self) -> bool:
@@ -157,7 +162,7 @@ _COLUMNS = """
     i.id, i.document_id, i.status, i.stage, i.pages_done, i.pages_total, i.pages_failed,
         i.pages_without_text, i.engine, i.chunks, i.attempt, i.next_attempt_at, i.error_code, i.error_message,
         i.revision, i.created_at, i.started_at, i.finished_at, i.filename, i.byte_size, i.worker,
-        i.stage_seconds, d.collection, d.latest_ingestion_id IS NOT DISTINCT FROM i.id AS is_latest,
+        i.stage_seconds, i.queue, d.collection, d.latest_ingestion_id IS NOT DISTINCT FROM i.id AS is_latest,
         d.live_ingestion_id IS NOT DISTINCT FROM i.id AS is_served
 """
 _DOCUMENT = f"LEFT JOIN documents d ON d.id = i.document_id AND {stays('d')}"
@@ -237,4 +242,5 @@ def _task_status(row: Any) -> TaskStatus:
         is_served=row.is_served,
         worker=row.worker,
         stage_seconds=row.stage_seconds,
+        queue=row.queue,
     )

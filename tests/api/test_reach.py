@@ -421,6 +421,11 @@ async def test_who_waits_for_a_task_hears_its_end_though_its_document_is_deleted
     await asyncio.sleep(0.5)
     assert (await root.delete(f"/documents/{waiting['document_id']}")).status_code == 204
     assert (await asking).json()["status"] == "cancelled"
+    assert (await bound.get(f"/tasks/{waiting['task_id']}")).json()["status"] == "cancelled"
+    elsewhere = await upload(root, FOREIGN, b"%PDF-1.4 " + uuid4().bytes, "a.pdf")
+    await root.delete(f"/documents/{elsewhere['document_id']}")
+    for path in (f"/tasks/{elsewhere['task_id']}", f"/tasks/{elsewhere['task_id']}/events"):
+        assert (await bound.get(path)).json()["code"] == "task_not_found"
 
 
 async def test_the_deletion_of_a_collection_is_a_task_of_those_who_may_see_it(

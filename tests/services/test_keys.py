@@ -2,15 +2,18 @@
 
 import asyncio
 import hmac
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import DatabaseUnavailable, KeyUnknown
 from app.local.embedded import EmbeddedPostgres, free_port
-from app.services.keys import Caller, KeyRing, Keys
+from app.services.keys import FRESH_SECONDS, Caller, KeyRing, Keys
 from app.services.tokens import Claims, Signer
 from app.storage.database import Database
 from tests.databases import migrated
@@ -131,3 +134,28 @@ async def test_a_database_that_says_nothing_does_not_hold_the_guard_up() -> None
     await keys.close()
     await silent.close()
     server.close()
+
+
+class CountingDatabase(Database):
+    taken = 0
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        self.taken += 1
+        async with super().transaction() as connection:
+            yield connection
+
+
+async def test_a_request_asks_the_database_nothing_for_its_key(postgres: EmbeddedPostgres) -> None:
+    """Once a second all keys are read, and what was counted is written, whatever comes meanwhile."""
+    database = CountingDatabase(await migrated(postgres, f"keys_{uuid4().hex}"))
+    keys = Keys(database, KeyRing())
+    _, secret = await keys.create(uuid4().hex, ["admin"], limits={"requests_per_minute": 100_000})
+    before, began = database.taken, time.monotonic()
+    for _ in range(2_000):
+        caller = await keys.caller(secret.encode())
+        assert caller is not None
+        assert keys.count_request(caller)
+    assert database.taken - before <= 2 + (time.monotonic() - began) / FRESH_SECONDS
+    await keys.close()
+    await database.close()

@@ -192,7 +192,7 @@ async def _kill_api_in_upload(world: World, specimen: Specimen) -> None:
         yield content[len(content) // 2 :] + b"\r\n--x--\r\n"
 
     async def send() -> bool:
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        headers = {"Content-Type": "multipart/form-data; boundary=x"} | world.client.headers
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             try:
                 await client.post(f"{world.stack.url}/documents", content=body(), headers=headers)

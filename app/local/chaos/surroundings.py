@@ -63,7 +63,9 @@ async def _asking(world: World) -> AsyncIterator[None]:
     answers: list[float] = []
 
     async def ask() -> None:
-        async with httpx.AsyncClient(base_url=world.stack.url, timeout=120, trust_env=False) as client:
+        async with httpx.AsyncClient(
+            base_url=world.stack.url, headers=world.client.headers, timeout=120, trust_env=False
+        ) as client:
             while True:
                 began = time.monotonic()
                 await client.get("/documents?limit=1")

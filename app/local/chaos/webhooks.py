@@ -37,7 +37,7 @@ async def tell_webhooks(world: World) -> None:
 
 async def _add(world: World, url: str) -> None:
     asked = {"url": url, "events": ["document.ready"], "collections": [world.collection]}
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(headers=world.administrator.headers, trust_env=False) as client:
         made = await client.post(f"{world.stack.url}/webhooks", json=asked)
     made.raise_for_status()
 

@@ -51,6 +51,8 @@ class World:
 
     stack: Stack
     client: Client
+    """With a key that is bound to the collection."""
+    administrator: Client
     stub: EmbeddingStub
     watcher: Watcher
     chance: Random
@@ -86,6 +88,8 @@ class World:
 
     async def begin(self, collection: str) -> None:
         self.collection = collection
+        bound = {"name": collection, "scopes": ["read", "write"], "collections": [collection]}
+        self.client.use_key((await self.administrator.create_key(bound))["secret"])
         self.accepted, self.excused, self.replaced = {}, {}, {}
         self.notes, self.mistakes, self.faults, self.may_leave_files = [], [], 0, False
         self.uploading = None
@@ -250,6 +254,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
     say: Say,
 ) -> AsyncIterator[World]:
     """Start everything; at the end stop everything. Raises ServerFailed."""
+    key = uuid4().hex
     stub = EmbeddingStub(dimensions=DIMENSIONS, delay_seconds=EMBEDDING_SECONDS)
     with serving(stub.app) as embedding_url:
         stack = Stack(
@@ -258,16 +263,19 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
             workers=PROCESSES,
             say=say,
             worker_names=WORKERS,
-            settings=_settings(embedding_url, data_dir.parent),
+            settings=_settings(embedding_url, data_dir.parent, key),
         )
         async with (
             stack,
             Client(stack.url) as client,
+            Client(stack.url) as administrator,
             Watcher(stack.environment["DATABASE_URL"]) as watcher,
         ):
+            administrator.use_key(key)
             yield World(
                 stack=stack,
                 client=client,
+                administrator=administrator,
                 stub=stub,
                 watcher=watcher,
                 chance=Random(seed),  # noqa: S311 - the same every time is the point
@@ -281,7 +289,7 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
             )
 
 
-def _settings(embedding_url: str, documents: Path) -> dict[str, str]:
+def _settings(embedding_url: str, documents: Path, key: str) -> dict[str, str]:
     return {
         "INGEST_FOLDERS": str(documents),
         "EMBEDDING_PROVIDER": "openai",
@@ -294,7 +302,7 @@ def _settings(embedding_url: str, documents: Path) -> dict[str, str]:
         "CHUNK_TOKENS": "256",
         "MAX_QUEUED": "10000",
         "DATABASE_PGBOUNCER": "false",
-        "API_KEYS": "",
+        "API_KEYS": f"administrator:{key}",
         "WEBHOOK_ALLOW_PRIVATE": "true",
         "LOG_LEVEL": "INFO",
     }
