@@ -47,15 +47,21 @@ class WebhookReceiver:
         return [message for message in self.messages if message.status < 300]
 
     async def _receive(self, request: Request) -> Response:
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             body = await request.body()
-            await asyncio.sleep(self.delay_seconds)
         except ClientDisconnect:  # killed while it sent
             return Response(status_code=499)
-        finally:
-            self.in_flight -= 1
+        await self._take_time()
         answer = self.answers.pop(0) if self.answers else Response(status_code=204)
         self.messages.append(ReceivedMessage(dict(request.headers), body, answer.status_code))
         return answer
+
+    async def _take_time(self) -> None:
+        """As long as it was told before anybody could see that something is in flight."""
+        delay_seconds = self.delay_seconds
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(delay_seconds)
+        finally:
+            self.in_flight -= 1
