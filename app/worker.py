@@ -117,10 +117,7 @@ def is_done_by_next(task: Task, ingestion_id: UUID, file_path: str) -> bool:
     """
     message = Message(ingestion_id, is_bell=is_announced_by_row(ingestion_id, file_path))
     try:
-        bridge.run(work_on_next, message)
-    except (TimeoutError, SoftTimeLimitExceeded):
-        if message.claimed:
-            message.result = bridge.run(give_up, message.claimed)
+        work_on_next_within_limit(message)
     except PDFIngestError:  # the database is away: the sweeper rings again
         pass
     except asyncio.CancelledError as error:  # the worker shuts down: somebody else goes on
@@ -131,6 +128,14 @@ def is_done_by_next(task: Task, ingestion_id: UUID, file_path: str) -> bool:
     if message.claimed and message.result:
         store_result(task, str(message.claimed), message.result)
     return message.is_bell
+
+
+def work_on_next_within_limit(message: Message) -> None:
+    try:
+        bridge.run(work_on_next, message)
+    except (TimeoutError, SoftTimeLimitExceeded):
+        if message.claimed:
+            message.result = bridge.run(give_up, message.claimed)
 
 
 async def work_on_next(message: Message) -> None:

@@ -17,6 +17,7 @@ from app.services.progress import ProgressWatcher, ingestion_id_of
 from app.storage.database import Database
 from app.storage.models import Base
 from app.storage.tasks import TaskStatus, list_changes
+from tests.databases import migrated
 
 
 class CountingDatabase(Database):
@@ -40,11 +41,7 @@ class CountingDatabase(Database):
 @pytest.fixture(scope="module")
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[CountingDatabase]:
     """A database of its own, so that no worker of other tests takes the tasks."""
-    postgres.create_database("progress")
-    database = CountingDatabase(postgres.url("progress"))
-    async with database.transaction() as connection:
-        await connection.execute(text("CREATE EXTENSION vector"))
-        await connection.run_sync(Base.metadata.create_all)
+    database = CountingDatabase(await migrated(postgres, "progress"))
     yield database
     await database.close()
 
