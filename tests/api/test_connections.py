@@ -144,7 +144,8 @@ async def test_kept_connections_and_silent_streams_are_left_alone(impatient: Ser
 
 @pytest.mark.parametrize("starter", ["Dockerfile", "app/local/stack.py"])
 def test_whoever_starts_the_service_starts_it_with_these_limits(starter: str) -> None:
-    assert f"{TimedHTTP.__module__}:{TimedHTTP.__name__}" in (PROJECT / starter).read_text()
+    assert "app.serve" in (PROJECT / starter).read_text()
+    assert f"{TimedHTTP.__module__}:{TimedHTTP.__name__}" in (PROJECT / "app/serve.py").read_text()
 
 
 def test_a_server_takes_as_many_connections_as_the_system_lets_it() -> None:

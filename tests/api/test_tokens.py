@@ -193,14 +193,22 @@ async def test_a_link_opens_a_file_or_a_page_and_nothing_else(
 
 
 async def test_no_log_line_has_the_token_of_a_link(
-    served: Served, anybody: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, capfd: Any
+    served: Served,
+    anybody: httpx.AsyncClient,
+    caplog: pytest.LogCaptureFixture,
+    capfd: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     token = await token_of(anybody, ROOT)
-    with caplog.at_level(logging.DEBUG):
+    access = logging.getLogger("uvicorn.access")
+    for name, value in (("propagate", True), ("disabled", False)):  # whatever other tests have set up
+        monkeypatch.setattr(access, name, value)
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, access.name):
         logging.getLogger("httpx").setLevel("WARNING")  # the client's own
         logging.getLogger("httpcore").setLevel("WARNING")
-        await anybody.get(f"/documents/{uuid4()}/file", params={"token": token})
-        await anybody.get(f"/documents/{uuid4()}/file", params={"token": token[:-1]})
+        async with httpx.AsyncClient(base_url=served.url) as client:  # a connection looks once at who listens
+            await client.get(f"/documents/{uuid4()}/file", params={"token": token})
+            await client.get(f"/documents/{uuid4()}/file", params={"token": token[:-1]})
     output = capfd.readouterr()
     told = caplog.text + output.out + output.err
     assert "request refused" in told
