@@ -46,7 +46,8 @@ test-bare: install ## Run the tests that use programs of the system again, on a 
 		if [ -x $$program ]; then ln -s $$program .venv/bare/; fi; \
 	done
 	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" -rs \
-		tests/pdf tests/test_hostile_files.py tests/test_readme.py
+		tests/pdf/test_forms.py tests/pdf/test_ocr.py tests/pdf/test_reader.py tests/pdf/test_verdicts.py \
+		tests/test_hostile_files.py tests/test_pgbouncer.py tests/test_readme.py
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest --ignore tests/browser

@@ -163,6 +163,7 @@ async def test_sigterm_ends_all_soon_and_loses_nothing(environment: dict[str, st
     assert found == "queued"
 
 
+@pytest.mark.heavy
 async def test_who_kills_the_parent_kills_all(environment: dict[str, str], tmp_path: Path) -> None:
     with Served(environment, tmp_path / "log") as served:
         processes = served.processes()

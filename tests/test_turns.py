@@ -98,6 +98,7 @@ async def test_a_document_waits_for_no_other_collection_and_a_path_for_one_docum
     assert {result["status"] for result in results} == {"success"}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_worker(
     line: Line, pool: str
@@ -120,6 +121,7 @@ async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_wo
                 assert (await get(line.client, task_id, 60))["status"] == "success"
 
 
+@pytest.mark.heavy
 async def test_the_time_limit_of_a_run_taken_in_its_turn_is_its_own_verdict(line: Line) -> None:
     stub = EmbeddingStub(dimensions=64, delay_seconds=60)
     first, second = [

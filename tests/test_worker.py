@@ -255,6 +255,7 @@ async def test_a_killed_child_is_replaced_and_its_work_continued(
     assert (result["status"], row.attempt, row.deaths) == ("success", 2, 0)
 
 
+@pytest.mark.heavy
 async def test_a_document_whose_reader_is_killed_is_read_again(
     worker: WorkerProcess, client: Celery, worker_database: Database, incoming: Path
 ) -> None:
@@ -272,6 +273,7 @@ async def test_a_document_whose_reader_is_killed_is_read_again(
     assert (result["status"], row.attempt, row.pages_failed) == ("success", 2, [])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "limit", ["WORKER_MAX_TASKS", pytest.param("WORKER_MAX_MEMORY_MB", marks=pytest.mark.heavy)]
 )
@@ -293,6 +295,7 @@ async def test_a_process_is_replaced_after_its_share_of_work_and_nothing_is_lost
     assert [(row.status, row.attempt) for row in rows] == [("success", 1)] * 3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("pool", [pytest.param("solo", marks=pytest.mark.heavy), "threads"])
 async def test_other_pools_do_the_same(
     environment: dict[str, str], client: Celery, incoming: Path, tmp_path: Path, pool: str
@@ -408,6 +411,7 @@ async def wait_until_nobody_is_connected(database: Database, seconds: float = 5)
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.heavy
 async def test_celerys_own_soft_limit_is_a_verdict_too(
     stuck_environment: dict[str, str],
     stuck_client: Celery,
@@ -428,6 +432,7 @@ async def test_celerys_own_soft_limit_is_a_verdict_too(
     assert await row_of(stuck_database, sent.id) == row
 
 
+@pytest.mark.heavy
 async def test_a_revoked_task_releases_its_work_to_whoever_hears_the_next_ring(
     stuck_environment: dict[str, str],
     stuck_client: Celery,
@@ -452,6 +457,7 @@ async def test_a_revoked_task_releases_its_work_to_whoever_hears_the_next_ring(
     assert (again.attempt, again.losses) == (2, 0)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "signals",
     [[signal.SIGQUIT], pytest.param([signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.heavy)],
@@ -489,6 +495,7 @@ async def test_a_worker_ended_in_a_hurry_leaves_its_work_queued_and_nothing_else
     queue.close()
 
 
+@pytest.mark.heavy
 async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
     environment: dict[str, str], incoming: Path, tmp_path: Path
 ) -> None:

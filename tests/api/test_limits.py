@@ -66,6 +66,7 @@ async def upload(
     return await client.post("/documents", headers=bearer(key), **form)  # type: ignore[arg-type]
 
 
+@pytest.mark.heavy
 async def test_requests_of_a_minute_are_counted_and_told(
     anybody: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:

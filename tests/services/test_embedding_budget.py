@@ -222,6 +222,7 @@ def settings(own_database_url: str, stub: EmbeddingStub, tmp_path: Path) -> Iter
         )
 
 
+@pytest.mark.heavy
 async def test_a_document_that_waits_for_its_turns_keeps_its_lease_and_is_charged_nothing(
     database: Database, settings: Settings, stub: EmbeddingStub
 ) -> None:
@@ -266,6 +267,7 @@ async def test_a_small_document_is_done_long_before_a_large_one_that_began_first
         assert await run > stored + 5
 
 
+@pytest.mark.heavy
 async def test_all_wait_as_long_as_the_server_asks_one_to(
     database: Database, settings: Settings, stub: EmbeddingStub
 ) -> None:

@@ -269,6 +269,7 @@ async def test_secrets_are_not_readable_in_the_database(post: Post, url: str) ->
     assert secret.removeprefix("whsec_").encode() not in stored
 
 
+@pytest.mark.heavy
 async def test_what_is_refused_is_tried_again_later_and_later_under_one_id_and_given_up_at_last(
     post: Post, receiver: WebhookReceiver, url: str
 ) -> None:
