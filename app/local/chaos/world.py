@@ -51,7 +51,7 @@ class World:
 
     stack: Stack
     client: Client
-    """With a key that is bound to the collection."""
+    """With a key that is bound to what the scenario has ingested."""
     administrator: Client
     stub: EmbeddingStub
     watcher: Watcher
@@ -88,7 +88,8 @@ class World:
 
     async def begin(self, collection: str) -> None:
         self.collection = collection
-        bound = {"name": collection, "scopes": ["read", "write"], "collections": [collection]}
+        places = [collection, "default"]  # where the documents of tasks are that name a path
+        bound = {"name": collection, "scopes": ["read", "write"], "collections": places}
         self.client.use_key((await self.administrator.create_key(bound))["secret"])
         self.accepted, self.excused, self.replaced = {}, {}, {}
         self.notes, self.mistakes, self.faults, self.may_leave_files = [], [], 0, False
