@@ -410,7 +410,11 @@ class RAGService:
         return chunks
 
     async def _renew_for_ever(self, lease: Lease, progress: Progress) -> None:
-        """The heartbeat. Raises LeaseLost."""
+        """The heartbeat. Raises LeaseLost, except while the work is published.
+
+        Publishing ends the lease itself, and may do so while a heartbeat waits for the row; whether the lease
+        was ours is proven by what publishes.
+        """
         pause_seconds = FIRST_HEARTBEAT_SECONDS
         while True:
             await asyncio.sleep(pause_seconds)
@@ -418,6 +422,10 @@ class RAGService:
             try:
                 async with self.database.autocommit() as connection:
                     await runs.renew(connection, lease, progress)
+            except LeaseLost:
+                if progress.stage == "publishing":
+                    return
+                raise
             except Temporary:  # late is not lost: as long as the epoch is ours, we go on
                 continue
 
