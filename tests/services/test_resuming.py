@@ -164,12 +164,16 @@ async def test_chunks_without_a_hash_are_not_gone_on_with(services: Services, st
 async def test_a_heartbeat_that_waits_behind_the_publishing_loses_no_lease(services: Services) -> None:
     """The run's row is locked by what publishes it for longer than a heartbeat, as on a busy disk."""
     async with services.database.transaction() as connection:
-        await connection.execute(text("""
+        await connection.execute(
+            text("""
             CREATE FUNCTION slow_disk() RETURNS trigger LANGUAGE plpgsql AS
             $$ BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$
-        """))
-        await connection.execute(text("""
+        """)
+        )
+        await connection.execute(
+            text("""
             CREATE TRIGGER slow_disk AFTER UPDATE ON ingestions FOR EACH ROW
             WHEN (NEW.status = 'success') EXECUTE FUNCTION slow_disk()
-        """))
+        """)
+        )
     assert await services.rag.ingest_pdf("", await upload(services)) > 0
