@@ -9,7 +9,7 @@ from functools import partial
 import structlog
 
 from app.config import Settings
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import PROBE, Embedder
 from app.embeddings.budget import Budget, NoBudget
 from app.pdf.reader import PDFReader
@@ -220,7 +220,7 @@ def _budget(settings: Settings, database: Database) -> Budget:
 
 def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager[Embedder]:
     batch_tokens = settings.embedding_batch_tokens
-    return open_embedder(
+    options = EmbedderOptions(
         provider=settings.embedding_provider,
         model=settings.embedding_model,
         dimensions=settings.embedding_dimensions,
@@ -235,8 +235,8 @@ def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager
         passage_prefix=settings.embedding_passage_prefix,
         model_path=settings.embedding_model_path,
         threads=settings.embedding_threads,
-        budget=budget,
     )
+    return open_embedder(options, budget)
 
 
 def _cached(settings: Settings, embedder: Embedder, database: Database) -> Embedder:
