@@ -1,6 +1,7 @@
 """Settings, and the file that lists them."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -65,6 +66,22 @@ def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "4001")
     with pytest.raises(ValidationError, match="less than or equal to 4000"):
         Settings()
+
+
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_beyond_what_the_parts_can_count(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert len(NUMBERS) > 20
+    for huge in (10**18, "inf", "1e30"):
+        monkeypatch.setenv(name.upper(), str(huge))
+        with pytest.raises(ValidationError, match=name):
+            Settings()
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
