@@ -1,6 +1,7 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ _OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Re
 MOST = 2_000_000_000
 MOST_BYTES = 10**15
 MOST_DAYS = 36_500
+FERNET_KEY_BYTES = 32
 
 
 class Settings(BaseSettings):
@@ -234,7 +236,18 @@ class Settings(BaseSettings):
         """Of the file, which may not have been made yet."""
         if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
             self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
+        if self.secret_key is not None and not _is_fernet_key(self.secret_key.get_secret_value()):
+            raise ValueError(
+                "SECRET_KEY, or what is in SECRET_KEY_FILE, must be a Fernet key: 32 bytes as URL-safe base64"
+            )
         return self
+
+
+def _is_fernet_key(key: str) -> bool:
+    try:
+        return len(urlsafe_b64decode(key)) == FERNET_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _without_secrets(url: str) -> str:
