@@ -2,6 +2,7 @@
 
 import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
+import { inWords } from "./filter-form.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
@@ -11,13 +12,7 @@ const PAUSE = 180;
 const SAMPLES = ["annual-report.pdf", "salt-marsh-article.pdf", "wildbienen.pdf"];
 const FIRST_SEARCH = "How much power did the turbines make from July to September?";
 const MODES = { hybrid: "Meaning and words", vector: "Meaning", text: "Words" };
-const OPERATORS = { eq: "is", ne: "is not", gt: "is over", gte: "is at least", lt: "is under", lte: "is at most", in: "is one of", nin: "is none of" };
 const PARTS = { words: "Words", vector: "Meaning", document: "Document", coverage: "Words covered", phrase: "Exact phrase" };
-
-const valueOf = (text) => {
-  if (/^(true|false|null)$/.test(text)) return JSON.parse(text);
-  return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
-};
 
 const isFilter = (text) => {
   try { return typeof JSON.parse(text) === "object"; } catch { return false; }
@@ -97,6 +92,8 @@ class SearchView extends HTMLElement {
       documents: address.getAll("document"), where: address.getAll("where").filter(isFilter),
     };
     if (this.asked && JSON.stringify(asked) === JSON.stringify(this.asked)) return;
+    const form = this.querySelector("filter-form");
+    if (form && asked.collection !== this.asked.collection) form.load(asked.collection);
     this.asked = asked;
     if (this.input.value.trim() !== asked.q) this.input.value = asked.q;
     if (document.activeElement === document.body || document.activeElement?.id === "main") this.input.focus();
@@ -276,7 +273,7 @@ class SearchView extends HTMLElement {
 
   async #showFilters() {
     const collections = await this.#collectionsOnce();
-    if (!this.isConnected || !collections || this.querySelector(".filter-form")) return;
+    if (!this.isConnected || !collections || this.querySelector("filter-form")) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
     const amount = Object.fromEntries(collections.map((one) => [one.name, one.documents.ready]));
@@ -306,25 +303,15 @@ class SearchView extends HTMLElement {
   }
 
   #addFilter() {
-    const key = h("input", { placeholder: "year", "aria-label": "Field", list: "fields", required: true, autocomplete: "off" });
-    const operator = h("select", { "aria-label": "Comparison" }, ...Object.entries(OPERATORS).map(([value, label]) => h("option", { value }, label)));
-    const value = h("input", { placeholder: "2025", "aria-label": "Value", required: true, autocomplete: "off" });
-    const form = h("form", { class: "row filter-form", onsubmit: (event) => {
-      event.preventDefault();
-      const many = operator.value === "in" || operator.value === "nin";
-      const given = many ? value.value.split(",").map((one) => valueOf(one.trim())) : valueOf(value.value.trim());
-      close();
-      this.#go({ where: [...this.asked.where, JSON.stringify({ type: operator.value, key: key.value.trim(), value: given })] });
-    }, onkeydown: (event) => event.key === "Escape" && close() },
-      h("datalist", { id: "fields" }, ...["filename", "pages", "language", "created_at"].map((name) => h("option", { value: name }))),
-      key, operator, value, h("button", { class: "primary" }, "Add"));
-    const close = () => {
+    const form = h("filter-form", { onend: ({ detail: filter }) => {
       form.remove();
       this.#showFilters();
       this.input.focus();
-    };
+      if (filter) this.#go({ where: [...this.asked.where, JSON.stringify(filter)] });
+    } });
     this.filters.lastElementChild.replaceWith(form);
-    key.focus();
+    form.field.focus();
+    form.load(this.asked.collection);
   }
 
   #curl() {
@@ -394,11 +381,6 @@ class SearchView extends HTMLElement {
   }
 }
 customElements.define("search-view", SearchView);
-
-function inWords(filter) {
-  if (!OPERATORS[filter.type]) return JSON.stringify(filter);
-  return `${filter.key} ${OPERATORS[filter.type]} ${Array.isArray(filter.value) ? filter.value.join(", ") : filter.value}`;
-}
 
 function meter(value, most = 1) {
   const bar = h("i", {});
