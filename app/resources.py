@@ -16,7 +16,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
-from app.services.backfill import DocumentWords, Languages
+from app.services.backfill import DocumentWords, Languages, TitleWords
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
@@ -114,6 +114,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             duties=(
                 Languages(database, LanguageDetector(), resources.text_search),
                 DocumentWords(database),
+                TitleWords(database),
             ),
         )
         await closing.enter_async_context(_sweeping(sweeper))

@@ -52,6 +52,7 @@ from app.storage.passwords import PasswordCipher
 from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
 from app.storage.tasks import has_task
+from app.storage.title_words import store_title
 
 log = structlog.get_logger()
 
@@ -259,6 +260,8 @@ class DocumentService:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
+            if change.is_title_given:
+                await store_title(connection, document_id, change.title)
         audit("document.change", document_id=document_id, collection=change.collection)
         return await self.find(document_id)
 
