@@ -14,6 +14,10 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("document_words", sa.Column("text_share", sa.REAL(), nullable=True))
+    op.add_column(
+        "ingestions",
+        sa.Column("has_counted_title", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+    )
 
 
 def downgrade() -> None:
@@ -21,3 +25,4 @@ def downgrade() -> None:
     op.execute("DELETE FROM document_words WHERE text_share = 0")
     op.execute("UPDATE document_words SET share = text_share WHERE text_share > 0")
     op.drop_column("document_words", "text_share")
+    op.drop_column("ingestions", "has_counted_title")

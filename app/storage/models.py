@@ -121,6 +121,7 @@ class Ingestion(Base):
     chunks: Mapped[int] = mapped_column(server_default="0")
     tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     has_counted_words: Mapped[bool] = mapped_column(server_default=sql("false"))
+    has_counted_title: Mapped[bool] = mapped_column(server_default=sql("false"))
     chunks_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")

@@ -16,9 +16,7 @@ from app.storage.languages import CONFIG_OF_OLD, text_search_vector
 from app.storage.runs.conditions import IS_OPEN
 
 # A condition on `documents d` and `ingestions i`, for backfill.find_lacking.
-LACKS_TITLE: Final = """d.title IS NOT NULL AND i.has_counted_words AND NOT EXISTS (
-    SELECT FROM document_words WHERE document_words.ingestion_id = i.id AND text_share IS NOT NULL
-)"""
+LACKS_TITLE: Final = "d.title IS NOT NULL AND i.has_counted_words AND NOT i.has_counted_title"
 
 
 async def count_title(connection: AsyncConnection, ingestion_id: UUID) -> None:
@@ -47,15 +45,17 @@ async def store_title(connection: AsyncConnection, document_id: UUID, title: str
 _IS_GONE: Final = """old.ingestion_id = version_id AND NOT EXISTS (
     SELECT FROM word WHERE word.version_id = old.ingestion_id AND word.lexeme = old.lexeme
 )"""
-# The version's row is locked: a run that ends meanwhile would delete its words without seeing ours.
+# The version's row is held: a run that ends meanwhile would delete its words without seeing ours.
 _STORE_TITLE: Final = sql(f"""
     WITH document AS MATERIALIZED (
         SELECT live_ingestion_id, latest_ingestion_id FROM documents
         WHERE id = :document_id AND title IS NOT DISTINCT FROM CAST(:title AS text) FOR KEY SHARE
-    ), version AS MATERIALIZED (
-        SELECT id AS version_id, CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
-        FROM document JOIN ingestions ON id = live_ingestion_id OR id = latest_ingestion_id AND {IS_OPEN}
-        WHERE has_counted_words FOR SHARE OF ingestions
+    ), version AS (
+        UPDATE ingestions SET has_counted_title = true FROM document
+        WHERE id = ANY (ARRAY[live_ingestion_id, latest_ingestion_id])
+            AND (id = live_ingestion_id OR {IS_OPEN}) AND has_counted_words
+        RETURNING id AS version_id,
+            CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
     ), word AS MATERIALIZED (
         SELECT version_id, lexeme
         FROM version, unnest({text_search_vector("config", "CAST(:words AS text)")})
