@@ -4,6 +4,7 @@ import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
 import { inWords } from "./filter-form.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
+import { marksIn } from "./marks.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
 import { store } from "./tasks.js";
@@ -18,11 +19,6 @@ const isFilter = (text) => {
   try { return typeof JSON.parse(text) === "object"; } catch { return false; }
 };
 
-// The service finds a word in all its forms; what is marked here begins like it.
-const stem = (word) => (word.length < 5 ? word : word.slice(0, word.length < 7 ? -1 : -2));
-
-const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-
 // Of its pages the one that has most of its lines.
 function pageOf(hit) {
   const lines = new Map();
@@ -34,22 +30,19 @@ function pageOf(hit) {
 function passage(hit, isWhole) {
   const whole = hit.text.replace(/\s+/g, " ").trim();
   const text = hit.heading && whole.startsWith(`${hit.heading} `) ? whole.slice(hit.heading.length + 1) : whole;
-  const words = hit.matched.map(stem).sort((a, b) => b.length - a.length).map(escaped);
-  const pattern = words.length ? new RegExp(`(?<![\\p{L}\\p{N}])(?:${words.join("|")})[\\p{L}\\p{N}]*`, "giu") : null;
+  const marks = marksIn(text, hit.matched);
   let from = 0;
-  if (!isWhole && pattern) {
-    const first = text.search(pattern);
+  if (!isWhole && marks.length) {
+    const [first] = marks[0];
     const sentence = text.lastIndexOf(". ", first) + 2;
     if (first > 160) from = sentence > 1 && first - sentence < 200 ? sentence : text.indexOf(" ", first - 120) + 1;
   }
-  const shown = (from > 0 ? "… " : "") + text.slice(from);
-  const parts = [];
-  let end = 0;
-  for (const match of pattern ? shown.matchAll(pattern) : []) {
-    parts.push(shown.slice(end, match.index), h("mark", {}, match[0]));
-    end = match.index + match[0].length;
+  const parts = [from > 0 && "… "];
+  for (const [begin, end] of marks) {
+    parts.push(text.slice(from, begin), h("mark", {}, text.slice(begin, end)));
+    from = end;
   }
-  return [...parts, shown.slice(end)];
+  return [...parts, text.slice(from)];
 }
 
 class SearchView extends HTMLElement {

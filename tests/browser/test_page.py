@@ -287,6 +287,42 @@ async def yellow_share(viewer: Locator) -> float:
     return share
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "marked"),
+    [
+        (["port"], "The port has ports; a portfolio, portable, portal, important.", ["port", "ports"]),
+        (["company"], "Companies, the company's accompanied", ["Companies", "company"]),
+        (
+            ["running", "stop"],
+            "It runs, ran, will run, stopped, stops; top",
+            ["runs", "run", "stopped", "stops"],
+        ),
+        (
+            ["operate"],
+            "operations of an operating operator, opening",
+            ["operations", "operating", "operator"],
+        ),
+        (["eagles", "q3"], "An eagle, eaglet. Q3 and Q34", ["eagle", "eaglet", "Q3"]),
+        (["uber", "déclarées"], "Über allem, déclarer; Uberto", ["Über", "déclarer"]),
+        (["契約", "約書"], "取引先との契約書を確認", ["契約書"]),
+        (["a+b", "."], "a+b. (a)", []),
+        ([], "nothing", []),
+    ],
+)
+async def test_forms_of_the_words_that_were_found_are_marked(
+    visit: Visit, words: list[str], text: str, marked: list[str]
+) -> None:
+    page = await visit.open()
+    found = await page.evaluate(
+        """async ([text, words]) => {
+            const { marksIn } = await import("/web/marks.js");
+            return marksIn(text, words).map(([from, to]) => text.slice(from, to));
+        }""",
+        [text, words],
+    )
+    assert found == marked
+
+
 async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit: Visit, report: str) -> None:
     page = await visit.open()
     field = page.get_by_role("searchbox", name="Search")
