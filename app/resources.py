@@ -16,7 +16,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
-from app.services.backfill import DocumentWords, Languages
+from app.services.backfill import DocumentWords, Languages, TitleWords
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService

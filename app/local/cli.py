@@ -502,7 +502,7 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
 
 async def _bring_along(settings: Settings) -> None:
     """Add what data of older versions lacks. Raises DatabaseUnavailable."""
-    from app.services.backfill import DocumentWords, Languages, backfill
+    from app.services.backfill import DocumentWords, Languages, TitleWords, backfill
     from app.services.detection import LanguageDetector
     from app.storage.database import Database
     from app.storage.languages import open_text_search
@@ -511,7 +511,7 @@ async def _bring_along(settings: Settings) -> None:
     try:
         text_search = await open_text_search(database, settings.text_search_languages)
         languages = Languages(database, LanguageDetector(), text_search)
-        await backfill(database, languages, DocumentWords(database))
+        await backfill(database, languages, DocumentWords(database), TitleWords(database))
     finally:
         await database.close()
 

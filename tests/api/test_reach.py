@@ -51,8 +51,8 @@ async def bound(locked: Served, root: httpx.AsyncClient) -> AsyncIterator[httpx.
 
 
 async def upload(client: httpx.AsyncClient, collection: str, content: bytes, name: str) -> dict[str, Any]:
-    form = {"files": {"file": (name, content)}, "data": {"collection": collection}}
-    answer = await client.post("/documents", **form)  # type: ignore[arg-type]
+    told = {"collection": collection, "metadata": json.dumps({"shelf": collection, collection: True})}
+    answer = await client.post("/documents", files={"file": (name, content)}, data=told)
     assert answer.status_code == 202, answer.text
     accepted: dict[str, Any] = answer.json()
     return accepted
@@ -285,6 +285,22 @@ async def renames(bound: httpx.AsyncClient, own: Library, foreign: Library) -> l
     return [*there, away]
 
 
+async def counts_its_own_metadata(
+    bound: httpx.AsyncClient, own: Library, foreign: Library
+) -> list[httpx.Response]:
+    """The metadata of each document names its collection: see `upload`."""
+    keys = await bound.get("/metadata")
+    assert keys.json()["data"] == [{"key": OWN, "documents": 1}, {"key": "shelf", "documents": 1}]
+    values = await bound.get("/metadata/values", params={"key": "shelf"})
+    assert values.json()["data"] == [{"value": OWN, "documents": 1}]
+    there = [await bound.get("/metadata", params={"collection": FOREIGN})]
+    for key in ("shelf", FOREIGN):
+        there.append(await bound.get("/metadata/values", params={"collection": FOREIGN, "key": key}))
+    for answer in there:
+        assert answer.json() == {"data": [], "has_more": False}
+    return [keys, values, *there]
+
+
 WALKS: dict[str, Walk] = {
     "POST /collections": makes_collections,
     "GET /collections": lists_its_collections,
@@ -333,6 +349,8 @@ WALKS: dict[str, Walk] = {
     "GET /tasks/{task_id}/events": like_nothing("GET", "/tasks/{task_id}/events"),
     "POST /tasks/{task_id}/cancel": like_nothing("POST", "/tasks/{task_id}/cancel"),
     "POST /search": searches,
+    "GET /metadata": counts_its_own_metadata,
+    "GET /metadata/values": counts_its_own_metadata,
     "GET /workers": wants_an_administrator("GET", "/workers"),
     "GET /stats": wants_an_administrator("GET", "/stats"),
     "POST /keys": wants_an_administrator("POST", "/keys", json={"name": "a", "scopes": ["admin"]}),
