@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 
 _IS_NAMED: Final = "{name} LIKE ANY(CAST(:reach_collections AS text[]))"
+TENANT_ROLE: Final = "pdf_ingest_tenant"
 _SPECIAL_IN_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
 
@@ -68,6 +69,22 @@ class Reach:
             **({} if named is None else {"reach_documents": list(named)}),
         }
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Those of a transaction in which Postgres itself shows no other rows; none of an unbound caller.
+
+        The policies read them (the migration "keep tenants apart"): without them the role sees nothing.
+        """
+        if not self.is_bound:
+            return {}
+        patterns = ["%"] if self.collections is None else [like(one) for one in self.collections]
+        named = ["%"] if self.document_ids is None else [str(one) for one in self.document_ids]
+        return {
+            "pdf_ingest.collections": _array(patterns),
+            "pdf_ingest.documents": _array(named),
+            "role": TENANT_ROLE,
+        }
+
     def clause(self, documents: str) -> TextClause:
         """The condition with its parameters, for statements that are not text."""
         return text(self.sql(documents)).bindparams(**self.parameters)
@@ -84,6 +101,12 @@ def like(pattern: str) -> str:
 def like_name(name: str) -> str:
     """What LIKE finds nothing but this name with."""
     return name.translate(_SPECIAL_IN_LIKE)
+
+
+def _array(texts: Collection[str]) -> str:
+    """As Postgres writes an array of texts; of none it is not the empty setting, which stands for no array."""
+    quoted = (one.replace("\\", r"\\").replace('"', r"\"") for one in texts)
+    return "{" + ",".join(f'"{one}"' for one in quoted) + "}"
 
 
 def _fits(name: str, pattern: str) -> bool:

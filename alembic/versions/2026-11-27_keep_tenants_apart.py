@@ -1,0 +1,153 @@
+"""keep tenants apart: a role that sees what a transaction's settings name, and nothing without them
+
+Transactions of callers who are bound to collections take the role; the service itself, and the version before,
+go on as they are: the policies say nothing to any other role. Chunks, words and vectors have no policy (see
+docs/security.md) and are read through the documents.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from app.errors import TenantRoleRefused
+
+revision = "20261127wz"
+down_revision = "20261127wk"
+branch_labels = None
+depends_on = None
+
+ROLE = "pdf_ingest_tenant"
+# It belongs to all databases of a server, which may migrate at the same time.
+MAKE_ROLE = f"""
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
+            BEGIN
+                CREATE ROLE {ROLE} NOLOGIN;
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+            END;
+        END IF;
+        IF NOT pg_has_role(session_user, '{ROLE}', CASE
+            WHEN CAST(current_setting('server_version_num') AS int) < 160000 THEN 'MEMBER' ELSE 'SET' END)
+        THEN
+            BEGIN
+                GRANT {ROLE} TO SESSION_USER;
+            EXCEPTION WHEN unique_violation THEN NULL;
+            END;
+        END IF;
+    END $$
+"""
+NOT_PERMITTED = "42501"
+
+# What callers' requests do, and no more: nothing of keys, webhooks, workers.
+GRANTS = {
+    "documents": "SELECT, INSERT, UPDATE, DELETE",
+    "ingestions": "SELECT, INSERT, UPDATE",
+    "collections": "SELECT, INSERT, UPDATE",
+    "collection_deletions": "SELECT, INSERT",
+    "chunks": "SELECT, DELETE",
+    "document_words": "SELECT, DELETE",
+    "files_to_delete": "SELECT, INSERT",
+}
+
+
+def patterns(name: str) -> str:
+    """A setting, as patterns of LIKE. A subquery is read once a statement; what was never set may be ''."""
+    return f"(SELECT CAST(nullif(current_setting('pdf_ingest.{name}', true), '') AS text[]))"
+
+
+def fits(value: str, name: str) -> str:
+    """Inside `coalesce` the planner expects half of all to fit; outside 5 %, and would choose plans for few."""
+    return f"coalesce({value} LIKE ANY (CAST({patterns(name)} AS text[])), false)"
+
+
+IS_IN_REACH = f"{fits('collection', 'collections')} AND {fits('CAST(id AS text)', 'documents')}"
+# A run is its document's; one whose document is not there, yet or any more, belongs where it was asked for.
+IS_RUN_IN_REACH = f"""
+    EXISTS (SELECT FROM documents WHERE documents.id = document_id)
+    OR {fits("queue", "collections")} AND {fits("CAST(document_id AS text)", "documents")}
+        AND NOT has_document(document_id)
+"""
+# One without a name is being deleted, which all must know: its documents are there no more.
+IS_COLLECTION_IN_REACH = f"""
+    CASE WHEN name IS NULL THEN {patterns("collections")} IS NOT NULL
+    ELSE {fits("name", "collections")} AND '%' = ANY (CAST({patterns("documents")} AS text[])) END
+"""
+POLICIES = {
+    "documents": IS_IN_REACH,
+    "ingestions": IS_RUN_IN_REACH,
+    "collections": IS_COLLECTION_IN_REACH,
+    "collection_deletions": fits("collection", "collections"),
+}
+# What a bound caller's statements ask about all there is: numbers only.
+FUNCTIONS = {
+    "has_document(id uuid)": "boolean AS 'SELECT EXISTS (SELECT FROM documents WHERE documents.id = $1)'",
+    "published_documents(most integer)": """bigint AS '
+        SELECT count(*) FROM (SELECT FROM documents WHERE live_ingestion_id IS NOT NULL LIMIT $1) document'
+    """,
+    "waiting_runs(most integer)": """bigint AS $$
+        SELECT count(*) FROM (
+            SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT $1
+        ) waiting $$
+    """,
+    "next_turn()": """bigint AS $$
+        SELECT turn FROM ingestions WHERE status = 'queued' AND started_at IS NULL AND turn IS NOT NULL
+        ORDER BY turn, is_bulk, created_at, id LIMIT 1 $$
+    """,
+}
+# They write of webhooks and collections whoever asks.
+TRIGGER_FUNCTIONS = ("note_collection()", "announce_end_of_run()", "announce_deletion()")
+
+
+def make_role() -> None:
+    """Raises TenantRoleRefused."""
+    user = op.get_bind().scalar(sa.text("SELECT quote_ident(session_user)"))
+    try:
+        op.execute(MAKE_ROLE)
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != NOT_PERMITTED:
+            raise
+        raise TenantRoleRefused(
+            f"{user} may not make the role {ROLE}, whose rights the requests of keys that are bound to "
+            "collections have. An administrator of the Postgres server has to run once: "
+            f"CREATE ROLE {ROLE} NOLOGIN; GRANT {ROLE} TO {user};"
+        ) from error
+
+
+def upgrade() -> None:
+    make_role()
+    op.execute(f"""
+        DO $$ BEGIN
+            EXECUTE format('GRANT USAGE ON SCHEMA %I TO {ROLE}', current_schema());
+        END $$
+    """)
+    for table, privileges in GRANTS.items():
+        op.execute(f"GRANT {privileges} ON {table} TO {ROLE}")
+    op.execute(f"""
+        DO $$ DECLARE space record; BEGIN
+            FOR space IN SELECT id FROM embedding_spaces LOOP
+                EXECUTE format('GRANT SELECT, DELETE ON %I TO {ROLE}', 'embeddings_' || space.id);
+            END LOOP;
+        END $$
+    """)
+    for function, body in FUNCTIONS.items():
+        op.execute(
+            f"CREATE FUNCTION {function} RETURNS {body}"
+            " LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT"
+        )
+    for function in TRIGGER_FUNCTIONS:
+        op.execute(f"ALTER FUNCTION {function} SECURITY DEFINER SET search_path FROM CURRENT")
+    for table, condition in POLICIES.items():
+        op.execute(f"CREATE POLICY reach ON {table} USING (current_user <> '{ROLE}' OR ({condition}))")
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+
+
+def downgrade() -> None:
+    """The role stays: it belongs to all databases of the server."""
+    for table in POLICIES:
+        op.execute(f"DROP POLICY reach ON {table}")
+        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    for function in TRIGGER_FUNCTIONS:
+        op.execute(f"ALTER FUNCTION {function} SECURITY INVOKER RESET search_path")
+    for function in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {function}")
+    for table in GRANTS:
+        op.execute(f"REVOKE ALL ON {table} FROM {ROLE}")
