@@ -52,7 +52,7 @@ class Reach:
             conditions.append(_IS_NAMED.format(name=f"{documents}.collection"))
         if self.document_ids is not None:
             conditions.append(f"{documents}.id = ANY(CAST(:reach_documents AS uuid[]))")
-        return " AND ".join(conditions) or "true"
+        return expected_of_all(" AND ".join(conditions)) if conditions else "true"
 
     def sql_of_collections(self, name: str) -> str:
         """What a collection of this name, a column, fulfils; documents that are named show none of it."""
@@ -93,6 +93,16 @@ class Reach:
 EVERYTHING: Final = Reach()
 
 
+def expected_of_all(condition: str) -> str:
+    """A condition that the planner expects nearly all rows to fulfil.
+
+    Below a policy it may not use statistics for what is not leakproof, as LIKE and `@>`, and would expect one
+    in 200 or 1,000: then it compares a tenant's vectors one by one and looks through the index of words once
+    a document, for 2.4 times the time of a search.
+    """
+    return f"CASE WHEN {condition} THEN true END IS NOT NULL"
+
+
 def like(pattern: str) -> str:
     """The pattern as LIKE has it."""
     return like_name(pattern).replace("*", "%")
@@ -104,7 +114,7 @@ def like_name(name: str) -> str:
 
 
 def _array(texts: Collection[str]) -> str:
-    """As Postgres writes an array of texts; of none it is not the empty setting, which stands for no array."""
+    """As Postgres writes an array of texts. Of none it is not empty, as a setting is that was never made."""
     quoted = (one.replace("\\", r"\\").replace('"', r"\"") for one in texts)
     return "{" + ",".join(f'"{one}"' for one in quoted) + "}"
 
