@@ -21,7 +21,7 @@ from app.main import create_app
 from tests.api.conftest import Served
 from tests.api.contract import Contract
 from tests.api.test_keys import ROOT, bearer, made
-from tests.databases import migrated
+from tests.databases import migrated_by_owner
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 OWN, FOREIGN = "reports-2026", "letters%"
@@ -49,7 +49,7 @@ class Library:
 @pytest.fixture(scope="module")
 async def served(settings: Settings, postgres: EmbeddedPostgres, serve: Any) -> AsyncIterator[Served]:
     own = {
-        "database_url": await migrated(postgres, f"reach_{uuid4().hex}"),
+        "database_url": await migrated_by_owner(postgres, f"reach_{uuid4().hex}"),
         "api_keys": SecretStr(f"root:{ROOT}"),
     }
     async with serve(create_app(settings.model_copy(update=own))) as served:
