@@ -93,6 +93,7 @@ async def test_a_cancelled_upload_leaves_no_object_and_no_parts(
     assert (bucket.objects(), bucket.unfinished_uploads()) == ([], [])
 
 
+@pytest.mark.heavy
 async def test_files_of_60_megabytes_go_up_and_down_in_little_memory(store: FileStore) -> None:
     process = psutil.Process()
     before = process.memory_info().rss
