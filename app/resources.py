@@ -320,7 +320,11 @@ def _sweeper(settings: Settings, resources: _Resources) -> Sweeper:
         space_id=resources.space_id,
         retention_days=settings.retention_days,
         embedding_cache_rows=settings.embedding_cache_rows,
-        duties=(Languages(database, LanguageDetector(), resources.text_search), DocumentWords(database)),
+        duties=(
+            Languages(database, LanguageDetector(), resources.text_search),
+            DocumentWords(database),
+            TitleWords(database),
+        ),
     )
 
 

@@ -158,7 +158,7 @@ def migrate() -> None:
     from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start
     from alembic.config import Config
 
-    from app.errors import DatabaseUnavailable
+    from app.errors import DatabaseUnavailable, TenantRoleRefused
     from app.logs import configure_logging
     from app.storage.passwords import make_key_file
 
@@ -169,6 +169,8 @@ def migrate() -> None:
         command.upgrade(Config(PROJECT / "alembic.ini"), "head")
         configure_logging(settings.log_level, settings.log_format)
         asyncio.run(_bring_along(settings))
+    except TenantRoleRefused as error:
+        _refuse(error.message)
     except (OSError, DatabaseUnavailable) as error:
         _refuse(f"The database of DATABASE_URL cannot be reached: {error}.")
 
