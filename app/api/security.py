@@ -112,7 +112,7 @@ class Guard:
             scope.setdefault("state", {})["caller"] = caller
             if caller.name:
                 structlog.contextvars.bind_contextvars(caller=caller.name, key_id=caller.key_id)
-            if scope["method"] == "GET" and caller.key_id:
+            if caller.key_id:
                 await _while_open(keys, caller, self._app, scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -176,26 +176,41 @@ def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
 async def _while_open(
     keys: Keys, caller: Caller, app: ASGIApp, scope: Scope, receive: Receive, send: Send
 ) -> None:
-    """Ends what goes on for long, as streams do, when its key ends: to the handler the client is gone."""
-    is_ended = is_under_way = False
+    """Ends what goes on for long, as streams and uploads do, when its key ends.
+
+    To the handler the client is gone; who has no answer yet is told why.
+    """
+    loop = asyncio.get_running_loop()
+    is_ended = is_begun = is_under_way = False
+    look_at = loop.time() + STILL_OPEN_SECONDS
 
     async def receive_while_open() -> Message:
-        nonlocal is_ended
-        while True:
+        nonlocal is_ended, look_at
+        while not is_ended:
+            message = None
             with suppress(TimeoutError):
-                return await asyncio.wait_for(receive(), STILL_OPEN_SECONDS)
-            with suppress(DatabaseUnavailable):
-                if not await keys.is_open_to(caller):
-                    is_ended = True
-                    return {"type": "http.disconnect"}
+                message = await asyncio.wait_for(receive(), STILL_OPEN_SECONDS)
+            if message is None or loop.time() > look_at:
+                look_at = loop.time() + STILL_OPEN_SECONDS
+                with suppress(DatabaseUnavailable):
+                    is_ended = not await keys.is_open_to(caller)
+            if message is not None and not is_ended:
+                return message
+        return {"type": "http.disconnect"}
 
     async def send_and_note(message: Message) -> None:
-        nonlocal is_under_way
+        nonlocal is_begun, is_under_way
+        if is_ended and not is_begun:
+            return
+        is_begun = True
         await send(message)
         is_under_way = message["type"] == "http.response.start" or message.get("more_body", False)
 
     await app(scope, receive_while_open, send_and_note)
-    if is_ended and is_under_way:
+    if is_ended and not is_begun:
+        error = KeyUnknown()
+        await problem_response(problem_of(error), _challenge(error))(scope, receive, send)
+    elif is_ended and is_under_way:
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import sys
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,8 +19,10 @@ from app.local.embedded import EmbeddedPostgres
 from app.main import create_app
 from tests.api.conftest import ROOT, Served, bearer, made
 from tests.api.contract import Contract
+from tests.api.test_uploads import BOUNDARY, END, part
 from tests.databases import migrated
 from tests.processes import PROJECT
+from tests.services.workshop import pdf
 from tests.test_migrations import execute
 
 LET_EXPIRE = "UPDATE api_keys SET expires_at = now()"
@@ -106,6 +109,30 @@ async def test_a_revoked_key_opens_nothing_in_this_process_at_once_and_in_others
     assert (await root.delete(f"/keys/{key['id']}")).json()["code"] == "key_not_found"
     listed = {one["id"]: one for one in (await root.get("/keys?limit=500")).json()["data"]}
     assert listed[key["id"]]["revoked_at"] is not None
+
+
+async def test_an_upload_ends_with_its_key(root: httpx.AsyncClient, stranger: httpx.AsyncClient) -> None:
+    key = await made(root, scopes=["write"])
+    begun, content = asyncio.Event(), pdf()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield part("file", content, "slow.pdf").removesuffix(b"\r\n")
+        begun.set()
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            yield b"%" * 10_000
+        yield b"\r\n" + END
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
+    uploading = asyncio.create_task(
+        stranger.post("/documents", content=body(), headers=headers | bearer(key["secret"]))
+    )
+    await begun.wait()
+    await root.delete(f"/keys/{key['id']}")
+    answer = await uploading
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    found = await root.get("/documents", params={"filename": "slow.pdf"})
+    assert found.json()["data"] == []
 
 
 async def test_two_keys_of_a_name_make_rotation_and_a_third_is_refused(root: httpx.AsyncClient) -> None:
