@@ -79,20 +79,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings = get_settings()
         configure_logging(settings.log_level, settings.log_format)
     key_ring = KeyRing.parse(settings.api_keys)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        allow_many()
-        async with open_services(settings) as services:
-            app.state.services = services
-            app.state.keys = Keys(services.database, key_ring, settings.secret_key)
-            app.state.is_draining = False
-            with _on_exit_signal(
-                partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop
-            ):
-                yield
-            await app.state.keys.close()
-
     app = GuardedAPI(
         wants_keys=bool(key_ring),
         title="PDF ingestion",
@@ -102,7 +88,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, settings, key_ring),
         responses=problem_responses(InternalError),
     )
     answer_errors_with_problems(app)
@@ -129,6 +115,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     serve_docs(app)
     serve_page(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, key_ring: KeyRing, app: FastAPI) -> AsyncIterator[None]:
+    allow_many()
+    async with open_services(settings) as services:
+        app.state.services = services
+        app.state.keys = Keys(services.database, key_ring, settings.secret_key)
+        app.state.is_draining = False
+        with _on_exit_signal(partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop):
+            yield
+        await app.state.keys.close()
 
 
 def __getattr__(name: str) -> FastAPI:

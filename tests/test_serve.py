@@ -126,7 +126,7 @@ async def test_a_killed_process_is_missed_by_nobody_and_comes_back(served: Serve
     counted = await asyncio.to_thread(served.searches_told)
     before[0].kill()
     assert (await asyncio.to_thread(served.get, "/livez")).status_code == 200
-    await asyncio.to_thread(until, lambda: served.started() == 3, 30)
+    await asyncio.to_thread(until, lambda: served.started() == 3, 60)
     after = served.processes()
     assert len(after) == 2
     assert before[0] not in after
@@ -139,6 +139,7 @@ async def test_every_log_line_is_json_the_parents_too(served: Served) -> None:
     assert [event for event in events if event.startswith("Started parent process")]
 
 
+@pytest.mark.heavy
 async def test_sigterm_ends_all_soon_and_loses_nothing(environment: dict[str, str], tmp_path: Path) -> None:
     with Served(environment | {"TMPDIR": str(tmp_path)}, tmp_path / "log") as served:
         processes = served.processes()

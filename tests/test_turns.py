@@ -82,6 +82,7 @@ async def line(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Pat
     await database.close()
 
 
+@pytest.mark.heavy
 async def test_a_document_waits_for_no_other_collection_and_a_path_for_one_document(line: Line) -> None:
     content = write_pdf(line.folder / "one.pdf", pages=3).read_bytes()
     many = [await line.ask("a", content) for _ in range(WAITING)]

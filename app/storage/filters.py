@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from app.storage.doomed import stays
-from app.storage.reach import EVERYTHING, Reach
+from app.storage.reach import EVERYTHING, Reach, expected_of_all
 
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
 Scalar = str | int | float | bool | None
@@ -123,7 +123,8 @@ class SearchFilter:
             conditions.append(self.reach.sql("d"))
             parameters |= self.reach.parameters
         if self.condition is not None:
-            conditions.append(condition_sql(self.condition, parameters))
+            condition = condition_sql(self.condition, parameters)
+            conditions.append(expected_of_all(condition) if self.reach.is_bound else condition)
         return " AND ".join(conditions), parameters
 
 

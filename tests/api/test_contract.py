@@ -109,6 +109,7 @@ async def bare(served: Served) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+@pytest.mark.heavy
 async def test_no_wrong_request_gets_an_answer_that_is_not_documented(
     served: Served, bare: httpx.AsyncClient, ready: str
 ) -> None:

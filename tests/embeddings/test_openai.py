@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import PROBE, EmbeddingIdentity
 from app.embeddings.budget import NoBudget
 from app.embeddings.local import built_in_tokenizer
@@ -443,7 +443,7 @@ async def test_the_log_has_the_servers_reason_but_not_the_text(body: str) -> Non
 
 
 async def test_opened_without_options_it_is_openais_small_model() -> None:
-    async with open_embedder(provider="openai") as embedder:
+    async with open_embedder(EmbedderOptions(provider="openai")) as embedder:
         assert embedder.identity == EmbeddingIdentity("openai", "text-embedding-3-small", 1536)
         assert len(embedder.tokenizer.encode("The sale of books.")) > 4
 
@@ -451,7 +451,9 @@ async def test_opened_without_options_it_is_openais_small_model() -> None:
 async def test_opened_with_settings_it_works(stub: EmbeddingStub, url: str) -> None:
     stub.behaviour.key = KEY
     async with open_embedder(
-        provider="openai", base_url=f"{url}/", api_key=SecretStr(f"{KEY}\n"), model="m", dimensions=48
+        EmbedderOptions(
+            provider="openai", base_url=f"{url}/", api_key=SecretStr(f"{KEY}\n"), model="m", dimensions=48
+        )
     ) as embedder:
         assert embedder.identity == EmbeddingIdentity("openai", "m", 48)
         assert (await embedder.embed(["a", "b"])).shape == (2, 48)
@@ -462,7 +464,9 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=4)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    async with open_embedder(provider="openai", tokenizer=tmp_path / "tokenizer.json") as embedder:
+    async with open_embedder(
+        EmbedderOptions(provider="openai", tokenizer=tmp_path / "tokenizer.json")
+    ) as embedder:
         assert len(embedder.tokenizer.encode("one two three four five six seven eight")) > 8
 
 
@@ -476,13 +480,15 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
 )
 async def test_settings_that_cannot_work_are_refused_when_opening(options: dict[str, Any], said: str) -> None:
     with pytest.raises(EmbeddingRefused, match=said):
-        async with open_embedder(provider="openai", **options):
+        async with open_embedder(EmbedderOptions(provider="openai", **options)):
             pass
 
 
 async def test_queries_and_passages_get_the_prefixes_of_their_own(stub: EmbeddingStub, url: str) -> None:
     async with open_embedder(
-        provider="openai", base_url=url, dimensions=64, query_prefix="query: ", passage_prefix="passage: "
+        EmbedderOptions(
+            provider="openai", base_url=url, dimensions=64, query_prefix="query: ", passage_prefix="passage: "
+        )
     ) as embedder:
         await embedder.embed(["one", "two"])
         query = await embedder.embed_query("who?")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pypdf
@@ -40,21 +41,22 @@ async def sabotage(world: World) -> None:
     (world.stack.data_dir / "files" / "stray.pdf").write_bytes(b"%PDF")
 
 
+async def summary_of(scenarios: Sequence[Scenario], folder: Path) -> dict:
+    """One stack serves all."""
+    file = folder / "chaos.json"
+    is_good = await run_chaos(Console(quiet=True), scenarios=scenarios, is_short=True, json_file=file)
+    summary = json.loads(file.read_text())
+    assert is_good is summary["is_good"]
+    return summary
+
+
 @pytest.fixture(scope="module")
 async def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """Of the short form, with a sabotage at its end; one stack serves all."""
-    file = tmp_path_factory.mktemp("chaos") / "chaos.json"
-    is_good = await run_chaos(
-        Console(quiet=True),
-        scenarios=[*choose([], is_short=True), Scenario("sabotage", sabotage)],
-        is_short=True,
-        json_file=file,
-    )
-    summary = json.loads(file.read_text())
-    assert is_good is summary["is_good"] is False
+    summary = await summary_of(choose([], is_short=True), tmp_path_factory.mktemp("chaos"))
     return {outcome["scenario"]: outcome for outcome in summary["scenarios"]}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SHORT)
 def test_nothing_is_lost_doubled_wrong_or_stuck(outcomes: dict[str, dict], name: str) -> None:
     outcome = outcomes[name]
@@ -67,14 +69,17 @@ def test_nothing_is_lost_doubled_wrong_or_stuck(outcomes: dict[str, dict], name:
     assert outcome["faults"] >= 1
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", SHORT)
 def test_what_was_hit_is_seen_to_go_on(outcomes: dict[str, dict], name: str) -> None:
     assert outcomes[name]["moving_seconds"]
     assert 0 < outcomes[name]["moving"]["p100"] < 30
 
 
-def test_sabotage_is_found(outcomes: dict[str, dict]) -> None:
-    outcome = outcomes["sabotage"]
+async def test_sabotage_is_found(tmp_path: Path) -> None:
+    summary = await summary_of([Scenario("sabotage", sabotage)], tmp_path)
+    assert not summary["is_good"]
+    (outcome,) = summary["scenarios"]
     assert sorted(mark.split()[0] for mark in outcome["lost"]) == ["d000", "d001"]
     assert outcome["doubled_chunks"] == 1
     assert outcome["wrong_counts"] == 2
