@@ -181,7 +181,10 @@ async def changes(bound: httpx.AsyncClient, own: Library, foreign: Library) -> l
     change = like_nothing("PATCH", "/documents/{document_id}", json={"title": "mine", "collection": OWN})
     moved = await bound.patch(f"/documents/{own.ready['document_id']}", json={"collection": FOREIGN})
     assert (moved.status_code, moved.json()["code"]) == (404, "collection_not_found")
-    return [moved, *(await change(bound, own, foreign))]
+    for title in ("Of its own", None):
+        named = await bound.patch(f"/documents/{own.ready['document_id']}", json={"title": title})
+        assert named.status_code == 200, named.text
+    return [moved, named, *(await change(bound, own, foreign))]
 
 
 async def searches(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
