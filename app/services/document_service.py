@@ -459,13 +459,17 @@ class DocumentService:
     async def _ingest_copy(
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
-        """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
+        """A new version with the bytes of the served one, which keeps its own file.
+
+        Raises FileGone and StoreFull.
+        """
         try:
             await self._admission.require_store_room(served.byte_size)
         except StoreFull as error:
             raise self._about_all(error) from error
         async with self.uploading() as upload:
-            file = await upload.receive(served.filename, self._files.read(served.storage_key))
+            kept = self.read(served.storage_key, 0, served.byte_size)
+            file = await upload.receive(served.filename, kept)
             return await self.replace(document_id, upload, file, password=password)
 
     async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:

@@ -1,4 +1,6 @@
 import asyncio
+import base64
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -199,6 +201,47 @@ async def test_a_retry_after_without_sense_is_overlooked(stub: EmbeddingStub, ur
     async with embedder_at(url) as embedder:
         await embedder.embed(["a"])
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_of_an_answer_without_end_no_more_is_read_than_a_right_one_could_have(status: int) -> None:
+    sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000_000:
+            sent += 100_000
+            yield b" " * 100_000
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=pieces()))
+    async with embedder_at("http://embedder/v1", transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match=r"an answer of more than 1,002,048 bytes"):
+            await embedder.embed(["a"])
+    assert sent < 6_000_000  # of five attempts
+
+
+async def test_an_answer_that_nobody_asked_to_be_packed_is_not_unpacked() -> None:
+    vector = base64.b64encode(np.ones(64, "<f4").tobytes()).decode()
+    packed = gzip.compress(json.dumps({"data": [{"index": 0, "embedding": vector}]}).encode())
+    headers = {"Content-Encoding": "gzip"}
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(packed))
+    )
+    async with embedder_at("http://embedder/v1", transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match="a packed answer"):
+            await embedder.embed(["a"])
+
+
+async def test_an_answer_that_comes_in_drops_has_the_time_of_one_request() -> None:
+    async def drops() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            yield b" "
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=drops()))
+    async with embedder_at("http://embedder/v1", timeout_seconds=0.2, transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match="no answer in time"):
+            await embedder.embed(["a"])
 
 
 class Recorded(NoBudget):
