@@ -22,9 +22,8 @@ from app.metrics import shared_counts
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# Python looks for cycles whenever there are 700 objects more, which requests under way are again and again, and
-# then through all objects, which takes 0.6 s with 2,000 streams open: time in which nobody is answered. It found
-# 0 to 600 to free each time.
+# Python's 700 are there again and again with requests under way. Then it looks through all objects for
+# cycles, which with 2,000 streams open takes 0.6 s, in which nobody is answered, and finds 0 to 600 to free.
 OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 
