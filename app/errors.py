@@ -25,6 +25,7 @@
     │   └── BodyTooLarge · KeyMissing (KeyUnknown) · ForeignHost · ForeignOrigin
     ├── ServiceNotReady          the answer of /readyz
     ├── EmbeddingSpaceMismatch · SandboxIncomplete      refused at start-up
+    ├── TenantRoleRefused        refused by a migration
     └── InternalError            ours
 
 What becomes of a run that meets an error depends on one thing, whose fault it is (`owner`):
@@ -512,6 +513,12 @@ class ServiceNotReady(PDFIngestError):
 class EmbeddingSpaceMismatch(PDFIngestError):
     code = "embedding_space_mismatch"
     status_code = 503
+
+
+class TenantRoleRefused(PDFIngestError):
+    code = "tenant_role_refused"
+    status_code = 503
+    default_message = "The user of DATABASE_URL may not make the role pdf_ingest_tenant in Postgres."
 
 
 class SandboxIncomplete(PDFIngestError):

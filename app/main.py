@@ -18,6 +18,7 @@ from app.api import (
     documents,
     health,
     keys,
+    metadata,
     metrics,
     overview,
     page_pictures,
@@ -94,7 +95,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
-    modules = (documents, collections, page_pictures, tasks, search, webhooks, keys, usage, overview)
+    modules = (
+        documents,
+        collections,
+        metadata,
+        page_pictures,
+        tasks,
+        search,
+        webhooks,
+        keys,
+        usage,
+        overview,
+    )
     for module in modules:
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)

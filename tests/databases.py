@@ -7,11 +7,12 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, NullPool
+from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database
+from app.storage.reach import TENANT_ROLE
 
 PROJECT = Path(__file__).parent.parent
 
@@ -38,6 +39,35 @@ async def migrated(postgres: EmbeddedPostgres, name: str) -> str:
     """The URL of a new database with all migrations."""
     postgres.create_database(name)
     url = postgres.url(name)
+    await run_alembic(url, command.upgrade, "head")
+    return url
+
+
+async def owned(postgres: EmbeddedPostgres, name: str) -> str:
+    """The URL of a new, empty database, for a user who owns it and may do nothing else on the server."""
+    postgres.create_database(name)
+    await run_sql(
+        postgres.url(name),
+        f"CREATE ROLE {name} LOGIN PASSWORD '{name}'",
+        f"ALTER DATABASE {name} OWNER TO {name}",
+        "CREATE EXTENSION vector",
+    )
+    return f"postgresql+asyncpg://{name}:{name}@127.0.0.1:{postgres.port}/{name}"
+
+
+async def run_sql(url: str, *statements: str) -> None:
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        for statement in statements:
+            await connection.execute(text(statement))
+    await engine.dispose()
+
+
+async def migrated_by_owner(postgres: EmbeddedPostgres, name: str) -> str:
+    """As `migrated`, with its URL for a user who owns it and is no superuser, as in production."""
+    await migrated(postgres, f"{name}_first")  # makes the role, which belongs to all databases
+    url = await owned(postgres, name)
+    await run_sql(postgres.url(name), f"GRANT {TENANT_ROLE} TO {name}")
     await run_alembic(url, command.upgrade, "head")
     return url
 

@@ -23,6 +23,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.resources import open_services
 from app.services.searching import Mode, Search
 from app.storage.database import A_PERSON_WAITS, Database
+from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from tests.databases import migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf
@@ -77,6 +78,18 @@ async def test_limits_hold_behind_pgbouncer_and_stay_with_nobody(pgbouncer_url: 
     other = await asyncpg.connect(pgbouncer_url.replace("+asyncpg", ""), statement_cache_size=0)
     assert await other.fetchval("SHOW statement_timeout") == "0"
     await other.close()
+
+
+async def test_a_reach_holds_behind_pgbouncer_and_stays_with_nobody(pgbouncer_url: str) -> None:
+    database = Database(pgbouncer_url, is_pgbouncer=True)
+
+    async def role(reach: Reach) -> tuple[Reach, object]:
+        async with database.transaction(reach) as connection:
+            return reach, await connection.scalar(text("SELECT current_user"))
+
+    roles = await asyncio.gather(*(role(one) for one in [EVERYTHING, Reach(("a*",))] * 50))
+    assert {(reach.is_bound, user == TENANT_ROLE) for reach, user in roles} == {(False, False), (True, True)}
+    await database.close()
 
 
 async def test_ingesting_and_searching_work_behind_pgbouncer(

@@ -15,7 +15,7 @@ from app.errors import CollectionNotFound, TaskNotFound
 from app.services.audit import audit
 from app.storage import collections, webhooks
 from app.storage.collections import IS_EXPIRED, Collection, CollectionFields, Deletion
-from app.storage.database import Connection, Database
+from app.storage.database import Connection, Database, beyond
 from app.storage.doomed import IS_DOOMED
 from app.storage.figures import read_shelves
 from app.storage.outbox import announce
@@ -52,7 +52,7 @@ class CollectionService:
     async def create(self, name: str, fields: CollectionFields) -> CountedCollection:
         """Raises CollectionExists and CollectionNotFound."""
         self._require(name)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             made = await collections.create_collection(connection, uuid7(), name, fields)
         audit("collection.create", collection=name)
         return _counted(made, [])
@@ -60,14 +60,14 @@ class CollectionService:
     async def find(self, name: str) -> CountedCollection:
         """Raises CollectionNotFound."""
         self._require(name)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             found = await collections.find_collection(connection, name)
             (counted,) = await _count(connection, [found])
         return counted
 
     async def list(self, after_name: str | None, limit: int) -> Sequence[CountedCollection]:
         """By their names."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             found = await collections.list_collections(connection, after_name, limit, self._reach)
             return await _count(connection, found)
 
@@ -78,10 +78,11 @@ class CollectionService:
         """
         self._require(name)
         self._require(new_name or name)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             if new_name not in (None, name):
                 await collections.rename_collection(connection, name, new_name)
-                await webhooks.follow_renamed(connection, name, new_name)
+                async with beyond(connection, self._reach):  # webhooks are the administrators'
+                    await webhooks.follow_renamed(connection, name, new_name)
                 name = new_name
             found = await collections.find_collection(connection, name, to_change=True)
             fields = CollectionFields(
@@ -94,7 +95,7 @@ class CollectionService:
     async def delete(self, name: str) -> Deletion:
         """Its name is free at once, its documents go one after another. Raises CollectionNotFound."""
         self._require(name)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             deletion = await collections.begin_deletion(connection, uuid7(), name)
         audit("collection.delete", collection=name, task_id=deletion.id)
         log.info("deleting collection", task_id=str(deletion.id), documents=deletion.documents_total)
@@ -104,7 +105,7 @@ class CollectionService:
         """Where it stands once it is done, or after so many seconds. Raises TaskNotFound."""
         give_up_at = time.monotonic() + wait_seconds
         while True:
-            async with self._database.autocommit() as connection:
+            async with self._database.autocommit(self._reach) as connection:
                 deletion = await collections.find_deletion(connection, task_id)
             if deletion is None or not self._reach.has_all_of(deletion.collection):
                 raise TaskNotFound

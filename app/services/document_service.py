@@ -35,7 +35,7 @@ from app.services.keys import Caller
 from app.services.quotas import require_quota
 from app.services.uploads import ReceivedFile, Upload, storage_key_of
 from app.storage import document_views, documents, runs
-from app.storage.database import Connection, Database
+from app.storage.database import Connection, Database, beyond
 from app.storage.document_views import (
     ChunkPage,
     DocumentFilter,
@@ -46,10 +46,13 @@ from app.storage.document_views import (
 )
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
+from app.storage.filters import SearchFilter
+from app.storage.metadata_values import KeyCount, ValueCount, count_keys, count_values
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
 from app.storage.tasks import has_task
+from app.storage.title_words import store_title
 
 log = structlog.get_logger()
 
@@ -167,14 +170,15 @@ class DocumentService:
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             await self._require_quota(
                 connection, *(file for file in arrived if isinstance(file, ReceivedFile))
             )
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
-                await claim.keep(connection, fingerprint, answered)
+                async with beyond(connection, self._reach):  # claims belong to callers, not to collections
+                    await claim.keep(connection, fingerprint, answered)
             begun = [file for file in outcomes if isinstance(file, AcceptedFile) and file.is_new_task]
             upload.release(*(storage_key_of(file.task_id) for file in begun))
         if claim is not None:
@@ -193,7 +197,7 @@ class DocumentService:
 
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             await _collection_of(connection, document_id, self._reach)
 
     async def replace(
@@ -206,7 +210,7 @@ class DocumentService:
     ) -> AcceptedFile:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = self._new_ingestion(file, self._encrypt(password))
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             await self._require_quota(connection, file)
             await _lock_content(connection, document_id, file.sha256, self._reach)
             await self._add_version(connection, document_id, new, metadata)
@@ -219,7 +223,7 @@ class DocumentService:
     async def retry(self, document_id: UUID, password: str | None = None) -> AcceptedFile:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             await self._require_quota(connection)
             document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
@@ -250,13 +254,15 @@ class DocumentService:
 
         Raises DocumentNotFound and CollectionNotFound.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             if change.collection is not None:
                 await _lock_contents_to_move(connection, document_id, change.collection, self._reach)
                 self._require_collection(change.collection)
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
+            if change.is_title_given:
+                await store_title(connection, document_id, change.title)
         audit("document.change", document_id=document_id, collection=change.collection)
         return await self.find(document_id)
 
@@ -269,7 +275,7 @@ class DocumentService:
         while True:
             new_ids = [uuid7() for _ in range(AT_ONCE)]
             try:
-                async with self._database.transaction() as connection:
+                async with self._database.transaction(self._reach) as connection:
                     await self._require_quota(connection)
                     begun = await documents.retry_failed(
                         connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
@@ -289,7 +295,7 @@ class DocumentService:
 
         Raises TaskNotFound.
         """
-        async with self._database.autocommit() as connection:
+        async with self._database.autocommit(self._reach) as connection:
             if self._reach.is_bound and not await has_task(connection, task_id, self._reach):
                 raise TaskNotFound
             if not await runs.cancel(connection, task_id, self._space_id):
@@ -300,7 +306,7 @@ class DocumentService:
         """End all tasks that wait, of a collection if one is named; how many."""
         count = 0
         while True:
-            async with self._database.transaction() as connection:
+            async with self._database.transaction(self._reach) as connection:
                 ended = await runs.cancel_unclaimed(
                     connection, collection, AT_ONCE, self._space_id, self._reach
                 )
@@ -320,7 +326,7 @@ class DocumentService:
 
     async def delete(self, document_id: UUID) -> None:
         """Rows at once, the files right after. Raises DocumentNotFound."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             storage_keys = await documents.delete_document(connection, self._space_id, document_id)
@@ -329,7 +335,7 @@ class DocumentService:
 
     async def find(self, document_id: UUID) -> DocumentView:
         """Raises DocumentNotFound."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             view = await document_views.find_document(connection, document_id, self._reach)
         if view is None:
             raise DocumentNotFound
@@ -339,10 +345,21 @@ class DocumentService:
         self, condition: DocumentFilter, order: DocumentOrder, after: DocumentPlace | None, limit: int
     ) -> list[tuple[DocumentView, DocumentPlace]]:
         """Each with its place in the list."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             return await document_views.list_documents(
                 connection, condition, order, after, limit, self._reach
             )
+
+    async def count_keys(self, collection: str | None, limit: int) -> Sequence[KeyCount]:
+        """Keys of the metadata, by how many published documents have them."""
+        async with self._database.transaction() as connection:
+            return await count_keys(connection, SearchFilter(collection, reach=self._reach), limit)
+
+    async def count_values(self, key: str, collection: str | None, limit: int) -> Sequence[ValueCount]:
+        """Values of a key of the metadata, by how many published documents have them."""
+        async with self._database.transaction() as connection:
+            wanted = SearchFilter(collection, reach=self._reach)
+            return await count_values(connection, wanted, key, limit)
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
@@ -350,7 +367,7 @@ class DocumentService:
         Raises DocumentNotFound, and DocumentReplaced when `after` belongs to another version.
         """
         version, ordinal = after or (None, -1)
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             page = await document_views.list_document_chunks(
                 connection, document_id, ordinal, limit, self._reach
             )
@@ -362,7 +379,7 @@ class DocumentService:
 
     async def find_original(self, document_id: UUID) -> OriginalFile:
         """Raises DocumentNotFound and FileGone."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             original = await document_views.find_original(connection, document_id, self._reach)
         if original is None:
             raise DocumentNotFound
@@ -453,13 +470,14 @@ class DocumentService:
 
     async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
         """For runs with these files; a retry has none of its own. Raises QuotaExceeded and QueueFull."""
-        await require_quota(
-            connection,
-            self._caller.account,
-            self._caller.limits,
-            documents=max(len(files), 1),
-            byte_size=sum(file.byte_size for file in files),
-        )
+        async with beyond(connection, self._reach):  # on the account is what was moved out of reach, too
+            await require_quota(
+                connection,
+                self._caller.account,
+                self._caller.limits,
+                documents=max(len(files), 1),
+                byte_size=sum(file.byte_size for file in files),
+            )
 
     def _new_ingestion(
         self, file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False

@@ -64,7 +64,7 @@ class PagePictures:
 
         Whether the file has such a page only drawing it tells. Raises DocumentNotFound and ChunkNotFound.
         """
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(reach) as connection:
             original = await find_original(connection, document_id, reach)
             if original is None:
                 raise DocumentNotFound

@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import TaskNotFound
 from app.services.feeds import Feed, Scope
-from app.storage.database import Connection, Database
+from app.storage.database import Connection, Database, beyond
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.tasks import (
     TaskFilter,
@@ -112,8 +112,10 @@ class ProgressWatcher:
         self, wanted: TaskFilter, after: TaskPlace | None, limit: int, reach: Reach = EVERYTHING
     ) -> list[TaskStatus]:
         """Those asked for last come first."""
-        async with self._database.transaction() as connection:
-            return await self._placed(connection, await list_tasks(connection, wanted, after, limit, reach))
+        async with self._database.transaction(reach) as connection:
+            statuses = await list_tasks(connection, wanted, after, limit, reach)
+            async with beyond(connection, reach):  # the queue in which they have places is everybody's
+                return await self._placed(connection, statuses)
 
     @property
     def followers(self) -> int:

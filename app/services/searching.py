@@ -100,7 +100,7 @@ class Searcher:
     async def _ranked(self, wanted: Search, vector: NDArray[np.float32] | None, depth: int) -> list[Hit]:
         """The best `depth` hits; they and their neighbours are of one moment."""
         what = (wanted.filter, depth, wanted.min_score)
-        async with self.database.snapshot() as connection:
+        async with self.database.snapshot(wanted.filter.reach) as connection:
             if vector is None:
                 hits = await search.search_text(connection, wanted.query, *what)
             elif wanted.mode == "vector":

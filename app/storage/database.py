@@ -23,6 +23,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.errors import DatabaseUnavailable
+from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 log = structlog.get_logger(__name__)
 
@@ -57,9 +58,8 @@ class Limits:
 
 
 _SET_LOCAL = text(
-    "SELECT set_config('statement_timeout', :statement_timeout, true),"
-    " set_config('lock_timeout', :lock_timeout, true), set_config("
-    "'idle_in_transaction_session_timeout', :idle_in_transaction_session_timeout, true)"
+    "SELECT set_config(name, value, true)"
+    " FROM unnest(CAST(:names AS text[]), CAST(:values AS text[])) AS setting (name, value)"
 )
 A_PERSON_WAITS = Limits(statement_seconds=8, lock_seconds=5, answer_seconds=10, connect_seconds=5)
 WORK = Limits(statement_seconds=60, lock_seconds=30, answer_seconds=65, connect_seconds=10)
@@ -93,34 +93,36 @@ class Database:
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         """A transaction: committed at the end of the block, rolled back on an exception.
 
-        Raises DatabaseUnavailable when the server cannot be reached or goes away.
+        In one of a bound reach Postgres itself shows and takes nothing outside of it. Raises
+        DatabaseUnavailable when the server cannot be reached or goes away.
         """
         with _unavailability():
             async with self._engine.begin() as connection:
-                if self._is_pgbouncer:  # the next transaction of this session may be somebody else's
-                    await connection.execute(_SET_LOCAL, self._limits.of_server)
+                await self._set_up(connection, reach)
                 yield connection
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction for reading, in which all statements see the database as the first one saw it."""
+    async def snapshot(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
+        """As `transaction`, for reading: all statements see the database as the first one saw it."""
         with _unavailability():
             async with self._engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
                 async with connection.begin():
+                    await self._set_up(connection, reach)
                     yield connection
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+    async def autocommit(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         """Each statement is a transaction of its own, so no pause of this process can hold a lock.
 
-        Behind PgBouncer it is one transaction: what is prepared is known to one server connection only.
+        Behind PgBouncer it is one transaction: what is prepared is known to one server connection only. So
+        it is for a bound reach, which ends with its transaction.
         """
-        if self._is_pgbouncer:
-            async with self.transaction() as connection:
+        if self._is_pgbouncer or reach.is_bound:
+            async with self.transaction(reach) as connection:
                 yield connection
             return
         with _unavailability():
@@ -133,6 +135,12 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    async def _set_up(self, connection: AsyncConnection, reach: Reach) -> None:
+        """Until the transaction ends: behind PgBouncer the session's next one may be somebody else's."""
+        settings = (self._limits.of_server if self._is_pgbouncer else {}) | reach.settings
+        if settings:
+            await _set_local(connection, settings)
 
     def _prepare(self, dbapi_connection: Any, _record: Any) -> None:
         """Send vectors as binary: the text form makes inserts 6 to 17 times slower.
@@ -161,6 +169,24 @@ class Database:
 def halfvecs(vectors: NDArray[np.float32]) -> list[HalfVector]:
     """The rows of an `(n, dimensions)` array, for a halfvec[] parameter."""
     return [HalfVector(row) for row in vectors]
+
+
+@asynccontextmanager
+async def beyond(connection: AsyncConnection, reach: Reach) -> AsyncIterator[None]:
+    """Within a transaction of this reach, what is about all there is: whoever uses it says why.
+
+    After an exception the transaction can only end, and the role with it.
+    """
+    if not reach.is_bound:
+        yield
+        return
+    await _set_local(connection, {"role": "none"})
+    yield
+    await _set_local(connection, {"role": TENANT_ROLE})
+
+
+async def _set_local(connection: AsyncConnection, settings: dict[str, str]) -> None:
+    await connection.execute(_SET_LOCAL, {"names": list(settings), "values": list(settings.values())})
 
 
 @contextmanager

@@ -318,11 +318,7 @@ async def delete_document(connection: AsyncConnection, space_id: int, document_i
     Its ingestions stay for a while, for pollers, without what they say of the file.
     """
     await runs.cancel_all(connection, document_id, space_id)
-    served = await connection.scalar(
-        text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
-    )
-    if served is not None:
-        await delete_chunks(connection, space_id, [served])
+    storage_keys = await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
     await connection.execute(
         text(
             "UPDATE ingestions SET filename = '', title = NULL, sha256 = '', path = NULL"
@@ -330,7 +326,13 @@ async def delete_document(connection: AsyncConnection, space_id: int, document_i
         ),
         {"document_id": document_id},
     )
-    return await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
+    # Last: without it they belong to another collection, if it was moved.
+    served = await connection.scalar(
+        text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
+    )
+    if served is not None:
+        await delete_chunks(connection, space_id, [served])
+    return storage_keys
 
 
 async def _give_up_files(connection: AsyncConnection, which: str, **parameters: UUID) -> Sequence[str]:

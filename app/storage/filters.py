@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from app.storage.doomed import stays
-from app.storage.reach import EVERYTHING, Reach
+from app.storage.reach import EVERYTHING, Reach, expected_of_all
 
 Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
 Scalar = str | int | float | bool | None
@@ -42,6 +42,16 @@ METADATA_PREFIX: Final = "metadata."
 _ORDERS: Final = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _OPPOSITES: Final = {"ne", "nin"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def key_of(name: str) -> str:
+    """The key of the metadata that a condition names, which is none of FIELDS."""
+    return name.removeprefix(METADATA_PREFIX)
+
+
+def name_of(key: str) -> str:
+    """What a condition names a key of the metadata by: some would be taken for something else."""
+    return METADATA_PREFIX + key if key in FIELDS or key.startswith(METADATA_PREFIX) else key
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +123,8 @@ class SearchFilter:
             conditions.append(self.reach.sql("d"))
             parameters |= self.reach.parameters
         if self.condition is not None:
-            conditions.append(condition_sql(self.condition, parameters))
+            condition = condition_sql(self.condition, parameters)
+            conditions.append(expected_of_all(condition) if self.reach.is_bound else condition)
         return " AND ".join(conditions), parameters
 
 
@@ -136,7 +147,7 @@ def _comparison_sql(comparison: Comparison, parameters: dict[str, Any]) -> str:
     if key in FIELDS:
         field = FIELDS[key].sql
     else:
-        key = key.removeprefix(METADATA_PREFIX)
+        key = key_of(key)
         if comparison.operator in {"eq", "ne"} and value is not None:  # as the index of metadata finds it
             is_value, is_listed = (_bind_json({key: one}, parameters) for one in (value, [value]))
             return f"(d.metadata @> {is_value} OR d.metadata @> {is_listed})"

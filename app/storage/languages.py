@@ -38,21 +38,13 @@ CONFIGS: Final = {
     "sv": "swedish", "ta": "tamil", "tr": "turkish", "yi": "yiddish",
 }  # fmt: skip
 
-# SQL: the configs a question must be put through, one a row, in constant time: one step of an index each.
+# SQL: the configs a question must be put through, one a row, in constant time: one step of an index each, in
+# a function of the database's, which need not step over what is out of a caller's reach.
 # There may be some that only documents had which are deleted by now. What another server made that this one
 # has no config for is found by its other words only.
 CONFIGS_IN_USE: Final = f"""
     SELECT CAST(pg_ts_config.oid AS regconfig) AS config FROM (
-        WITH RECURSIVE used(name) AS (
-            (SELECT text_search_config FROM ingestions WHERE text_search_config IS NOT NULL
-            ORDER BY text_search_config LIMIT 1)
-            UNION ALL
-            SELECT (
-                SELECT text_search_config FROM ingestions WHERE text_search_config > used.name
-                ORDER BY text_search_config LIMIT 1
-            ) FROM used WHERE used.name IS NOT NULL
-        )
-        SELECT name FROM used UNION SELECT '{CONFIG_OF_OLD}'
+        SELECT name FROM text_search_configs() AS name UNION SELECT '{CONFIG_OF_OLD}'
     ) used JOIN pg_ts_config ON cfgname = used.name AND cfgnamespace = CAST('pg_catalog' AS regnamespace)
 """
 

@@ -10,6 +10,7 @@ from app.embeddings.base import EmbeddingIdentity
 from app.errors import EmbeddingSpaceMismatch
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database
+from app.storage.reach import TENANT_ROLE
 
 MAX_DIMENSIONS: Final = 4_000  # pgvector's HNSW indexes no longer halfvec
 
@@ -63,6 +64,7 @@ async def _make_space(connection: AsyncConnection, identity: EmbeddingIdentity) 
         f"ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN",
         f"CREATE INDEX IF NOT EXISTS ix_{table}_ingestion_id ON {table} (ingestion_id)",
         f"CREATE INDEX IF NOT EXISTS ix_{table}_embedding ON {table} USING hnsw (embedding halfvec_ip_ops)",
+        f"GRANT SELECT, DELETE ON {table} TO {TENANT_ROLE}",
     ):
         await connection.execute(sql(statement))
     return space_id

@@ -72,9 +72,5 @@ _BEGIN: Final = f"""
         CASE WHEN counted < {COUNTED_DOCUMENTS} THEN counted ELSE greatest(counted, (
             SELECT CAST(reltuples AS int) FROM pg_class WHERE oid = CAST('documents' AS regclass)
         )) END AS documents_total
-    FROM (
-        SELECT count(*) AS counted FROM (
-            SELECT FROM documents WHERE live_ingestion_id IS NOT NULL LIMIT {COUNTED_DOCUMENTS}
-        ) document
-    ) documents
+    FROM (SELECT published_documents({COUNTED_DOCUMENTS}) AS counted OFFSET 0) documents
 """

@@ -7,15 +7,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from pydantic import SecretStr
+from sqlalchemy.exc import DBAPIError
 
-from tests.api.conftest import Served, bearer, made
+from app.config import Settings
+from app.errors import CollectionNotFound, DocumentNotFound, TaskNotFound
+from app.local.embedded import EmbeddedPostgres
+from app.services.document_service import UploadOptions
+from app.services.idempotency import Answer
+from app.services.keys import Caller
+from app.services.searching import Mode, Search
+from app.storage.document_views import DocumentFilter, DocumentOrder
+from app.storage.documents import Change, FailedDocuments
+from app.storage.filters import SearchFilter
+from app.storage.reach import Reach
+from app.storage.tasks import TaskFilter
+from tests.api.conftest import ROOT, Served, bearer, made
 from tests.api.contract import Contract
+from tests.databases import migrated_by_owner
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
 OWN, FOREIGN = "reports-2026", "letters%"
@@ -41,6 +56,13 @@ class Library:
 
 
 @pytest.fixture(scope="module")
+async def locked_settings(settings: Settings, postgres: EmbeddedPostgres) -> Settings:
+    """Of a service that is not Postgres' superuser, whom no policy binds."""
+    url = await migrated_by_owner(postgres, f"reach_{uuid4().hex}")
+    return settings.model_copy(update={"database_url": url, "api_keys": SecretStr(f"root:{ROOT}")})
+
+
+@pytest.fixture(scope="module")
 async def bound(locked: Served, root: httpx.AsyncClient) -> AsyncIterator[httpx.AsyncClient]:
     key = await made(root, name="bound", collections=["reports*"])
     hooks = {"response": [Contract(locked.app.openapi()).check]}
@@ -51,8 +73,8 @@ async def bound(locked: Served, root: httpx.AsyncClient) -> AsyncIterator[httpx.
 
 
 async def upload(client: httpx.AsyncClient, collection: str, content: bytes, name: str) -> dict[str, Any]:
-    form = {"files": {"file": (name, content)}, "data": {"collection": collection}}
-    answer = await client.post("/documents", **form)  # type: ignore[arg-type]
+    told = {"collection": collection, "metadata": json.dumps({"shelf": collection, collection: True})}
+    answer = await client.post("/documents", files={"file": (name, content)}, data=told)
     assert answer.status_code == 202, answer.text
     accepted: dict[str, Any] = answer.json()
     return accepted
@@ -285,6 +307,22 @@ async def renames(bound: httpx.AsyncClient, own: Library, foreign: Library) -> l
     return [*there, away]
 
 
+async def counts_its_own_metadata(
+    bound: httpx.AsyncClient, own: Library, foreign: Library
+) -> list[httpx.Response]:
+    """The metadata of each document names its collection: see `upload`."""
+    keys = await bound.get("/metadata")
+    assert keys.json()["data"] == [{"key": OWN, "documents": 1}, {"key": "shelf", "documents": 1}]
+    values = await bound.get("/metadata/values", params={"key": "shelf"})
+    assert values.json()["data"] == [{"value": OWN, "documents": 1}]
+    there = [await bound.get("/metadata", params={"collection": FOREIGN})]
+    for key in ("shelf", FOREIGN):
+        there.append(await bound.get("/metadata/values", params={"collection": FOREIGN, "key": key}))
+    for answer in there:
+        assert answer.json() == {"data": [], "has_more": False}
+    return [keys, values, *there]
+
+
 WALKS: dict[str, Walk] = {
     "POST /collections": makes_collections,
     "GET /collections": lists_its_collections,
@@ -333,6 +371,8 @@ WALKS: dict[str, Walk] = {
     "GET /tasks/{task_id}/events": like_nothing("GET", "/tasks/{task_id}/events"),
     "POST /tasks/{task_id}/cancel": like_nothing("POST", "/tasks/{task_id}/cancel"),
     "POST /search": searches,
+    "GET /metadata": counts_its_own_metadata,
+    "GET /metadata/values": counts_its_own_metadata,
     "GET /workers": wants_an_administrator("GET", "/workers"),
     "GET /stats": wants_an_administrator("GET", "/stats"),
     "POST /keys": wants_an_administrator("POST", "/keys", json={"name": "a", "scopes": ["admin"]}),
@@ -433,3 +473,112 @@ async def test_callers_of_one_name_share_no_idempotency_keys(locked: Served, roo
             headers = bearer(key["secret"]) | again
             answer = await client.post("/documents", headers=headers, **form)  # type: ignore[arg-type]
             assert answer.status_code == status
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetful(Reach):
+    """What all statements and services would do if each of them forgot its condition."""
+
+    def sql(self, documents: str) -> str:
+        return "true"
+
+    def sql_of_collections(self, name: str) -> str:
+        return "true"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    def has_collection(self, collection: str | None) -> bool:
+        return True
+
+    def has_all_of(self, collection: str) -> bool:
+        return True
+
+    def has_document(self, collection: str | None, document_id: UUID) -> bool:
+        return True
+
+
+FORGETFUL = Forgetful(("reports*",))
+
+
+@pytest.mark.parametrize("document", ["ready", "failed", "waiting"])
+async def test_a_service_that_forgets_its_conditions_finds_no_foreign_document(
+    locked: Served, root: httpx.AsyncClient, foreign: Library, document: str
+) -> None:
+    services = locked.services
+    documents = services.documents.for_caller(Caller(reach=FORGETFUL))
+    there: dict[str, Any] = getattr(foreign, document)
+    document_id, task_id = UUID(there["document_id"]), UUID(there["task_id"])
+    before = await everything_of(root, foreign)
+    async with documents.uploading() as upload:
+        file = await upload.receive("a.pdf", pieces(b"%PDF-1.4 " + uuid4().bytes))
+        for refused in (
+            documents.find(document_id),
+            documents.require(document_id),
+            documents.list_chunks(document_id, None, 10),
+            documents.find_original(document_id),
+            documents.change(document_id, Change(title="mine")),
+            documents.change(document_id, Change(collection=OWN)),
+            documents.replace(document_id, upload, file),
+            documents.retry(document_id),
+            documents.delete(document_id),
+            services.pictures.find(document_id, 1, None, 100, FORGETFUL),
+        ):
+            with pytest.raises(DocumentNotFound):
+                await refused
+    with pytest.raises(TaskNotFound):
+        await documents.cancel(task_id)
+    assert await documents.delete_all([document_id]) == 0
+    assert await documents.retry_failed(FailedDocuments(document_ids=[document_id])) == 0
+    assert await documents.cancel_waiting(FOREIGN) == 0
+    assert await everything_of(root, foreign) == before
+
+
+async def test_a_service_that_forgets_its_conditions_lists_and_finds_its_own(
+    locked: Served, own: Library, foreign: Library
+) -> None:
+    services = locked.services
+    documents = services.documents.for_caller(Caller(reach=FORGETFUL))
+    listed = await documents.list_documents(DocumentFilter(), DocumentOrder(), None, 500)
+    assert str(own.ready["document_id"]) in {str(view.id) for view, _ in listed}
+    assert {view.collection for view, _ in listed if not view.collection.startswith("reports")} == set()
+    tasks = await services.progress.list_tasks(TaskFilter(), None, 500, FORGETFUL)
+    assert str(own.ready["task_id"]) in {str(task.task_id) for task in tasks}
+    assert not {str(task.task_id) for task in tasks} & foreign.traces
+    question = {"query": "salt marsh plants", "limit": 50, "neighbours": 1}
+    for mode in get_args(Mode):
+        found = await services.rag.search(Search(**question, mode=mode, filter=SearchFilter(reach=FORGETFUL)))
+        assert {str(hit.document_id) for hit in found.hits} == {own.ready["document_id"]}
+        only = SearchFilter(document_ids=(UUID(foreign.ready["document_id"]),), reach=FORGETFUL)
+        assert (await services.rag.search(Search(**question, mode=mode, filter=only))).hits == []
+
+
+async def test_a_service_that_forgets_its_conditions_knows_no_foreign_collection(
+    locked: Served, root: httpx.AsyncClient, own: Library, foreign: Library
+) -> None:
+    collections = locked.services.collections.within(FORGETFUL)
+    for refused in (
+        collections.find(FOREIGN),
+        collections.change(FOREIGN, None, {"description": "mine"}),
+        collections.change(FOREIGN, f"{OWN}-2", {}),
+        collections.delete(FOREIGN),
+    ):
+        with pytest.raises(CollectionNotFound):
+            await refused
+    listed = await collections.list(None, 500)
+    assert OWN in {counted.collection.name for counted in listed}
+    assert FOREIGN not in {counted.collection.name for counted in listed}
+    await root.post("/collections", json={"name": "letters to delete"})
+    deletion = (await root.delete("/collections/letters to delete")).json()
+    with pytest.raises(TaskNotFound):
+        await collections.deletion(UUID(deletion["task_id"]))
+    documents = locked.services.documents.for_caller(Caller(reach=FORGETFUL))
+    async with documents.uploading() as upload:
+        file = await upload.receive("a.pdf", pieces(b"%PDF-1.4 " + uuid4().bytes))
+        with pytest.raises(DBAPIError, match="row-level security"):
+            await documents.add(upload, [file], UploadOptions(collection=FOREIGN), lambda _: Answer(202, {}))
+
+
+async def pieces(content: bytes) -> AsyncIterator[bytes]:
+    yield content

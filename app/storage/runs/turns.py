@@ -44,10 +44,9 @@ NEXT = f"""
 
 
 def new_turn(queue: str, is_bulk: str) -> str:
-    """The turn of what is asked for now; both are SQL."""
+    """The turn of what is asked for now; both are SQL. The next of all (`next_turn`) may be out of reach."""
     return f"""greatest(0,
-        (SELECT turn FROM ingestions WHERE {IS_FRESH} ORDER BY {IN_TURN} LIMIT 1)
-            + CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 0 END,
+        next_turn() + CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 0 END,
         (
             SELECT last.turn FROM ingestions AS last
             WHERE {IS_FRESH} AND last.queue = {queue} AND last.is_bulk = {is_bulk}

@@ -1,0 +1,173 @@
+"""keep tenants apart: a role that sees what a transaction's settings name, and nothing without them
+
+Transactions of callers who are bound to collections take the role; the service itself, and the version
+before, go on as they are: to any other role the policies show everything. Chunks, words and vectors have no
+policy (see docs/security.md) and are read through the documents.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+from app.errors import TenantRoleRefused
+
+revision = "20261127wz"
+down_revision = "20261127wt"
+branch_labels = None
+depends_on = None
+
+ROLE = "pdf_ingest_tenant"
+# It belongs to all databases of a server, which may migrate at the same time.
+MAKE_ROLE = f"""
+    DO $$ BEGIN
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
+            BEGIN
+                CREATE ROLE {ROLE} NOLOGIN;
+            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+            END;
+        END IF;
+        IF NOT pg_has_role(session_user, '{ROLE}', CASE
+            WHEN CAST(current_setting('server_version_num') AS int) < 160000 THEN 'MEMBER' ELSE 'SET' END)
+        THEN
+            BEGIN
+                GRANT {ROLE} TO SESSION_USER;
+            EXCEPTION WHEN unique_violation THEN NULL;
+            END;
+        END IF;
+    END $$
+"""
+NOT_PERMITTED = "42501"
+
+# What callers' requests do, and no more: nothing of keys, webhooks, workers.
+GRANTS = {
+    "documents": "SELECT, INSERT, UPDATE, DELETE",
+    "ingestions": "SELECT, INSERT, UPDATE",
+    "collections": "SELECT, INSERT, UPDATE",
+    "collection_deletions": "SELECT, INSERT",
+    "chunks": "SELECT, DELETE",
+    "document_words": "SELECT, DELETE",
+    "files_to_delete": "SELECT, INSERT",
+}
+
+
+GRANT_SCHEMA = f"""
+    DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO {ROLE}', current_schema()); END $$
+"""
+
+
+def patterns(name: str) -> str:
+    """A setting, as patterns of LIKE. A subquery is read once a statement; what was never set may be ''."""
+    return f"(SELECT CAST(nullif(current_setting('pdf_ingest.{name}', true), '') AS text[]))"
+
+
+def fits(value: str, name: str) -> str:
+    return f"{value} LIKE ANY (CAST({patterns(name)} AS text[]))"
+
+
+IS_IN_REACH = f"{fits('collection', 'collections')} AND {fits('CAST(id AS text)', 'documents')}"
+# A run is its document's; one whose document is not there, yet or any more, belongs where it was asked for.
+IS_RUN_IN_REACH = f"""
+    EXISTS (SELECT FROM documents WHERE documents.id = document_id)
+    OR {fits("queue", "collections")} AND {fits("CAST(document_id AS text)", "documents")}
+        AND NOT has_document(document_id)
+"""
+# One without a name is being deleted, which all must know: its documents are there no more.
+IS_COLLECTION_IN_REACH = f"""
+    CASE WHEN name IS NULL THEN {patterns("collections")} IS NOT NULL
+    ELSE {fits("name", "collections")} AND '%' = ANY (CAST({patterns("documents")} AS text[])) END
+"""
+POLICIES = {
+    "documents": IS_IN_REACH,
+    "ingestions": IS_RUN_IN_REACH,
+    "collections": IS_COLLECTION_IN_REACH,
+    "collection_deletions": fits("collection", "collections"),
+}
+# What a bound caller's statements ask about all there is.
+FUNCTIONS = {
+    "has_document(id uuid)": "boolean AS 'SELECT EXISTS (SELECT FROM documents WHERE documents.id = $1)'",
+    "published_documents(most integer)": """bigint AS '
+        SELECT count(*) FROM (SELECT FROM documents WHERE live_ingestion_id IS NOT NULL LIMIT $1) document'
+    """,
+    "waiting_runs(most integer)": """bigint AS $$
+        SELECT count(*) FROM (
+            SELECT FROM ingestions WHERE status IN ('queued', 'retrying') LIMIT $1
+        ) waiting $$
+    """,
+    "text_search_configs()": """SETOF text ROWS 5 AS $$
+        WITH RECURSIVE used(name) AS (
+            (SELECT text_search_config FROM ingestions WHERE text_search_config IS NOT NULL
+            ORDER BY text_search_config LIMIT 1)
+            UNION ALL
+            SELECT (
+                SELECT text_search_config FROM ingestions WHERE text_search_config > used.name
+                ORDER BY text_search_config LIMIT 1
+            ) FROM used WHERE used.name IS NOT NULL
+        )
+        SELECT name FROM used WHERE name IS NOT NULL $$
+    """,
+    "next_turn()": """bigint AS $$
+        SELECT turn FROM ingestions WHERE status = 'queued' AND started_at IS NULL AND turn IS NOT NULL
+        ORDER BY turn, is_bulk, created_at, id LIMIT 1 $$
+    """,
+}
+# They write of webhooks and collections whoever asks.
+TRIGGER_FUNCTIONS = ("note_collection()", "announce_end_of_run()", "announce_deletion()")
+
+
+def tables_of_vectors() -> set[tuple[str, str]]:
+    """With their privileges: those that are there. New ones are granted where they are made (spaces.py)."""
+    ids = op.get_bind().scalars(sa.text("SELECT id FROM embedding_spaces"))
+    return {(f"embeddings_{space_id}", "SELECT, DELETE") for space_id in ids}
+
+
+def make_role() -> None:
+    """Raises TenantRoleRefused."""
+    user = op.get_bind().scalar(sa.text("SELECT quote_ident(session_user)"))
+    try:
+        op.execute(MAKE_ROLE)
+    except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != NOT_PERMITTED:
+            raise
+        raise TenantRoleRefused(
+            f"{user} may not make the role {ROLE}, whose rights the requests of keys that are bound to "
+            "collections have. An administrator of the Postgres server has to run once: "
+            f"CREATE ROLE {ROLE} NOLOGIN; GRANT {ROLE} TO {user};"
+        ) from error
+
+
+def shown(condition: str) -> str:
+    """To the role what fulfils the condition, to all others everything.
+
+    The planner expects nearly all to be shown: the statements have the condition too, and it counts once.
+    With less it would leave the indexes of vectors and of words for plans for a few documents.
+    """
+    return f"CASE WHEN current_user <> '{ROLE}' OR ({condition}) THEN true END IS NOT NULL"
+
+
+def upgrade() -> None:
+    make_role()
+    op.execute(GRANT_SCHEMA)
+    for table, privileges in GRANTS.items() | tables_of_vectors():
+        op.execute(f"GRANT {privileges} ON {table} TO {ROLE}")
+    for function, body in FUNCTIONS.items():
+        op.execute(
+            f"CREATE FUNCTION {function} RETURNS {body}"
+            " LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT"
+        )
+    for function in TRIGGER_FUNCTIONS:
+        op.execute(f"ALTER FUNCTION {function} SECURITY DEFINER SET search_path FROM CURRENT")
+    for table, condition in POLICIES.items():
+        op.execute(f"CREATE POLICY reach ON {table} USING ({shown(condition)})")
+        op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
+
+
+def downgrade() -> None:
+    """The role stays: it belongs to all databases of the server."""
+    for table in POLICIES:
+        op.execute(f"DROP POLICY reach ON {table}")
+        op.execute(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
+    for function in TRIGGER_FUNCTIONS:
+        op.execute(f"ALTER FUNCTION {function} SECURITY INVOKER RESET search_path")
+    for function in FUNCTIONS:
+        op.execute(f"DROP FUNCTION {function}")
+    for table, _ in GRANTS.items() | tables_of_vectors():
+        op.execute(f"REVOKE ALL ON {table} FROM {ROLE}")

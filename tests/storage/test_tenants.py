@@ -1,0 +1,219 @@
+"""Postgres itself shows a bound caller nothing else, whatever the statement is."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from hashlib import md5
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
+from app.storage.database import Database, beyond
+from app.storage.models import Base
+from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
+from app.storage.spaces import open_space
+from tests.databases import PROJECT, migrated_by_owner, owned, run_alembic, run_sql
+
+LANDED = "20261120b"
+TABLES_WITH_POLICY = ("documents", "ingestions", "collections", "collection_deletions")
+A = Reach(("a*",))
+# A document in each of a12, a_2 and b1; one moved from b1 to a12; the run of one of b1 that is deleted.
+ROWS = """
+    WITH shelf AS (
+        SELECT * FROM (VALUES ('1', 'a12', 'a12'), ('2', 'a_2', 'a_2'), ('3', 'b1', 'b1'), ('4', 'a12', 'b1'))
+            AS shelf (name, collection, queue)
+    ), run AS (
+        INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, queue)
+        SELECT md5(name)::uuid, md5(name)::uuid, name, ''::bytea, 1, queue FROM shelf
+        UNION ALL SELECT md5('gone')::uuid, md5('gone')::uuid, '', '', 1, 'b1'
+    )
+    INSERT INTO documents (id, collection, latest_ingestion_id)
+    SELECT md5(name)::uuid, collection, md5(name)::uuid FROM shelf
+"""
+
+
+@pytest.fixture(scope="module")
+async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """With one connection, which everybody has in turn."""
+    url = await migrated_by_owner(postgres, f"tenants_{uuid4().hex}")
+    await run_sql(url, ROWS)
+    database = Database(url, pool_size=1)
+    yield database
+    await database.close()
+
+
+async def names(database: Database, reach: Reach, table: str = "ingestions", name: str = "filename") -> str:
+    async with database.transaction(reach) as connection:
+        found = await connection.scalars(text(f"SELECT {name} FROM {table} ORDER BY 1"))
+        return " ".join(found)
+
+
+def document(name: str) -> UUID:
+    return UUID(md5(name.encode(), usedforsecurity=False).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("reach", "seen"),
+    [
+        (EVERYTHING, " 1 2 3 4"),
+        (Reach(("*",)), " 1 2 3 4"),
+        (A, "1 2 4"),
+        (Reach(("b*",)), " 3"),
+        (Reach(("a_2",)), "2"),
+        (Reach(("%",)), ""),
+        (Reach(()), ""),
+        (Reach(None, frozenset({document("3")})), "3"),
+        (Reach(("a*",), frozenset({document("3"), document("4")})), "4"),
+        (Reach(None, frozenset()), ""),
+    ],
+)
+async def test_a_run_is_seen_by_those_who_may_see_its_document(
+    library: Database, reach: Reach, seen: str
+) -> None:
+    assert await names(library, reach) == seen
+    of_documents = await names(
+        library, reach, "documents JOIN ingestions ON latest_ingestion_id = ingestions.id"
+    )
+    assert of_documents == seen.strip()
+
+
+@pytest.mark.parametrize("table", TABLES_WITH_POLICY)
+async def test_the_role_sees_nothing_without_settings(library: Database, table: str) -> None:
+    async with library.transaction() as connection:
+        await connection.execute(text(f"SET LOCAL ROLE {TENANT_ROLE}"))
+        assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
+        for setting in ("collections", "documents"):
+            await connection.execute(text(f"SET LOCAL pdf_ingest.{setting} = ''"))
+        assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
+
+
+async def test_what_is_out_of_reach_is_neither_changed_nor_made(library: Database) -> None:
+    async with library.transaction(A) as connection:
+        for statement in (
+            "UPDATE documents SET title = 'mine'",
+            "DELETE FROM documents WHERE title = 'mine'",
+        ):
+            assert (await connection.execute(text(f"{statement} RETURNING id"))).rowcount == 3
+        await connection.rollback()
+    for statement in (
+        "UPDATE documents SET collection = 'b1'",
+        "INSERT INTO documents (id, collection, latest_ingestion_id)"
+        " SELECT gen_random_uuid(), 'b1', id FROM ingestions LIMIT 1",
+        "INSERT INTO collections (id, name) VALUES (gen_random_uuid(), 'b2')",
+    ):
+        with pytest.raises(DBAPIError, match="row-level security"):
+            async with library.transaction(A) as connection:
+                await connection.execute(text(statement))
+    assert await names(library, EVERYTHING) == " 1 2 3 4"
+
+
+async def test_the_role_reads_no_keys_webhooks_and_workers(library: Database) -> None:
+    space_id = await open_space(library, EmbeddingIdentity("test", "model", 8))
+    readable = {*TABLES_WITH_POLICY, "chunks", "document_words", "files_to_delete"}
+    async with library.transaction() as connection:
+        for table in [*Base.metadata.tables, f"embeddings_{space_id}"]:
+            may = await connection.scalar(
+                text("SELECT has_any_column_privilege(:role, :table, 'SELECT, INSERT, UPDATE, REFERENCES')"),
+                {"role": TENANT_ROLE, "table": table},
+            )
+            assert may == (table in readable or table.startswith("embeddings_")), table
+
+
+async def test_a_connection_serves_one_after_the_other(library: Database) -> None:
+    async def fail(reach: Reach) -> None:
+        with pytest.raises(DBAPIError):
+            async with library.transaction(reach) as connection:
+                await connection.execute(text("SELECT 1 / 0"))
+
+    async def leave(reach: Reach) -> None:
+        async def ask() -> None:
+            async with library.transaction(reach) as connection:
+                await connection.execute(text("SELECT pg_sleep(60)"))
+
+        asking = asyncio.create_task(ask())
+        await asyncio.sleep(0.3)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    for end in (fail, leave, None):
+        for reach, other in ((A, EVERYTHING), (EVERYTHING, A), (A, Reach(("b*",)))):
+            if end is not None:
+                await end(reach)
+            seen = {EVERYTHING: " 1 2 3 4", A: "1 2 4"}.get(other, " 3")
+            assert await names(library, other) == seen
+    async with library.snapshot(A) as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM documents")) == 3
+    async with library.autocommit(A) as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM documents")) == 3
+    async with library.autocommit() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM documents")) == 4
+
+
+async def test_what_is_asked_beyond_a_reach_ends_with_its_block(library: Database) -> None:
+    count = text("SELECT count(*) FROM documents")
+    async with library.transaction(A) as connection:
+        async with beyond(connection, A):
+            assert await connection.scalar(count) == 4
+        assert await connection.scalar(count) == 3
+
+
+async def test_documents_of_the_landed_version_are_kept_apart(postgres: EmbeddedPostgres) -> None:
+    postgres.create_database("tenants_landed")
+    url = postgres.url("tenants_landed")
+    await run_alembic(url, command.upgrade, LANDED)
+    await run_sql(
+        url,
+        ROWS.replace("byte_size, queue)", "byte_size)").replace("1, queue", "1").replace("1, 'b1'\n", "1\n"),
+    )
+    await run_alembic(url, command.upgrade, "head")
+    database = Database(url)
+    assert await names(database, A) == "1 2 4"
+    assert await names(database, EVERYTHING) == " 1 2 3 4"
+    await database.close()
+
+
+def migrate(url: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.local.cli", "migrate"],
+        cwd=PROJECT,
+        env={"DATABASE_URL": url, "PATH": "", "HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def test_who_may_not_make_the_role_is_told_what_an_administrator_has_to_run(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
+        url = await owned(server, "plain")
+        refused = await asyncio.to_thread(migrate, url)
+        assert refused.returncode == 1
+        assert "Traceback" not in refused.stdout + refused.stderr
+        statements = refused.stderr[refused.stderr.index("CREATE ROLE") :].strip()
+        assert statements == f"CREATE ROLE {TENANT_ROLE} NOLOGIN; GRANT {TENANT_ROLE} TO plain;"
+        await run_sql(server.url("plain"), *statements.rstrip(";").split(";"))
+        assert (await asyncio.to_thread(migrate, url)).returncode == 0
+
+
+async def test_who_may_make_roles_makes_it_and_several_databases_do_at_once(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
+        url = await owned(server, "owner")
+        await run_sql(server.url("owner"), "ALTER ROLE owner CREATEROLE")
+        assert (await asyncio.to_thread(migrate, url)).returncode == 0
+        database = Database(url)
+        assert await names(database, A) == ""
+        await database.close()
+    with EmbeddedPostgres(tmp_path / "other", is_durable=False) as server:
+        for name in ("one", "two", "three"):
+            server.create_database(name)
+        urls = [server.url(name) for name in ("one", "two", "three")]
+        all_at_once = await asyncio.gather(*(asyncio.to_thread(migrate, url) for url in urls))
+        assert [finished.returncode for finished in all_at_once] == [0, 0, 0], all_at_once
