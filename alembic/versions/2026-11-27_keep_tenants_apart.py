@@ -44,7 +44,7 @@ GRANTS = {
     "collections": "SELECT, INSERT, UPDATE",
     "collection_deletions": "SELECT, INSERT",
     "chunks": "SELECT, DELETE",
-    "document_words": "SELECT, DELETE",
+    "document_words": "SELECT, INSERT, UPDATE, DELETE",
     "files_to_delete": "SELECT, INSERT",
 }
 

@@ -352,12 +352,12 @@ class DocumentService:
 
     async def count_keys(self, collection: str | None, limit: int) -> Sequence[KeyCount]:
         """Keys of the metadata, by how many published documents have them."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             return await count_keys(connection, SearchFilter(collection, reach=self._reach), limit)
 
     async def count_values(self, key: str, collection: str | None, limit: int) -> Sequence[ValueCount]:
         """Values of a key of the metadata, by how many published documents have them."""
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(self._reach) as connection:
             wanted = SearchFilter(collection, reach=self._reach)
             return await count_values(connection, wanted, key, limit)
 

@@ -48,7 +48,7 @@ class FilterForm extends HTMLElement {
         h("button", { type: "button", class: "quiet icon-only", "aria-label": "Close", onclick: () => this.#end() }, icon("close"))),
       this.values, this.note));
     this.addEventListener("keydown", (event) => this.#keys(event));
-    this.#showFields([]);
+    this.#showFields([], false);
   }
 
   // The keys of these documents; the most frequent one is the first choice.
@@ -56,16 +56,17 @@ class FilterForm extends HTMLElement {
     this.collection = collection;
     const keys = await counts(`/metadata${query({ collection, limit: MOST_KEYS })}`);
     if (collection !== this.collection || !this.isConnected) return;
-    this.#showFields(keys.data);
+    this.#showFields(keys.data, keys.has_more);
     await this.#loadValues();
   }
 
-  #showFields(keys) {
+  #showFields(keys, hasMore) {
     const before = this.hasLoaded && this.field.value;
     this.hasLoaded = keys.length > 0;
     fill(this.field,
       keys.length > 0 && h("optgroup", { label: "Metadata" }, ...keys.map(({ key, documents }) =>
-        h("option", { value: key || "metadata." }, `${key || "metadata."} (${count(documents)})`))),
+        h("option", { value: key || "metadata." }, `${key || "metadata."} (${count(documents)})`)),
+      hasMore && h("option", { disabled: true }, `The ${count(keys.length)} most frequent of more`)),
       h("optgroup", { label: "Of each document" }, ...Object.entries(OWN).map(([value, [label]]) => h("option", { value }, label))));
     if ([...this.field.options].some((one) => one.value === before)) this.field.value = before;
   }

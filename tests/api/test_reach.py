@@ -181,7 +181,10 @@ async def changes(bound: httpx.AsyncClient, own: Library, foreign: Library) -> l
     change = like_nothing("PATCH", "/documents/{document_id}", json={"title": "mine", "collection": OWN})
     moved = await bound.patch(f"/documents/{own.ready['document_id']}", json={"collection": FOREIGN})
     assert (moved.status_code, moved.json()["code"]) == (404, "collection_not_found")
-    return [moved, *(await change(bound, own, foreign))]
+    for title in ("Of its own", None):
+        named = await bound.patch(f"/documents/{own.ready['document_id']}", json={"title": title})
+        assert named.status_code == 200, named.text
+    return [moved, named, *(await change(bound, own, foreign))]
 
 
 async def searches(bound: httpx.AsyncClient, own: Library, foreign: Library) -> list[httpx.Response]:
@@ -543,6 +546,8 @@ async def test_a_service_that_forgets_its_conditions_lists_and_finds_its_own(
     listed = await documents.list_documents(DocumentFilter(), DocumentOrder(), None, 500)
     assert str(own.ready["document_id"]) in {str(view.id) for view, _ in listed}
     assert {view.collection for view, _ in listed if not view.collection.startswith("reports")} == set()
+    assert FOREIGN not in {counted.key for counted in await documents.count_keys(None, 500)}
+    assert {counted.value for counted in await documents.count_values("shelf", None, 500)} == {OWN}
     tasks = await services.progress.list_tasks(TaskFilter(), None, 500, FORGETFUL)
     assert str(own.ready["task_id"]) in {str(task.task_id) for task in tasks}
     assert not {str(task.task_id) for task in tasks} & foreign.traces
