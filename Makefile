@@ -8,8 +8,7 @@ PYTHON := .venv/bin/python
 CHROMIUM := chromium
 # Two processes, each with servers of its own: half of the time of a test is waiting.
 AT_ONCE := -n 2 --dist loadfile
-TEST_PAGE = if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser MARKS="$(MARKS)"; \
-	else echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"; fi
+NO_PAGE = echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,13 +27,13 @@ chaos: install ## Break every part of a stack of its own and count that nothing 
 bench: install ## Measure how fast everything is (options in ARGS="--quick ingest", "--help")
 	@exec $(PYTHON) -m app.local.cli bench $(ARGS)
 
-test: MARKS := not heavy
-test: lint ## Check the code and run the tests
-	$(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" --ignore tests/browser
-	@$(TEST_PAGE)
+test: lint ## Check the code and run the tests, those of the page as well where CHROMIUM [chromium] is found
+	@if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) .venv/browser/installed && \
+		CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy"; \
+	else $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" --ignore tests/browser && $(NO_PAGE); fi
 
 test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
-	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest -m "$(MARKS)" tests/browser
+	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest tests/browser
 
 screenshots: .venv/browser/installed ## Take the pictures of README.md anew, from the samples
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m tests.browser.screenshots
@@ -51,7 +50,7 @@ test-bare: install ## Run the tests that use programs of the system again, on a 
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest --ignore tests/browser
-	@$(TEST_PAGE)
+	@if command -v $(CHROMIUM) >/dev/null 2>&1; then $(MAKE) test-browser; else $(NO_PAGE); fi
 	@export PATH="$$(printf '%s:' $$HOME/.pyenv/versions/*/bin)$$PATH"; \
 	for name in python3.11 python3.12 python3.13; do \
 		if $$name -c 'import ensurepip, venv' 2>/dev/null; then $(MAKE) test-python NAME=$$name || exit 1; \

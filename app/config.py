@@ -1,16 +1,23 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PASSWORD = re.compile("//([^:/@]*):.*@")
 _OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Redis and its sentinels
+
+# "No limit" is often written as a huge number: Postgres, the kernel and timers count no further.
+MOST = 2_000_000_000
+MOST_BYTES = 10**15
+MOST_DAYS = 36_500
+FERNET_KEY_BYTES = 32
 
 
 class Settings(BaseSettings):
@@ -144,7 +151,10 @@ class Settings(BaseSettings):
     )
     ocr_max_pages: int = Field(200, ge=0, description="Pages of one PDF read with tesseract, at most.")
     retention_days: float = Field(
-        90, gt=0, description="Runs that ended so long ago are forgotten, but for the newest of a document."
+        90,
+        gt=0,
+        le=MOST_DAYS,
+        description="Runs that ended so long ago are forgotten, but for the newest of a document.",
     )
     max_queued: int = Field(10_000, ge=1, description="With more documents waiting, uploads get 429.")
     task_soft_limit_seconds: float = Field(
@@ -191,6 +201,14 @@ class Settings(BaseSettings):
         for name, value in super().__repr_args__():
             yield name, _without_secrets(value) if isinstance(value, str) else value
 
+    @field_validator("*")
+    @classmethod
+    def is_within_reach(cls, value: object, info: ValidationInfo) -> object:
+        most = MOST_BYTES if str(info.field_name).endswith("_bytes") else MOST
+        if isinstance(value, int | float) and value > most:
+            raise ValueError(f"must be at most {most:,}")
+        return value
+
     @field_validator("database_url")
     @classmethod
     def name_our_driver(cls, value: str) -> str:
@@ -218,7 +236,18 @@ class Settings(BaseSettings):
         """Of the file, which may not have been made yet."""
         if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
             self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
+        if self.secret_key is not None and not _is_fernet_key(self.secret_key.get_secret_value()):
+            raise ValueError(
+                "SECRET_KEY, or what is in SECRET_KEY_FILE, must be a Fernet key: 32 bytes as URL-safe base64"
+            )
         return self
+
+
+def _is_fernet_key(key: str) -> bool:
+    try:
+        return len(urlsafe_b64decode(key)) == FERNET_KEY_BYTES
+    except ValueError:
+        return False
 
 
 def _without_secrets(url: str) -> str:

@@ -18,6 +18,7 @@ from app.api import (
     documents,
     health,
     keys,
+    metadata,
     metrics,
     overview,
     page_pictures,
@@ -78,20 +79,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings = get_settings()
         configure_logging(settings.log_level, settings.log_format)
     key_ring = KeyRing.parse(settings.api_keys)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        allow_many()
-        async with open_services(settings) as services:
-            app.state.services = services
-            app.state.keys = Keys(services.database, key_ring, settings.secret_key)
-            app.state.is_draining = False
-            with _on_exit_signal(
-                partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop
-            ):
-                yield
-            await app.state.keys.close()
-
     app = GuardedAPI(
         wants_keys=bool(key_ring),
         title="PDF ingestion",
@@ -101,14 +88,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         docs_url=None,
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, settings, key_ring),
         responses=problem_responses(InternalError),
     )
     answer_errors_with_problems(app)
     app.add_middleware(BodyPace)
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
-    modules = (documents, collections, page_pictures, tasks, search, webhooks, keys, usage, overview)
+    modules = (
+        documents,
+        collections,
+        metadata,
+        page_pictures,
+        tasks,
+        search,
+        webhooks,
+        keys,
+        usage,
+        overview,
+    )
     for module in modules:
         app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
     app.include_router(health.router)
@@ -117,6 +115,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     serve_docs(app)
     serve_page(app)
     return app
+
+
+@asynccontextmanager
+async def _lifespan(settings: Settings, key_ring: KeyRing, app: FastAPI) -> AsyncIterator[None]:
+    allow_many()
+    async with open_services(settings) as services:
+        app.state.services = services
+        app.state.keys = Keys(services.database, key_ring, settings.secret_key)
+        app.state.is_draining = False
+        with _on_exit_signal(partial(_drain, app), settings.shutdown_drain_seconds, services.progress.stop):
+            yield
+        await app.state.keys.close()
 
 
 def __getattr__(name: str) -> FastAPI:

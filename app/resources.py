@@ -9,14 +9,14 @@ from functools import partial
 import structlog
 
 from app.config import Settings
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import PROBE, Embedder
 from app.embeddings.budget import Budget, NoBudget
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
-from app.services.backfill import DocumentWords, Languages
+from app.services.backfill import DocumentWords, Languages, TitleWords
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
@@ -99,24 +99,9 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
     for name in await asyncio.to_thread(remove_abandoned):
         log.info("removed what a killed process left", folder=name)
     async with _open_resources(settings, limits) as resources, AsyncExitStack() as closing:
-        database, files, space_id = resources.database, resources.files, resources.space_id
+        database, files = resources.database, resources.files
         sandbox = await check_sandbox(resources.reader, is_required=settings.sandbox == "require")
-        sweeper = Sweeper(
-            database=database,
-            files=files,
-            queue=resources.queue,
-            outages=resources.outages,
-            processes=resources.processes,
-            webhooks=WebhookDispatcher(database, resources.webhook_sender, resources.cipher),
-            space_id=space_id,
-            retention_days=settings.retention_days,
-            embedding_cache_rows=settings.embedding_cache_rows,
-            duties=(
-                Languages(database, LanguageDetector(), resources.text_search),
-                DocumentWords(database),
-            ),
-        )
-        await closing.enter_async_context(_sweeping(sweeper))
+        await closing.enter_async_context(_sweeping(_sweeper(settings, resources)))
         documents = _documents(settings, resources)
         closing.push_async_callback(documents.close)
         progress = ProgressWatcher(database)
@@ -137,7 +122,7 @@ async def open_services(settings: Settings, limits: Limits = A_PERSON_WAITS) -> 
             queue=resources.queue,
             figures=Figures(database),
             roster=Roster(database, resources.queue.workers),
-            space_id=space_id,
+            space_id=resources.space_id,
             sandbox=sandbox,
         )
 
@@ -220,7 +205,7 @@ def _budget(settings: Settings, database: Database) -> Budget:
 
 def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager[Embedder]:
     batch_tokens = settings.embedding_batch_tokens
-    return open_embedder(
+    options = EmbedderOptions(
         provider=settings.embedding_provider,
         model=settings.embedding_model,
         dimensions=settings.embedding_dimensions,
@@ -235,8 +220,8 @@ def _embedder(settings: Settings, budget: Budget) -> AbstractAsyncContextManager
         passage_prefix=settings.embedding_passage_prefix,
         model_path=settings.embedding_model_path,
         threads=settings.embedding_threads,
-        budget=budget,
     )
+    return open_embedder(options, budget)
 
 
 def _cached(settings: Settings, embedder: Embedder, database: Database) -> Embedder:
@@ -320,6 +305,26 @@ def _incoming(settings: Settings, resources: _Resources, documents: DocumentServ
         outages=resources.outages,
         admission=resources.admission,
         space_id=resources.space_id,
+    )
+
+
+def _sweeper(settings: Settings, resources: _Resources) -> Sweeper:
+    database = resources.database
+    return Sweeper(
+        database=database,
+        files=resources.files,
+        queue=resources.queue,
+        outages=resources.outages,
+        processes=resources.processes,
+        webhooks=WebhookDispatcher(database, resources.webhook_sender, resources.cipher),
+        space_id=resources.space_id,
+        retention_days=settings.retention_days,
+        embedding_cache_rows=settings.embedding_cache_rows,
+        duties=(
+            Languages(database, LanguageDetector(), resources.text_search),
+            DocumentWords(database),
+            TitleWords(database),
+        ),
     )
 
 

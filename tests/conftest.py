@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from app.embeddings.base import EmbeddingIdentity
+from app.local.chaos.embedding_stub import serving
+from app.local.chaos.webhook_receiver import WebhookReceiver
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.spaces import open_space
@@ -83,3 +85,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """A whole running service, in a folder whose path has spaces."""
     with Up(tmp_path_factory.mktemp("a stack") / "with spaces") as running:
         yield running
+
+
+@pytest.fixture
+def receiver() -> WebhookReceiver:
+    """Who is told by webhooks of `receiver_url`."""
+    return WebhookReceiver()
+
+
+@pytest.fixture
+def receiver_url(receiver: WebhookReceiver) -> Iterator[str]:
+    with serving(receiver.app) as url:
+        yield url

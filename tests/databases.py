@@ -1,18 +1,38 @@
 """Databases of a test's own, beside the one that all tests share."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, NullPool, text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.local.embedded import EmbeddedPostgres
+from app.storage.database import Database
 from app.storage.reach import TENANT_ROLE
 
 PROJECT = Path(__file__).parent.parent
+
+
+class CountingDatabase(Database):
+    """A database that counts how often a connection of it is taken."""
+
+    taken = 0
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        self.taken += 1
+        async with super().transaction() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+        self.taken += 1
+        async with super().autocommit() as connection:
+            yield connection
 
 
 async def migrated(postgres: EmbeddedPostgres, name: str) -> str:

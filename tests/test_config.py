@@ -1,8 +1,10 @@
 """Settings, and the file that lists them."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
@@ -67,12 +69,31 @@ def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.Mo
         Settings()
 
 
+NUMBERS = [
+    name
+    for name, field in Settings.model_fields.items()
+    if {int, float} & {field.annotation, *get_args(field.annotation)}
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_beyond_what_the_parts_can_count(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert len(NUMBERS) > 20
+    for huge in (10**18, "inf", "1e30"):
+        monkeypatch.setenv(name.upper(), str(huge))
+        with pytest.raises(ValidationError, match=name):
+            Settings()
+
+
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SECRET_KEY", "very-secret")
+    key = Fernet.generate_key().decode()
+    monkeypatch.setenv("SECRET_KEY", key)
     monkeypatch.setenv("EMBEDDING_API_KEY", "very-secret")
     monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://me:very-secret@host:5432/db")
     monkeypatch.setenv("CELERY_BROKER_URL", "redis://:very-secret@host:6379/0")
-    assert "very-secret" not in f"{Settings()!r} {Settings()}"
+    shown = f"{Settings()!r} {Settings()}"
+    assert "very-secret" not in shown
+    assert key not in shown
     assert "postgresql+asyncpg://me:***@host:5432/db" in repr(Settings())
 
 
@@ -103,10 +124,26 @@ def test_no_way_to_write_a_password_into_a_url_shows_it(url: str) -> None:
 def test_the_key_is_read_from_its_file_unless_it_is_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_file, in_environment = (Fernet.generate_key().decode() for _ in range(2))
     file = tmp_path / "secret-key"
     monkeypatch.setenv("SECRET_KEY_FILE", str(file))
     assert Settings().secret_key is None
-    file.write_text("of the file\n")
-    assert Settings().secret_key == SecretStr("of the file")
-    monkeypatch.setenv("SECRET_KEY", "of the environment")
-    assert Settings().secret_key == SecretStr("of the environment")
+    file.write_text(f"{in_file}\n")
+    assert Settings().secret_key == SecretStr(in_file)
+    monkeypatch.setenv("SECRET_KEY", in_environment)
+    assert Settings().secret_key == SecretStr(in_environment)
+
+
+@pytest.mark.parametrize("key", ["correct horse battery staple", "0", "é" * 44, "A" * 42 + "=="])
+def test_a_key_that_encrypts_nothing_is_refused_and_not_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", key)
+    with pytest.raises(ValidationError, match="must be a Fernet key: 32 bytes") as refusal:
+        Settings()
+    assert key == "0" or key not in str(refusal.value)
+    monkeypatch.delenv("SECRET_KEY")
+    monkeypatch.setenv("SECRET_KEY_FILE", str(tmp_path / "empty"))
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValidationError, match="SECRET_KEY_FILE"):
+        Settings()

@@ -5,9 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -24,6 +22,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
 from tests.api.test_tasks import until_it_answers
 from tests.databases import migrated
+from tests.embedding_servers import EmbeddingHandler, served_by, vectors_for
 from tests.processes import PROJECT, WorkerProcess
 
 KEY, HASHED_KEY, EMBEDDING_KEY = "key-of-alice-x7Qp", "key-of-bob-9fKw", "sk-embedding-3hTz"
@@ -35,26 +34,15 @@ STEPS = ["accepted", "claimed", "read", "stored", "published"]
 Line = dict[str, Any]
 
 
-class EmbeddingServer(BaseHTTPRequestHandler):
-    """Vectors of four values; to a text with the word REFUSED, a refusal that repeats key and text."""
+class RefusingServer(EmbeddingHandler):
+    """Vectors; to a text with the word REFUSED, a refusal that repeats key and text."""
 
-    def do_POST(self) -> None:
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+    def embed(self, texts: list[str]) -> None:
         if any(REFUSED in text for text in texts):
             message = f"Wrong key {self.headers['Authorization']}"
             self.answer(401, {"error": {"message": message, "input": texts}})
         else:
-            self.answer(200, {"data": [{"embedding": [1.0, 2.0, 3.0, 4.0]} for _ in texts]})
-
-    def answer(self, status: int, body: Any) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+            self.answer(200, {"data": vectors_for(texts)})
 
 
 def pdf(word: str = "", password: str | None = None) -> bytes:
@@ -73,12 +61,8 @@ def pdf(word: str = "", password: str | None = None) -> bytes:
 
 @pytest.fixture(scope="module")
 def embedding_url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), EmbeddingServer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with served_by(RefusingServer) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from alembic import op
 from app.errors import TenantRoleRefused
 
 revision = "20261127wz"
-down_revision = "20261127wk"
+down_revision = "20261127wt"
 branch_labels = None
 depends_on = None
 
@@ -44,7 +44,7 @@ GRANTS = {
     "collections": "SELECT, INSERT, UPDATE",
     "collection_deletions": "SELECT, INSERT",
     "chunks": "SELECT, DELETE",
-    "document_words": "SELECT, DELETE",
+    "document_words": "SELECT, INSERT, UPDATE, DELETE",
     "files_to_delete": "SELECT, INSERT",
 }
 

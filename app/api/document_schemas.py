@@ -347,7 +347,11 @@ class ChangeRequest(BaseModel):
         json_schema_extra={"examples": [{"title": "Annual report 2025", "collection": "reports"}]},
     )
 
-    title: Title | None = Field(None, description="A title; `null`: the one the PDF gives itself.")
+    title: Title | None = Field(
+        None,
+        description="A title, whose words find the document as those of its file name do; `null`: the one "
+        "the PDF gives itself.",
+    )
     metadata: Metadata | None = Field(None, description="Replaces the document's metadata.")
     collection: CollectionName | None = Field(None, description="Moves the document there.")
 

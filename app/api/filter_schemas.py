@@ -26,6 +26,9 @@ MAX_LISTED_VALUES = 1_000
 _SCALAR = {"type": ["string", "number", "boolean", "null"]}
 
 
+FilterKey = Annotated[str, Field(max_length=MAX_KEY_CHARACTERS), AfterValidator(storable_text)]
+
+
 class ComparisonFilter(BaseModel):
     """A field of the document compared with a value.
 
@@ -49,8 +52,7 @@ class ComparisonFilter(BaseModel):
     type: Operator = Field(
         description="Equal, not equal, greater, greater or equal, less, less or equal; one of a list, none."
     )
-    key: Annotated[str, AfterValidator(storable_text)] = Field(
-        max_length=MAX_KEY_CHARACTERS,
+    key: FilterKey = Field(
         description=f"A field of the document's own ({', '.join(f'`{name}`' for name in FIELDS)}); any other "
         "is a key of its metadata, on the first level. `metadata.pages` is the key `pages` of the metadata.",
     )

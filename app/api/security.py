@@ -74,7 +74,7 @@ def scope_for(method: str, path: str) -> KeyScope | None:
     """The scope that a request needs; None: any key will do. docs/security.md has the same as a table."""
     if (method, path) == ("POST", "/keys/tokens"):
         return None
-    if path.split("/")[1] in ADMINISTRATION:
+    if path.removeprefix("/").split("/")[0] in ADMINISTRATION:  # `OPTIONS *` has no slash
         return "admin"
     is_reading = method in {"GET", "HEAD", "OPTIONS"} or (method, path) == ("POST", "/search")
     return "read" if is_reading else "write"

@@ -1,5 +1,5 @@
 """From texts to vectors."""
 
-from app.embeddings.opening import open_embedder
+from app.embeddings.opening import EmbedderOptions, open_embedder
 
-__all__ = ["open_embedder"]
+__all__ = ["EmbedderOptions", "open_embedder"]

@@ -24,6 +24,7 @@ from tenacity import (
 )
 from tokenizers import Tokenizer
 
+from app.embeddings.answers import AnswerUnfit, post
 from app.embeddings.base import PROBE, URGENT_SECONDS, EmbeddingIdentity, TokenIds, unit_rows
 from app.embeddings.budget import Budget
 from app.errors import EmbeddingFailed, EmbeddingRefused, TextRefused
@@ -45,6 +46,9 @@ _DURATION_PART = r"(\d{1,9}(?:\.\d{1,9})?)(ms|h|m|s)"
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _MAYBE_TOO_MUCH = frozenset({400, 413, 422})  # what servers say to a field or a number of texts they refuse
 _LOGGED_CHARS = 500
+# Numbers of an answer are written in 25 bytes at most, and what else is in it is little.
+_BYTES_A_VALUE = 32
+_BYTES_BESIDES = 1_000_000
 
 log = structlog.get_logger(__name__)
 
@@ -197,7 +201,7 @@ class OpenAIEmbedder:
         async def ask() -> httpx.Response:
             nonlocal waited
             waited += await self._wait_for_turn(batch)
-            return await self._ask(body, sum(batch.tokens))
+            return await self._ask(body, batch)
 
         def is_enough(state: RetryCallState) -> bool:
             seconds = (state.seconds_since_start or 0.0) - waited
@@ -221,15 +225,19 @@ class OpenAIEmbedder:
         counters().embedding_wait_seconds.inc(seconds)
         return seconds
 
-    async def _ask(self, body: bytes, tokens: int) -> httpx.Response:
+    async def _ask(self, body: bytes, batch: _Batch) -> httpx.Response:
         headers = {"Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
+        most_bytes = _BYTES_BESIDES + _BYTES_A_VALUE * self.identity.dimensions * len(batch.texts)
         try:
-            response = await self._client.post(self._url, content=body, headers=headers)
+            response = await post(self._client, self._url, body, headers, most_bytes)
         except httpx.TimeoutException as error:
             counters().embedding_requests.labels("timeout").inc()
             raise _NoAnswer("no answer in time") from error
+        except AnswerUnfit as error:
+            counters().embedding_requests.labels("unfit").inc()
+            raise _NoAnswer(str(error)) from error
         except httpx.TransportError as error:
             counters().embedding_requests.labels("no_connection").inc()
             raise _NoAnswer("no connection") from error
@@ -238,7 +246,7 @@ class OpenAIEmbedder:
         if status == _TOO_MANY_REQUESTS and "insufficient_quota" in response.text:
             raise self._refusal(response)
         is_no_answer = status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or response.is_server_error
-        await self._heed(response, tokens, asks_for_time=is_no_answer)
+        await self._heed(response, sum(batch.tokens), asks_for_time=is_no_answer)
         if is_no_answer:
             raise _NoAnswer(f"HTTP {status}")
         return response

@@ -1,8 +1,9 @@
 """Opening the embedder that the settings name."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -18,60 +19,79 @@ from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingRefused
 
 
-@asynccontextmanager
-async def open_embedder(  # noqa: PLR0913 - each is a setting of its own
-    *,
-    provider: str,
-    model: str | None = None,
-    dimensions: int | None = None,
-    base_url: str = "https://api.openai.com/v1",
-    api_key: SecretStr | None = None,
-    tokenizer: Path | None = None,
-    batch_inputs: int = 64,
-    batch_tokens: int = 16_384,
-    timeout_seconds: float = 30,
-    query_prefix: str | None = None,
-    passage_prefix: str | None = None,
-    model_path: Path | None = None,
-    threads: int = 1,
-    budget: Budget | None = None,
-) -> AsyncIterator[Embedder]:
-    """The embedder of a provider ("local", "fastembed" or "openai"); it belongs to the running event loop.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedderOptions:
+    """Of a provider: "local", "fastembed" or "openai", which is any server that speaks as OpenAI's does.
 
-    None means the provider's default; the budget is that of a server. Without a tokenizer.json the built-in
-    one estimates, so leave room.
-    Raises EmbeddingRefused for settings that cannot work, EmbeddingFailed if a model cannot be downloaded.
+    None means the provider's default. Without a `tokenizer`.json the built-in one estimates what a server's
+    model counts, so leave room.
     """
-    if provider == "local":
-        yield await asyncio.to_thread(LocalEmbedder, model or local.MODEL, dimensions or local.DIMENSIONS)
-    elif provider == "fastembed":
-        yield await asyncio.to_thread(
-            FastEmbedEmbedder,
-            model=model,
-            folder=model_path,
-            dimensions=dimensions,
-            threads=threads,
-            query_prefix=query_prefix,
-            passage_prefix=passage_prefix,
-        )
+
+    provider: str
+    model: str | None = None
+    dimensions: int | None = None
+    base_url: str = "https://api.openai.com/v1"
+    api_key: SecretStr | None = None
+    tokenizer: Path | None = None
+    batch_inputs: int = 64
+    batch_tokens: int = 16_384
+    timeout_seconds: float = 30
+    query_prefix: str | None = None
+    passage_prefix: str | None = None
+    model_path: Path | None = None
+    threads: int = 1
+
+
+@asynccontextmanager
+async def open_embedder(options: EmbedderOptions, budget: Budget | None = None) -> AsyncIterator[Embedder]:
+    """The embedder; it belongs to the running event loop. The budget is that of a server.
+
+    Raises EmbeddingRefused for options that cannot work, EmbeddingFailed if a model cannot be downloaded.
+    """
+    if options.provider == "openai":
+        async with _open_server(options, budget or NoBudget()) as embedder:
+            yield embedder
     else:
-        _check_server(base_url, api_key)
-        counting = await asyncio.to_thread(_tokenizer_of, tokenizer)
-        async with httpx.AsyncClient(timeout=timeout_seconds) as client:
-            yield OpenAIEmbedder(
-                client,
-                base_url=base_url,
-                api_key=api_key,
-                model=model or openai.MODEL,
-                dimensions=dimensions or openai.DIMENSIONS,
-                asks_dimensions=dimensions is not None,
-                tokenizer=counting,
-                budget=budget or NoBudget(),
-                batch_inputs=batch_inputs,
-                batch_tokens=batch_tokens,
-                query_prefix=query_prefix or "",
-                passage_prefix=passage_prefix or "",
-            )
+        yield await asyncio.to_thread(_IN_PROCESS[options.provider], options)
+
+
+def _local(options: EmbedderOptions) -> Embedder:
+    return LocalEmbedder(options.model or local.MODEL, options.dimensions or local.DIMENSIONS)
+
+
+def _fastembed(options: EmbedderOptions) -> Embedder:
+    return FastEmbedEmbedder(
+        model=options.model,
+        folder=options.model_path,
+        dimensions=options.dimensions,
+        threads=options.threads,
+        query_prefix=options.query_prefix,
+        passage_prefix=options.passage_prefix,
+    )
+
+
+_IN_PROCESS: dict[str, Callable[[EmbedderOptions], Embedder]] = {"local": _local, "fastembed": _fastembed}
+
+
+@asynccontextmanager
+async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterator[Embedder]:
+    _check_server(options.base_url, options.api_key)
+    tokenizer = await asyncio.to_thread(_tokenizer_of, options.tokenizer)
+    async with httpx.AsyncClient(timeout=options.timeout_seconds) as client:
+        yield OpenAIEmbedder(
+            client,
+            base_url=options.base_url,
+            api_key=options.api_key,
+            model=options.model or openai.MODEL,
+            dimensions=options.dimensions or openai.DIMENSIONS,
+            asks_dimensions=options.dimensions is not None,
+            tokenizer=tokenizer,
+            budget=budget,
+            batch_inputs=options.batch_inputs,
+            batch_tokens=options.batch_tokens,
+            query_prefix=options.query_prefix or "",
+            passage_prefix=options.passage_prefix or "",
+        )
 
 
 def _check_server(base_url: str, api_key: SecretStr | None) -> None:

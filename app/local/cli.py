@@ -14,6 +14,7 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
@@ -503,7 +504,7 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
 
 async def _bring_along(settings: Settings) -> None:
     """Add what data of older versions lacks. Raises DatabaseUnavailable."""
-    from app.services.backfill import DocumentWords, Languages, backfill
+    from app.services.backfill import DocumentWords, Languages, TitleWords, backfill
     from app.services.detection import LanguageDetector
     from app.storage.database import Database
     from app.storage.languages import open_text_search
@@ -512,7 +513,7 @@ async def _bring_along(settings: Settings) -> None:
     try:
         text_search = await open_text_search(database, settings.text_search_languages)
         languages = Languages(database, LanguageDetector(), text_search)
-        await backfill(database, languages, DocumentWords(database))
+        await backfill(database, languages, DocumentWords(database), TitleWords(database))
     finally:
         await database.close()
 
@@ -521,12 +522,15 @@ def _settings() -> Settings:
     try:
         return get_settings()
     except ValidationError as error:
-        names = (".".join(map(str, fault["loc"])).upper() for fault in error.errors())
-        faults = "; ".join(
-            f"{name}: {fault['msg'].removeprefix('Value error, ')}"
-            for name, fault in zip(names, error.errors(), strict=True)
-        )
+        faults = "; ".join(map(_fault_in_words, error.errors()))
         _refuse(f"The settings are not valid. {faults}.")
+
+
+def _fault_in_words(fault: ErrorDetails) -> str:
+    """A fault of several settings together has no place; its message names them."""
+    place = ".".join(map(str, fault["loc"])).upper()
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 def _refuse(message: str) -> NoReturn:

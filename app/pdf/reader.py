@@ -296,8 +296,11 @@ class Reading:
         return _ProcessDied(why, ParserCrashed())
 
     def _has_stood_still(self, how: Exit | None) -> bool:
-        """Whether the process got less CPU time than patience allows for: then it was the machine's doing."""
-        return how is not None and how.cpu_seconds * PATIENCE < self._waited_seconds
+        """Whether the process got less CPU time than patience allows for: then it was the machine's doing.
+
+        So it was where the parent does not even say how the process ended.
+        """
+        return how is None or how.cpu_seconds * PATIENCE < self._waited_seconds
 
     def _leave_out(self) -> bool:
         """What the process was at when it died; whether anything is left to read with."""

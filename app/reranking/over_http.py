@@ -8,10 +8,14 @@ import httpx
 import orjson
 from pydantic import SecretStr
 
+from app.embeddings.answers import post
 from app.errors import EmbeddingRefused
 from app.reranking.reranker import RerankFailed
 
 _OTHERWISE = frozenset({400, 413, 422})  # what servers say to fields they miss and to too many passages
+# Some servers send the passages back; they may write a letter as `\u00e9`.
+_TIMES_ASKED = 6
+_BYTES_BESIDES = 100_000
 
 
 class HTTPReranker:
@@ -60,8 +64,9 @@ class HTTPReranker:
     async def _ask(self, query: str, passages: list[str], *, wants_texts: bool) -> httpx.Response:
         named = {"texts": passages, "truncate": True} if wants_texts else {"documents": passages}
         body = orjson.dumps({**self._model, "query": query, **named})
+        most_bytes = _BYTES_BESIDES + _TIMES_ASKED * len(body)
         try:
-            response = await self._client.post(self._url, content=body, headers=self._headers)
+            response = await post(self._client, self._url, body, self._headers, most_bytes)
         except httpx.HTTPError as error:
             raise RerankFailed(f"no answer ({type(error).__name__})") from error
         if response.is_success:

@@ -13,6 +13,7 @@ from app.storage.collections import note_collections
 from app.storage.database import Database
 from app.storage.document_words import count_words
 from app.storage.languages import TextSearch
+from app.storage.title_words import LACKS_TITLE, count_title
 
 DOCUMENTS_AT_ONCE = 100
 NAMES_AT_ONCE = 500
@@ -25,7 +26,7 @@ class Duty(Protocol):
     """Something that published versions of documents may lack."""
 
     lacks: str
-    """A condition of storage/backfill.py."""
+    """A condition on `documents d` and `ingestions i`, for storage/backfill.py."""
 
     async def fill(self, ingestion_id: UUID) -> None:
         """Add what this version lacks, in short steps. After an interruption it is done again, whole."""
@@ -100,3 +101,16 @@ class DocumentWords:
         async with self._database.autocommit() as connection:
             filename = await storage.find_filename(connection, ingestion_id)
             await count_words(connection, ingestion_id, canonical(filename, is_name=True))
+
+
+class TitleWords:
+    """Words of the titles that people gave documents; after the words of their texts."""
+
+    lacks = LACKS_TITLE
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def fill(self, ingestion_id: UUID) -> None:
+        async with self._database.autocommit() as connection:
+            await count_title(connection, ingestion_id)

@@ -46,10 +46,13 @@ from app.storage.document_views import (
 )
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
+from app.storage.filters import SearchFilter
+from app.storage.metadata_values import KeyCount, ValueCount, count_keys, count_values
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
 from app.storage.tasks import has_task
+from app.storage.title_words import store_title
 
 log = structlog.get_logger()
 
@@ -258,6 +261,8 @@ class DocumentService:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
             await documents.change_document(connection, document_id, change)
+            if change.is_title_given:
+                await store_title(connection, document_id, change.title)
         audit("document.change", document_id=document_id, collection=change.collection)
         return await self.find(document_id)
 
@@ -344,6 +349,17 @@ class DocumentService:
             return await document_views.list_documents(
                 connection, condition, order, after, limit, self._reach
             )
+
+    async def count_keys(self, collection: str | None, limit: int) -> Sequence[KeyCount]:
+        """Keys of the metadata, by how many published documents have them."""
+        async with self._database.transaction(self._reach) as connection:
+            return await count_keys(connection, SearchFilter(collection, reach=self._reach), limit)
+
+    async def count_values(self, key: str, collection: str | None, limit: int) -> Sequence[ValueCount]:
+        """Values of a key of the metadata, by how many published documents have them."""
+        async with self._database.transaction(self._reach) as connection:
+            wanted = SearchFilter(collection, reach=self._reach)
+            return await count_values(connection, wanted, key, limit)
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
@@ -443,13 +459,17 @@ class DocumentService:
     async def _ingest_copy(
         self, document_id: UUID, served: NewIngestion, password: str | None
     ) -> AcceptedFile:
-        """A new version with the bytes of the served one, which keeps its own file. Raises StoreFull."""
+        """A new version with the bytes of the served one, which keeps its own file.
+
+        Raises FileGone and StoreFull.
+        """
         try:
             await self._admission.require_store_room(served.byte_size)
         except StoreFull as error:
             raise self._about_all(error) from error
         async with self.uploading() as upload:
-            file = await upload.receive(served.filename, self._files.read(served.storage_key))
+            kept = self.read(served.storage_key, 0, served.byte_size)
+            file = await upload.receive(served.filename, kept)
             return await self.replace(document_id, upload, file, password=password)
 
     async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:

@@ -59,6 +59,7 @@ from app.storage.passwords import PasswordCipher
 from app.storage.runs import Lease, Progress, StoredChunks
 from app.storage.runs.conditions import FINAL, UNCLAIMED
 from app.storage.tasks import result_of
+from app.storage.title_words import count_title
 
 T = TypeVar("T")
 
@@ -236,6 +237,7 @@ class RAGService:
         stage_seconds = clock.seconds(reading.ocr_seconds)
         async with self.database.autocommit() as connection:
             await runs.count_words(connection, lease, canonical.canonical(lease.filename, is_name=True))
+            await count_title(connection, lease.ingestion_id)
             published = await runs.publish(
                 connection,
                 lease,

@@ -1,6 +1,7 @@
-"""Chunks: what the splitter makes, and the statements that list and delete them.
+"""Chunks: what the splitter makes, where its lines are, and the statement that deletes them.
 
-They are inserted by the fenced statement in runs/content.py and found by search.py.
+They are inserted by the fenced statement in runs/content.py, listed by document_views.py and found by
+search.py.
 """
 
 from collections.abc import Sequence
@@ -44,43 +45,6 @@ class StoredChunk(Chunk):
     """A chunk with the id it has in the database."""
 
     chunk_id: UUID
-
-
-async def list_chunks(
-    connection: AsyncConnection, ingestion_id: UUID, after_ordinal: int, limit: int
-) -> list[StoredChunk]:
-    """The next `limit` chunks after `after_ordinal` (-1: from the first), in order."""
-    chunk = models.Chunk
-    rows = await connection.execute(
-        select(
-            chunk.id,
-            chunk.ordinal,
-            chunk.page_start,
-            chunk.page_end,
-            chunk.text,
-            chunk.tokens,
-            chunk.heading,
-            chunk.boxes,
-            chunk.hidden_text,
-        )
-        .where(chunk.ingestion_id == ingestion_id, chunk.ordinal > after_ordinal)
-        .order_by(chunk.ordinal)
-        .limit(limit)
-    )
-    return [
-        StoredChunk(
-            chunk_id=row.id,
-            ordinal=row.ordinal,
-            page_start=row.page_start,
-            page_end=row.page_end,
-            text=row.text,
-            tokens=row.tokens,
-            heading=row.heading,
-            boxes=boxes_from_json(row.boxes),
-            hidden_text=row.hidden_text,
-        )
-        for row in rows
-    ]
 
 
 async def find_boxes(

@@ -3,7 +3,8 @@
 A library is searched documents first, and this table tells which: `share` is the part of the version's
 chunks that hold the word; 1 for a word of its file name, at least FIRST_PAGE_SHARE for one on its first
 page. Other words that stand in one chunk only, or in less than 2 % of them, have no row: of 560 to 700
-rows a quarterly report of 200 chunks has, of all its words there would be 2,500.
+rows a quarterly report of 200 chunks has, of all its words there would be 2,500. Titles that people give
+add theirs (title_words.py).
 """
 
 from typing import Final

@@ -44,6 +44,16 @@ _OPPOSITES: Final = {"ne", "nin"}
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+def key_of(name: str) -> str:
+    """The key of the metadata that a condition names, which is none of FIELDS."""
+    return name.removeprefix(METADATA_PREFIX)
+
+
+def name_of(key: str) -> str:
+    """What a condition names a key of the metadata by: some would be taken for something else."""
+    return METADATA_PREFIX + key if key in FIELDS or key.startswith(METADATA_PREFIX) else key
+
+
 @dataclass(frozen=True, slots=True)
 class Containment:
     """The document's metadata contains all of this, as jsonb's `@>` has it."""
@@ -151,7 +161,7 @@ def _comparison_sql(comparison: Comparison, parameters: dict[str, Any]) -> str:
     if key in FIELDS:
         field = FIELDS[key].sql
     else:
-        key = key.removeprefix(METADATA_PREFIX)
+        key = key_of(key)
         if comparison.operator in {"eq", "ne"} and value is not None:  # as the index of metadata finds it
             is_value, is_listed = (_bind_json({key: one}, parameters) for one in (value, [value]))
             return f"(d.metadata @> {is_value} OR d.metadata @> {is_listed})"

@@ -121,6 +121,7 @@ class Ingestion(Base):
     chunks: Mapped[int] = mapped_column(server_default="0")
     tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     has_counted_words: Mapped[bool] = mapped_column(server_default=sql("false"))
+    has_counted_title: Mapped[bool] = mapped_column(server_default=sql("false"))
     chunks_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     recipe: Mapped[str | None]
     attempt: Mapped[int] = mapped_column(server_default="0")
@@ -205,7 +206,10 @@ class Chunk(Base):
 
 
 class DocumentWord(Base):
-    """A word that a version of a document is about; `share` of its chunks hold it (document_words.py)."""
+    """A word that a version of a document is about; `share` of its chunks hold it (document_words.py).
+
+    `text_share` is what that would be without the title that a person gave (title_words.py).
+    """
 
     __tablename__ = "document_words"
 
@@ -213,6 +217,7 @@ class DocumentWord(Base):
     lexeme: Mapped[str] = mapped_column(primary_key=True)
     share: Mapped[float] = mapped_column(REAL)
     is_on_first_page: Mapped[bool]
+    text_share: Mapped[float | None] = mapped_column(REAL)
 
     __table_args__ = (Index("ix_document_words_by_share", "lexeme", sql("share DESC"), "ingestion_id"),)
 

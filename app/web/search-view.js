@@ -2,7 +2,9 @@
 
 import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
+import { inWords } from "./filter-form.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
+import { marksIn } from "./marks.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
 import { store } from "./tasks.js";
@@ -11,22 +13,11 @@ const PAUSE = 180;
 const SAMPLES = ["annual-report.pdf", "salt-marsh-article.pdf", "wildbienen.pdf"];
 const FIRST_SEARCH = "How much power did the turbines make from July to September?";
 const MODES = { hybrid: "Meaning and words", vector: "Meaning", text: "Words" };
-const OPERATORS = { eq: "is", ne: "is not", gt: "is over", gte: "is at least", lt: "is under", lte: "is at most", in: "is one of", nin: "is none of" };
 const PARTS = { words: "Words", vector: "Meaning", document: "Document", coverage: "Words covered", phrase: "Exact phrase" };
-
-const valueOf = (text) => {
-  if (/^(true|false|null)$/.test(text)) return JSON.parse(text);
-  return /^-?\d+(\.\d+)?$/.test(text) ? Number(text) : text;
-};
 
 const isFilter = (text) => {
   try { return typeof JSON.parse(text) === "object"; } catch { return false; }
 };
-
-// The service finds a word in all its forms; what is marked here begins like it.
-const stem = (word) => (word.length < 5 ? word : word.slice(0, word.length < 7 ? -1 : -2));
-
-const escaped = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
 
 // Of its pages the one that has most of its lines.
 function pageOf(hit) {
@@ -39,22 +30,19 @@ function pageOf(hit) {
 function passage(hit, isWhole) {
   const whole = hit.text.replace(/\s+/g, " ").trim();
   const text = hit.heading && whole.startsWith(`${hit.heading} `) ? whole.slice(hit.heading.length + 1) : whole;
-  const words = hit.matched.map(stem).sort((a, b) => b.length - a.length).map(escaped);
-  const pattern = words.length ? new RegExp(`(?<![\\p{L}\\p{N}])(?:${words.join("|")})[\\p{L}\\p{N}]*`, "giu") : null;
+  const marks = marksIn(text, hit.matched);
   let from = 0;
-  if (!isWhole && pattern) {
-    const first = text.search(pattern);
+  if (!isWhole && marks.length) {
+    const [first] = marks[0];
     const sentence = text.lastIndexOf(". ", first) + 2;
     if (first > 160) from = sentence > 1 && first - sentence < 200 ? sentence : text.indexOf(" ", first - 120) + 1;
   }
-  const shown = (from > 0 ? "… " : "") + text.slice(from);
-  const parts = [];
-  let end = 0;
-  for (const match of pattern ? shown.matchAll(pattern) : []) {
-    parts.push(shown.slice(end, match.index), h("mark", {}, match[0]));
-    end = match.index + match[0].length;
+  const parts = [from > 0 && "… "];
+  for (const [begin, end] of marks) {
+    parts.push(text.slice(from, begin), h("mark", {}, text.slice(begin, end)));
+    from = end;
   }
-  return [...parts, shown.slice(end)];
+  return [...parts, text.slice(from)];
 }
 
 class SearchView extends HTMLElement {
@@ -97,6 +85,8 @@ class SearchView extends HTMLElement {
       documents: address.getAll("document"), where: address.getAll("where").filter(isFilter),
     };
     if (this.asked && JSON.stringify(asked) === JSON.stringify(this.asked)) return;
+    const form = this.querySelector("filter-form");
+    if (form && asked.collection !== this.asked.collection) form.load(asked.collection);
     this.asked = asked;
     if (this.input.value.trim() !== asked.q) this.input.value = asked.q;
     if (document.activeElement === document.body || document.activeElement?.id === "main") this.input.focus();
@@ -276,7 +266,7 @@ class SearchView extends HTMLElement {
 
   async #showFilters() {
     const collections = await this.#collectionsOnce();
-    if (!this.isConnected || !collections || this.querySelector(".filter-form")) return;
+    if (!this.isConnected || !collections || this.querySelector("filter-form")) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
     const amount = Object.fromEntries(collections.map((one) => [one.name, one.documents.ready]));
@@ -306,25 +296,15 @@ class SearchView extends HTMLElement {
   }
 
   #addFilter() {
-    const key = h("input", { placeholder: "year", "aria-label": "Field", list: "fields", required: true, autocomplete: "off" });
-    const operator = h("select", { "aria-label": "Comparison" }, ...Object.entries(OPERATORS).map(([value, label]) => h("option", { value }, label)));
-    const value = h("input", { placeholder: "2025", "aria-label": "Value", required: true, autocomplete: "off" });
-    const form = h("form", { class: "row filter-form", onsubmit: (event) => {
-      event.preventDefault();
-      const many = operator.value === "in" || operator.value === "nin";
-      const given = many ? value.value.split(",").map((one) => valueOf(one.trim())) : valueOf(value.value.trim());
-      close();
-      this.#go({ where: [...this.asked.where, JSON.stringify({ type: operator.value, key: key.value.trim(), value: given })] });
-    }, onkeydown: (event) => event.key === "Escape" && close() },
-      h("datalist", { id: "fields" }, ...["filename", "pages", "language", "created_at"].map((name) => h("option", { value: name }))),
-      key, operator, value, h("button", { class: "primary" }, "Add"));
-    const close = () => {
+    const form = h("filter-form", { onend: ({ detail: filter }) => {
       form.remove();
       this.#showFilters();
       this.input.focus();
-    };
+      if (filter) this.#go({ where: [...this.asked.where, JSON.stringify(filter)] });
+    } });
     this.filters.lastElementChild.replaceWith(form);
-    key.focus();
+    form.field.focus();
+    form.load(this.asked.collection);
   }
 
   #curl() {
@@ -394,11 +374,6 @@ class SearchView extends HTMLElement {
   }
 }
 customElements.define("search-view", SearchView);
-
-function inWords(filter) {
-  if (!OPERATORS[filter.type]) return JSON.stringify(filter);
-  return `${filter.key} ${OPERATORS[filter.type]} ${Array.isArray(filter.value) ? filter.value.join(", ") : filter.value}`;
-}
 
 function meter(value, most = 1) {
   const bar = h("i", {});

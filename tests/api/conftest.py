@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -22,6 +24,8 @@ from app.main import create_app
 from app.resources import Services
 from tests.api.contract import Contract
 from tests.databases import migrated
+
+ROOT = "root-" + "r" * 30
 
 
 @dataclass(frozen=True)
@@ -93,3 +97,49 @@ async def client(served: Served) -> AsyncIterator[httpx.AsyncClient]:
     hooks = {"response": [Contract(served.app.openapi()).check]}
     async with httpx.AsyncClient(base_url=served.url, timeout=90, event_hooks=hooks) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+async def locked_settings(settings: Settings, postgres: EmbeddedPostgres) -> Settings:
+    """With a key of the environment, and a database of its own: the first key closes all that share one."""
+    url = await migrated(postgres, f"locked_{uuid4().hex}")
+    return settings.model_copy(update={"database_url": url, "api_keys": SecretStr(f"root:{ROOT}")})
+
+
+@pytest.fixture(scope="module")
+async def locked(
+    locked_settings: Settings, serve: Callable[[FastAPI], AbstractAsyncContextManager[Served]]
+) -> AsyncIterator[Served]:
+    async with serve(create_app(locked_settings)) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+async def stranger(locked: Served) -> AsyncIterator[httpx.AsyncClient]:
+    """Of `locked`, without a key."""
+    async with _locked_client(locked) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def root(locked: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with _locked_client(locked, headers=bearer(ROOT)) as client:
+        yield client
+
+
+def _locked_client(locked: Served, **options: Any) -> httpx.AsyncClient:
+    hooks = {"response": [Contract(locked.app.openapi()).check]}
+    return httpx.AsyncClient(base_url=locked.url, timeout=30, event_hooks=hooks, **options)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def made(root: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:
+    """A key, with its secret."""
+    body = {"name": uuid4().hex, "scopes": ["read", "write"]} | wanted
+    answer = await root.post("/keys", json=body)
+    assert answer.status_code == 201, answer.text
+    key: dict[str, Any] = answer.json()
+    return key

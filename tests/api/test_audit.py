@@ -1,32 +1,15 @@
 """Each thing that is done to a document is one audit line with who did it, and without content."""
 
-from typing import Any
-from uuid import uuid4
-
 import httpx
 import structlog
-from pydantic import SecretStr
 
-from app.config import Settings
-from app.local.embedded import EmbeddedPostgres
-from app.main import create_app
-from tests.api.test_keys import ROOT, bearer, made
-from tests.databases import migrated
+from tests.api.conftest import ROOT, Served, bearer, made
 
 NAME, WORD = "salary-of-the-director.pdf", "Quinquereme"
 
 
-async def test_who_did_what_to_which_document(
-    settings: Settings, postgres: EmbeddedPostgres, serve: Any
-) -> None:
-    own = {
-        "database_url": await migrated(postgres, f"audit_{uuid4().hex}"),
-        "api_keys": SecretStr(f"root:{ROOT}"),
-    }
-    async with (
-        serve(create_app(settings.model_copy(update=own))) as served,
-        httpx.AsyncClient(base_url=served.url, timeout=30) as client,
-    ):
+async def test_who_did_what_to_which_document(locked: Served) -> None:
+    async with httpx.AsyncClient(base_url=locked.url, timeout=30) as client:
         with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
             client.headers.update(bearer(ROOT))
             key = await made(client, name="clerk")

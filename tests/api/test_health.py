@@ -72,14 +72,14 @@ async def test_a_server_told_to_go_says_so_before_it_stops_listening(settings: S
             await until_it_answers(client)
             server.send_signal(signal.SIGTERM)
             statuses = []
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while server.poll() is None:
                     try:
                         statuses.append((await client.get("/readyz")).status_code)
                     except httpx.TransportError:
                         break
                     await asyncio.sleep(0.02)
-            await asyncio.to_thread(server.communicate, timeout=10)
+            await asyncio.to_thread(server.communicate, timeout=30)
     assert 503 in statuses
     assert statuses == sorted(statuses)
     assert server.returncode in (0, -signal.SIGTERM)

@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,44 +10,14 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from app.config import Settings
-from app.local.embedded import EmbeddedPostgres
 from app.main import create_app
-from tests.api.conftest import Served
-from tests.api.contract import Contract
-from tests.api.test_keys import ROOT, bearer, made
-from tests.databases import migrated
+from tests.api.conftest import ROOT, Served, bearer, made
 from tests.services.workshop import eventually
 from tests.test_migrations import execute
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
-
-
-@pytest.fixture(scope="module")
-async def own(settings: Settings, postgres: EmbeddedPostgres) -> Settings:
-    url = await migrated(postgres, f"limits_{uuid4().hex}")
-    return settings.model_copy(update={"database_url": url, "api_keys": SecretStr(f"root:{ROOT}")})
-
-
-@pytest.fixture(scope="module")
-async def served(own: Settings, serve: Any) -> AsyncIterator[Served]:
-    async with serve(create_app(own)) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-async def anybody(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    hooks = {"response": [Contract(served.app.openapi()).check]}
-    async with httpx.AsyncClient(base_url=served.url, timeout=30, event_hooks=hooks) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-async def root(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=30, headers=bearer(ROOT)) as client:
-        yield client
 
 
 async def early_in_a_minute() -> None:
@@ -69,11 +38,11 @@ async def upload(
 
 @pytest.mark.heavy
 async def test_requests_of_a_minute_are_counted_and_told(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     await early_in_a_minute()
     secret = (await made(root, limits={"requests_per_minute": 3}))["secret"]
-    answers = [await anybody.get("/documents", headers=bearer(secret)) for _ in range(5)]
+    answers = [await stranger.get("/documents", headers=bearer(secret)) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert {answer.headers["ratelimit-policy"] for answer in answers} == {'"requests";q=3;w=60'}
     told = [re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["ratelimit"]) for answer in answers]
@@ -85,19 +54,19 @@ async def test_requests_of_a_minute_are_counted_and_told(
 
 
 async def test_a_forbidden_request_counts_and_a_token_counts_for_its_key(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     await early_in_a_minute()
     secret = (await made(root, limits={"requests_per_minute": 3}))["secret"]
-    assert (await anybody.get("/stats", headers=bearer(secret))).status_code == 403
-    token = (await anybody.post("/keys/tokens", headers=bearer(secret))).json()["token"]
-    assert (await anybody.get("/documents", headers=bearer(token))).status_code == 200
-    assert (await anybody.get("/documents", headers=bearer(token))).json()["code"] == "rate_limited"
-    assert (await anybody.get("/documents", headers=bearer(secret))).json()["code"] == "rate_limited"
+    assert (await stranger.get("/stats", headers=bearer(secret))).status_code == 403
+    token = (await stranger.post("/keys/tokens", headers=bearer(secret))).json()["token"]
+    assert (await stranger.get("/documents", headers=bearer(token))).status_code == 200
+    assert (await stranger.get("/documents", headers=bearer(token))).json()["code"] == "rate_limited"
+    assert (await stranger.get("/documents", headers=bearer(secret))).json()["code"] == "rate_limited"
 
 
 async def test_requests_are_counted_by_all_processes_together(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient, own: Settings, serve: Any
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient, locked_settings: Settings, serve: Any
 ) -> None:
     await early_in_a_minute()
     secret = (await made(root, limits={"requests_per_minute": 10}))["secret"]
@@ -106,17 +75,17 @@ async def test_requests_are_counted_by_all_processes_together(
         return (await client.get("/documents", headers=bearer(secret))).status_code
 
     async with (
-        serve(create_app(own)) as other,
+        serve(create_app(locked_settings)) as other,
         httpx.AsyncClient(base_url=other.url, timeout=30) as elsewhere,
     ):
-        for client in (anybody, elsewhere):
+        for client in (stranger, elsewhere):
             for _ in range(4):
                 assert await status(client) == 200
         await asyncio.sleep(2)  # eight are counted
-        assert [await status(anybody), await status(elsewhere)] == [200, 200]
+        assert [await status(stranger), await status(elsewhere)] == [200, 200]
 
         async def is_over() -> bool:
-            return [await status(anybody), await status(elsewhere)] == [429, 429]
+            return [await status(stranger), await status(elsewhere)] == [429, 429]
 
         await asyncio.sleep(2)
         await eventually(is_over)
@@ -127,67 +96,67 @@ async def test_requests_are_counted_by_all_processes_together(
     [({"documents_per_month": 2}, 2), ({"bytes_per_month": 60}, 2), ({"documents_per_month": 100}, 4)],
 )
 async def test_what_is_over_the_month_is_refused(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient, limits: dict[str, int], allowed: int
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient, limits: dict[str, int], allowed: int
 ) -> None:
     secret = (await made(root, limits=limits))["secret"]
-    answers = [await upload(anybody, secret) for _ in range(4)]
+    answers = [await upload(stranger, secret) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [202] * allowed + [429] * (4 - allowed)
     assert {answer.json()["code"] for answer in answers[allowed:]} <= {"quota_exceeded"}
     assert not [answer for answer in answers[allowed:] if "retry-after" in answer.headers]
 
 
 async def test_uploads_at_one_moment_do_not_go_over_the_month(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     secret = (await made(root, limits={"documents_per_month": 3}))["secret"]
-    answers = await asyncio.gather(*(upload(anybody, secret) for _ in range(8)))
+    answers = await asyncio.gather(*(upload(stranger, secret) for _ in range(8)))
     assert sorted(answer.status_code for answer in answers) == [202] * 3 + [429] * 5
 
 
 async def test_more_than_its_documents_waiting_are_refused_until_some_are_done(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     secret = (await made(root, limits={"documents_waiting": 2}))["secret"]
-    first, second, third = [await upload(anybody, secret) for _ in range(3)]
+    first, second, third = [await upload(stranger, secret) for _ in range(3)]
     assert [one.status_code for one in (first, second, third)] == [202, 202, 429]
     assert third.json()["code"] == "queue_full"
     assert int(third.headers["retry-after"]) <= 120
-    assert (await upload(anybody, ROOT)).status_code == 202
+    assert (await upload(stranger, ROOT)).status_code == 202
     await root.post(f"/tasks/{first.json()['task_id']}/cancel")
-    assert (await upload(anybody, secret)).status_code == 202
+    assert (await upload(stranger, secret)).status_code == 202
 
 
 async def test_versions_and_retries_count_and_reading_does_not(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     secret = (await made(root, limits={"documents_per_month": 2}))["secret"]
-    document = (await upload(anybody, secret)).json()
+    document = (await upload(stranger, secret)).json()
     path, key = f"/documents/{document['document_id']}", bearer(secret)
     version = {"file": ("b.pdf", b"%PDF-1.5 " + uuid4().bytes)}
-    assert (await anybody.put(path, headers=key, files=version)).status_code == 202
-    assert (await anybody.put(path, headers=key, files=version)).json()["code"] == "quota_exceeded"
+    assert (await stranger.put(path, headers=key, files=version)).status_code == 202
+    assert (await stranger.put(path, headers=key, files=version)).json()["code"] == "quota_exceeded"
     await root.post(f"/tasks/{document['task_id']}/cancel")
-    assert (await anybody.post(f"{path}/retry", headers=key)).json()["code"] == "quota_exceeded"
-    assert (await anybody.post("/documents/retry", headers=key)).json()["code"] == "quota_exceeded"
-    assert (await anybody.get(path, headers=key)).status_code == 200
+    assert (await stranger.post(f"{path}/retry", headers=key)).json()["code"] == "quota_exceeded"
+    assert (await stranger.post("/documents/retry", headers=key)).json()["code"] == "quota_exceeded"
+    assert (await stranger.get(path, headers=key)).status_code == 200
 
 
 async def test_what_was_asked_for_in_earlier_months_is_forgiven(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient, own: Settings
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient, locked_settings: Settings
 ) -> None:
     key = await made(root, limits={"documents_per_month": 1})
-    assert (await upload(anybody, key["secret"])).status_code == 202
-    assert (await upload(anybody, key["secret"])).status_code == 429
+    assert (await upload(stranger, key["secret"])).status_code == 202
+    assert (await upload(stranger, key["secret"])).status_code == 429
     await execute(
-        own.database_url,
+        locked_settings.database_url,
         "UPDATE ingestions SET created_at = date_trunc('month', now(), 'UTC') - interval '1 second'"
         f" WHERE asked_by = '{key['id']}'",
     )
-    assert (await upload(anybody, key["secret"])).status_code == 202
+    assert (await upload(stranger, key["secret"])).status_code == 202
 
 
 async def test_pages_and_tokens_count_when_they_are_read_and_embedded(
-    served: Served, anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    locked: Served, stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     pages, tokens = [
         (await made(root, name=name, limits={f"{name}_per_month": 1}))["secret"]
@@ -195,25 +164,25 @@ async def test_pages_and_tokens_count_when_they_are_read_and_embedded(
     ]
     content = (SAMPLES / "wildbienen.pdf").read_bytes()
     for secret, collection in ((pages, "bees"), (tokens, "more bees")):
-        document = (await upload(anybody, secret, content, collection)).json()
+        document = (await upload(stranger, secret, content, collection)).json()
         task_id = UUID(document["task_id"])
-        await served.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
-        assert (await upload(anybody, secret)).json()["code"] == "quota_exceeded"
-        chunks = await anybody.get(f"/documents/{document['document_id']}/chunks", headers=bearer(secret))
-        (used,) = (await anybody.get("/usage", headers=bearer(secret))).json()["data"]
+        await locked.services.rag.ingest_pdf(f"{task_id}.pdf", task_id)
+        assert (await upload(stranger, secret)).json()["code"] == "quota_exceeded"
+        chunks = await stranger.get(f"/documents/{document['document_id']}/chunks", headers=bearer(secret))
+        (used,) = (await stranger.get("/usage", headers=bearer(secret))).json()["data"]
         assert (used["documents"], used["pages"], used["bytes"]) == (1, 2, len(content))
         assert used["tokens"] == sum(chunk["tokens"] for chunk in chunks.json()["data"]) > 0
 
 
 async def test_who_has_used_what_is_told_by_key_and_collection(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     name = uuid4().hex
     secret = (await made(root, name=name))["secret"]
     for collection in ("reports", "reports", "letters"):
-        await upload(anybody, secret, collection=collection)
-    await upload(anybody, ROOT, collection="reports")
-    own = (await anybody.get("/usage", headers=bearer(secret))).json()
+        await upload(stranger, secret, collection=collection)
+    await upload(stranger, ROOT, collection="reports")
+    own = (await stranger.get("/usage", headers=bearer(secret))).json()
     assert own["month"] == f"{datetime.now(UTC):%Y-%m}"
     assert [(one["key"], one["collection"], one["documents"]) for one in own["data"]] == [
         (name, "reports", 2),
@@ -226,16 +195,16 @@ async def test_who_has_used_what_is_told_by_key_and_collection(
     ]
     assert of_root == [1]
     assert (await root.get("/usage?month=2020-01")).json() == {"month": "2020-01", "data": []}
-    assert (await anybody.get("/usage?month=2020-13", headers=bearer(secret))).status_code == 422
+    assert (await stranger.get("/usage?month=2020-13", headers=bearer(secret))).status_code == 422
 
 
 async def test_of_a_collection_out_of_its_reach_a_key_does_not_hear_the_name(
-    anybody: httpx.AsyncClient, root: httpx.AsyncClient
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
 ) -> None:
     secret = (await made(root, collections=["reports*"]))["secret"]
-    document = (await upload(anybody, secret, collection="reports")).json()
+    document = (await upload(stranger, secret, collection="reports")).json()
     await root.patch(f"/documents/{document['document_id']}", json={"collection": "secret letters"})
-    (used,) = (await anybody.get("/usage", headers=bearer(secret))).json()["data"]
+    (used,) = (await stranger.get("/usage", headers=bearer(secret))).json()["data"]
     assert (used["collection"], used["documents"]) == (None, 1)
 
 

@@ -1,12 +1,9 @@
 """What Prometheus sees of an API and a prefork worker with two processes, over a server that embeds."""
 
 import asyncio
-import json
 import socket
-import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,6 +23,7 @@ from app.main import create_app
 from app.services.figures import Figures
 from app.storage.database import Database
 from tests.databases import migrated
+from tests.embedding_servers import EmbeddingHandler, served_by, vectors_for
 from tests.processes import WorkerProcess
 
 TOKENS = 7
@@ -33,23 +31,15 @@ TOKENS = 7
 Samples = dict[str, float]
 
 
-class EmbeddingServer(BaseHTTPRequestHandler):
+class BillingServer(EmbeddingHandler):
     """The first request gets 429, later ones vectors and a bill of TOKENS."""
 
     asked = 0
 
-    def do_POST(self) -> None:
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
+    def embed(self, texts: list[str]) -> None:
         type(self).asked += 1
-        vectors = [{"embedding": [1.0, 2.0, 3.0, 4.0]} for _ in texts]
-        content = json.dumps({"data": vectors, "usage": {"total_tokens": TOKENS}}).encode()
-        self.send_response(429 if self.asked == 1 else 200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        body = {"data": vectors_for(texts), "usage": {"total_tokens": TOKENS}}
+        self.answer(429 if self.asked == 1 else 200, body)
 
 
 @dataclass(frozen=True)
@@ -74,8 +64,19 @@ class Watched:
     async def ingest(self, content: bytes) -> dict[str, Any]:
         answer = await self.client.post("/documents", files={"file": ("a.pdf", content)})
         task = await self.client.get(f"/tasks/{answer.json()['task_id']}?wait=30")
-        await asyncio.sleep(0.2)  # a worker counts after its commit
-        return task.json()
+        await self._until_counted()
+        found: dict[str, Any] = task.json()
+        return found
+
+    async def _until_counted(self) -> None:
+        """A worker counts a verdict after its commit."""
+        async with self.database.autocommit() as connection:
+            ended = await connection.scalar(
+                text("SELECT count(*) FROM ingestions WHERE status IN ('success', 'error')")
+            )
+        async with asyncio.timeout(20):
+            while verdicts(await self.of_worker()) < ended:  # noqa: ASYNC110 - it is a poll
+                await asyncio.sleep(0.05)
 
 
 def samples(exposition: str) -> Samples:
@@ -85,6 +86,10 @@ def samples(exposition: str) -> Samples:
         for family in text_string_to_metric_families(exposition)
         for sample in family.samples
     }
+
+
+def verdicts(of_worker: Samples) -> float:
+    return sum(value for name, value in of_worker.items() if "_verdicts_total" in name)
 
 
 def pdf(pages: int) -> bytes:
@@ -98,12 +103,8 @@ def pdf(pages: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def embedding_url() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), EmbeddingServer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
-        thread.join()
+    with served_by(BillingServer) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

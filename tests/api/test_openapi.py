@@ -65,6 +65,8 @@ def test_every_call_of_the_contract_is_there(operations: dict[str, dict[str, Any
         "GET /tasks/{task_id}/events",
         "POST /tasks/{task_id}/cancel",
         "POST /search",
+        "GET /metadata",
+        "GET /metadata/values",
         "GET /livez",
         "GET /readyz",
     }

@@ -417,3 +417,32 @@ async def test_a_search_goes_on_without_its_reranker_and_says_so(
         assert found["data"] == (await client.post("/search", json=body)).json()["data"]
         by_words = (await second.post("/search", json=body | {"mode": "text"})).json()
         assert by_words["degraded"] == []
+
+
+async def test_a_title_set_by_hand_finds_the_document_at_once_and_in_its_next_versions(
+    client: httpx.AsyncClient, served: Any, tmp_path: Path
+) -> None:
+    collection = f"c-{uuid7()}"
+    pages = {f"{name}.pdf": [f"The loaf of {name} is baked in a hot oven."] for name in ("one", "two", "six")}
+    ids = await ingest(client, served, tmp_path, collection, pages)
+    path = f"/documents/{ids['six.pdf']}"
+
+    async def first() -> dict[str, Any]:
+        question = {"query": "zanzibar loaf", "collection": collection, "mode": "text", "explain": True}
+        found: dict[str, Any] = (await client.post("/search", json=question)).json()["data"][0]
+        return found
+
+    unnamed = await first()
+    assert unnamed["document_id"] != ids["six.pdf"]
+    await client.patch(path, json={"title": "Bread of Zanzibar"})
+    named = await first()
+    assert (named["document_id"], named["title"]) == (ids["six.pdf"], "Bread of Zanzibar")
+
+    newer = make_pdf(tmp_path / "newer.pdf", ["A loaf, baked for once in a cold oven."])
+    accepted = (await client.put(path, files={"file": ("newer.pdf", newer)})).json()
+    await served.services.rag.ingest_pdf(f"{accepted['task_id']}.pdf", UUID(accepted["task_id"]))
+    replaced = await first()
+    assert (replaced["document_id"], replaced["text"][:6]) == (ids["six.pdf"], "A loaf")
+
+    await client.patch(path, json={"title": None})
+    assert (await first())["document_id"] != ids["six.pdf"]

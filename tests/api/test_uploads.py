@@ -232,7 +232,7 @@ async def test_what_there_is_no_room_for_is_refused_before_its_body_is_sent(
         for request_line in ("POST /documents", f"PUT {document}"):
             async with RawUpload(served.url) as upload:
                 await upload.begin(10 * MEGABYTE, "Expect: 100-continue", request_line=request_line)
-                answer = await asyncio.wait_for(upload.reader.readuntil(b"}"), 5)
+                answer = await asyncio.wait_for(upload.reader.readuntil(b"}"), 30)
                 assert answer.startswith(b"HTTP/1.1 %d" % status), answer
                 assert b"retry-after: " in answer
                 assert words in answer

@@ -1,6 +1,6 @@
 """Webhooks over HTTP, with a real receiver; a database of their own, so that no other is told of."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +10,6 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 
 from app.config import Settings
-from app.local.chaos.embedding_stub import serving
 from app.local.chaos.webhook_receiver import WebhookReceiver
 from app.local.embedded import EmbeddedPostgres
 from app.main import create_app
@@ -37,19 +36,8 @@ async def asking(service: Served) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def receiver() -> WebhookReceiver:
-    return WebhookReceiver()
-
-
-@pytest.fixture
-def url(receiver: WebhookReceiver) -> Iterator[str]:
-    with serving(receiver.app) as address:
-        yield address
-
-
-@pytest.fixture
-async def webhook(asking: httpx.AsyncClient, url: str) -> AsyncIterator[dict[str, Any]]:
-    made = await asking.post("/webhooks", json={"url": url, "events": EVENTS})
+async def webhook(asking: httpx.AsyncClient, receiver_url: str) -> AsyncIterator[dict[str, Any]]:
+    made = await asking.post("/webhooks", json={"url": receiver_url, "events": EVENTS})
     assert made.status_code == 201
     yield made.json()
     await asking.delete(f"/webhooks/{made.json()['id']}")
@@ -95,9 +83,9 @@ async def test_the_secret_is_said_once_and_a_webhook_can_be_listed_and_deleted(
         assert (answer.status_code, answer.json()["code"]) == (404, "webhook_not_found")
 
 
-async def test_webhooks_are_listed_in_pages(asking: httpx.AsyncClient, url: str) -> None:
+async def test_webhooks_are_listed_in_pages(asking: httpx.AsyncClient, receiver_url: str) -> None:
     for _ in range(3):
-        await asking.post("/webhooks", json={"url": url, "events": EVENTS})
+        await asking.post("/webhooks", json={"url": receiver_url, "events": EVENTS})
     first = (await asking.get("/webhooks?limit=2")).json()
     second = (await asking.get(f"/webhooks?limit=2&after={first['next']}")).json()
     ids = [one["id"] for one in first["data"] + second["data"]]

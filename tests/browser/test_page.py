@@ -287,6 +287,42 @@ async def yellow_share(viewer: Locator) -> float:
     return share
 
 
+@pytest.mark.parametrize(
+    ("words", "text", "marked"),
+    [
+        (["port"], "The port has ports; a portfolio, portable, portal, important.", ["port", "ports"]),
+        (["company"], "Companies, the company's accompanied", ["Companies", "company"]),
+        (
+            ["running", "stop"],
+            "It runs, ran, will run, stopped, stops; top",
+            ["runs", "run", "stopped", "stops"],
+        ),
+        (
+            ["operate"],
+            "operations of an operating operator, opening",
+            ["operations", "operating", "operator"],
+        ),
+        (["eagles", "q3"], "An eagle, eaglet. Q3 and Q34", ["eagle", "eaglet", "Q3"]),
+        (["uber", "déclarées"], "Über allem, déclarer; Uberto", ["Über", "déclarer"]),
+        (["契約", "約書"], "取引先との契約書を確認", ["契約書"]),
+        (["a+b", "."], "a+b. (a)", []),
+        ([], "nothing", []),
+    ],
+)
+async def test_forms_of_the_words_that_were_found_are_marked(
+    visit: Visit, words: list[str], text: str, marked: list[str]
+) -> None:
+    page = await visit.open()
+    found = await page.evaluate(
+        """async ([text, words]) => {
+            const { marksIn } = await import("/web/marks.js");
+            return marksIn(text, words).map(([from, to]) => text.slice(from, to));
+        }""",
+        [text, words],
+    )
+    assert found == marked
+
+
 async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit: Visit, report: str) -> None:
     page = await visit.open()
     field = page.get_by_role("searchbox", name="Search")
@@ -294,7 +330,7 @@ async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit
     await expect(page.locator(".hit").first).to_be_visible()
     await page.get_by_label("Collection").select_option("reports")
     await page.get_by_role("button", name="+ Filter").click()
-    await page.get_by_label("Field").fill("year")
+    await page.get_by_label("Field").select_option("year")
     await page.get_by_label("Comparison").select_option("gte")
     await page.get_by_label("Value").fill("2026")
     await page.get_by_role("button", name="Add", exact=True).click()
@@ -311,6 +347,89 @@ async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit
     await expect(shared.locator(".chip")).to_contain_text("year is at least 2026")
     await shared.get_by_role("button", name=re.compile("Remove filter")).click()
     await expect(shared.locator(".hit").first).to_be_visible()
+
+
+@pytest.fixture
+def described(service: Up) -> str:
+    """A collection of three documents with metadata."""
+    collection = f"c-{uuid4().hex[:8]}"
+    for name, metadata in (
+        ("annual-report.pdf", '{"year": 2025, "tags": ["wind", "sea"]}'),
+        ("wildbienen.pdf", '{"year": "2025", "tags": ["bees"], "pages": "A4, folded"}'),
+        ("salt-marsh-article.pdf", '{"year": 2024, "tags": ["sea", "<b>salt</b>"], "draft": true}'),
+    ):
+        service.ingest(name, collection=collection, metadata=metadata)
+    return collection
+
+
+async def test_a_filter_is_chosen_from_what_documents_have_with_counts(
+    visit: Visit, service: Up, described: str
+) -> None:
+    service.ingest("wildbienen.pdf", collection=f"{described}-2", metadata='{"tags": "elsewhere"}')
+    page = await visit.open(f"#/search?q=turbines+marsh+Wildbienen&collection={described}")
+    field, values = page.get_by_label("Field"), page.locator(".value")
+    found, chips = page.locator(".group h2"), page.locator(".chip")
+    await page.get_by_role("button", name="+ Filter").click()
+    await expect(field).to_be_focused()
+    await expect(field.locator("option:checked")).to_have_text("tags (3)")
+    await expect(values).to_have_text(["sea2", "<b>salt</b>1", "bees1", "wind1"])
+    await shoot(page, "filter")
+    await field.select_option("year")
+    await expect(values).to_have_text(['"2025"1', "20241", "20251"])
+    await page.get_by_role("button", name='"2025", 1 document').click()  # the text, not the number
+    await expect(found).to_have_text(["Wildbienen in der Stadt"])
+    await expect(chips).to_contain_text('year is "2025"')
+    await chips.get_by_role("button").click()
+    await expect(found).to_have_count(3)
+
+    await page.get_by_role("button", name="+ Filter").click()
+    await page.get_by_label("Comparison").select_option("nin")
+    await page.get_by_label("Value").fill("wi")
+    await expect(values).to_have_text(["wind1"])
+    await values.click()
+    await expect(values).to_have_count(4)
+    await page.get_by_label("Value").fill("bees")
+    await page.get_by_role("button", name="Add", exact=True).click()
+    await expect(chips).to_contain_text("tags is none of wind, bees")
+    await expect(found).to_have_count(1)
+
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("metadata.pages")
+    await page.get_by_role("button", name="A4, folded, 1 document").click()
+    await expect(page.get_by_role("heading", name="Nothing was found")).to_be_visible()
+    await page.get_by_role("button", name="Search everything").click()
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("tags")
+    await expect(page.get_by_role("button", name="elsewhere, 1 document")).to_be_visible()
+    await page.get_by_label("Collection").select_option(described)  # counts follow
+    await expect(values).to_have_count(4)
+    await expect(field.locator("option:checked")).to_have_text("tags (3)")
+
+
+async def test_a_filter_is_chosen_with_the_keyboard_on_a_phone_in_the_dark(
+    browser: Browser, service: Up, described: str
+) -> None:
+    narrow = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+    async with visiting(browser, service.url, **narrow) as visit:
+        page = await visit.open(f"#/search?q=turbines+marsh+Wildbienen&collection={described}")
+        await expect(page.locator(".group")).to_have_count(3)
+        await page.get_by_role("button", name="+ Filter").focus()
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".value")).to_have_count(4)
+        await shoot(page, "filter-phone")
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        found = await Axe().run(page)
+        assert not [one for one in found.response["violations"] if one["impact"] in {"serious", "critical"}]
+        for key in ("Tab", "Tab", "ArrowDown", "ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft"):
+            await page.keyboard.press(key)
+        await expect(page.get_by_role("button", name="bees, 1 document")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".group h2")).to_have_text(["Wildbienen in der Stadt"])
+        await page.get_by_role("button", name="+ Filter").focus()
+        await page.keyboard.press("Enter")
+        await page.keyboard.press("Escape")
+        await expect(page.locator("filter-form")).to_have_count(0)
+        await expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
 
 
 async def test_a_search_is_copied_as_a_command_that_works(visit: Visit, report: str) -> None:
@@ -587,7 +706,8 @@ async def test_with_a_key_that_reads_one_collection_the_page_shows_that_and_says
     headers = {"Authorization": f"Bearer {KEY}"}
     async with httpx.AsyncClient(base_url=locked.url, headers=headers, timeout=60) as client:
         for name, collection in (("annual-report.pdf", "reports"), ("wildbienen.pdf", "letters")):
-            form = {"files": {"file": sample(name)}, "data": {"collection": collection}}
+            told = {"collection": collection, "metadata": f'{{"kind": "{collection}"}}'}
+            form = {"files": {"file": sample(name)}, "data": told}
             task_id = (await client.post("/documents", **form)).json()["task_id"]  # type: ignore[arg-type]
             assert (await client.get(f"/tasks/{task_id}?wait=40")).json()["status"] == "success"
         wanted = {"name": "reader", "scopes": ["read"], "collections": ["reports"]}
@@ -602,6 +722,9 @@ async def test_with_a_key_that_reads_one_collection_the_page_shows_that_and_says
         await page.goto(f"{locked.url}/#/search?q={QUESTION.replace(' ', '+')}")
         await expect(page.locator(".hit img").first).to_be_visible()
         await expect(page.locator("body")).not_to_contain_text("wildbienen.pdf")
+        await page.get_by_role("button", name="+ Filter").click()
+        await expect(page.get_by_label("Field").locator("option:checked")).to_have_text("kind (1)")
+        await expect(page.locator(".value")).to_have_text(["reports1"])
         await page.goto(f"{locked.url}/#/health")
         await expect(page.get_by_role("heading", name="For administrators")).to_be_visible()
         await shoot(page, "health-without-the-scope")

@@ -13,7 +13,7 @@ from fpdf import FPDF
 from sqlalchemy import text as sql
 
 from app.config import Settings
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import EmbeddingIdentity
 from app.embeddings.fastembed import FastEmbedEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
@@ -129,7 +129,7 @@ async def test_prefixes_are_the_settings_or_those_the_model_asks_for(
 
 @needs_models
 async def test_the_event_loop_goes_on_while_a_model_is_loaded_and_embeds(folder: Path) -> None:
-    async with open_embedder(provider="fastembed", model_path=folder) as embedder:
+    async with open_embedder(EmbedderOptions(provider="fastembed", model_path=folder)) as embedder:
         work = asyncio.gather(*(embedder.embed([text] * 5) for text in PASSAGES))
         longest = 0.0
         while not work.done():
@@ -197,7 +197,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
 async def test_without_the_extra_it_is_said_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(EmbeddingRefused, match=r"pip install '\.\[fastembed\]'"):
-        async with open_embedder(provider="fastembed", model_path=tmp_path):
+        async with open_embedder(EmbedderOptions(provider="fastembed", model_path=tmp_path)):
             pass
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.local import LocalEmbedder
 from app.errors import EmbeddingFailed, EmbeddingRefused
 
@@ -70,7 +70,7 @@ async def test_no_texts_give_no_vectors() -> None:
 
 @pytest.mark.parametrize("dimensions", [64, 128])
 async def test_shorter_vectors_are_the_beginning_of_the_long_ones(dimensions: int) -> None:
-    async with open_embedder(provider="local", dimensions=dimensions) as embedder:
+    async with open_embedder(EmbedderOptions(provider="local", dimensions=dimensions)) as embedder:
         assert embedder.identity.dimensions == dimensions
         short = (await embedder.embed(["The sale of books."]))[0]
     long = (await EMBEDDER.embed(["The sale of books."]))[0, :dimensions]
@@ -80,7 +80,7 @@ async def test_shorter_vectors_are_the_beginning_of_the_long_ones(dimensions: in
 @pytest.mark.parametrize("options", [{"dimensions": 100}, {"dimensions": 512}, {"model": "l3_supercat"}])
 async def test_what_the_wheel_does_not_hold_is_refused(options: dict[str, int | str]) -> None:
     with pytest.raises(EmbeddingRefused, match="built-in embedder"):
-        async with open_embedder(provider="local", **options):  # type: ignore[arg-type]
+        async with open_embedder(EmbedderOptions(provider="local", **options)):  # type: ignore[arg-type]
             pass
 
 

@@ -1,4 +1,6 @@
 import asyncio
+import base64
+import gzip
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer
 
-from app.embeddings import open_embedder
+from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import PROBE, EmbeddingIdentity
 from app.embeddings.budget import NoBudget
 from app.embeddings.local import built_in_tokenizer
@@ -199,6 +201,47 @@ async def test_a_retry_after_without_sense_is_overlooked(stub: EmbeddingStub, ur
     async with embedder_at(url) as embedder:
         await embedder.embed(["a"])
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_of_an_answer_without_end_no_more_is_read_than_a_right_one_could_have(status: int) -> None:
+    sent = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while sent < 100_000_000:
+            sent += 100_000
+            yield b" " * 100_000
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(status, content=pieces()))
+    async with embedder_at("http://embedder/v1", transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match=r"an answer of more than 1,002,048 bytes"):
+            await embedder.embed(["a"])
+    assert sent < 6_000_000  # of five attempts
+
+
+async def test_an_answer_that_nobody_asked_to_be_packed_is_not_unpacked() -> None:
+    vector = base64.b64encode(np.ones(64, "<f4").tobytes()).decode()
+    packed = gzip.compress(json.dumps({"data": [{"index": 0, "embedding": vector}]}).encode())
+    headers = {"Content-Encoding": "gzip"}
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, headers=headers, stream=httpx.ByteStream(packed))
+    )
+    async with embedder_at("http://embedder/v1", transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match="a packed answer"):
+            await embedder.embed(["a"])
+
+
+async def test_an_answer_that_comes_in_drops_has_the_time_of_one_request() -> None:
+    async def drops() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            await asyncio.sleep(0.05)
+            yield b" "
+
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=drops()))
+    async with embedder_at("http://embedder/v1", timeout_seconds=0.2, transport=transport) as embedder:
+        with pytest.raises(EmbeddingFailed, match="no answer in time"):
+            await embedder.embed(["a"])
 
 
 class Recorded(NoBudget):
@@ -443,7 +486,7 @@ async def test_the_log_has_the_servers_reason_but_not_the_text(body: str) -> Non
 
 
 async def test_opened_without_options_it_is_openais_small_model() -> None:
-    async with open_embedder(provider="openai") as embedder:
+    async with open_embedder(EmbedderOptions(provider="openai")) as embedder:
         assert embedder.identity == EmbeddingIdentity("openai", "text-embedding-3-small", 1536)
         assert len(embedder.tokenizer.encode("The sale of books.")) > 4
 
@@ -451,7 +494,9 @@ async def test_opened_without_options_it_is_openais_small_model() -> None:
 async def test_opened_with_settings_it_works(stub: EmbeddingStub, url: str) -> None:
     stub.behaviour.key = KEY
     async with open_embedder(
-        provider="openai", base_url=f"{url}/", api_key=SecretStr(f"{KEY}\n"), model="m", dimensions=48
+        EmbedderOptions(
+            provider="openai", base_url=f"{url}/", api_key=SecretStr(f"{KEY}\n"), model="m", dimensions=48
+        )
     ) as embedder:
         assert embedder.identity == EmbeddingIdentity("openai", "m", 48)
         assert (await embedder.embed(["a", "b"])).shape == (2, 48)
@@ -462,7 +507,9 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=4)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    async with open_embedder(provider="openai", tokenizer=tmp_path / "tokenizer.json") as embedder:
+    async with open_embedder(
+        EmbedderOptions(provider="openai", tokenizer=tmp_path / "tokenizer.json")
+    ) as embedder:
         assert len(embedder.tokenizer.encode("one two three four five six seven eight")) > 8
 
 
@@ -476,13 +523,15 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
 )
 async def test_settings_that_cannot_work_are_refused_when_opening(options: dict[str, Any], said: str) -> None:
     with pytest.raises(EmbeddingRefused, match=said):
-        async with open_embedder(provider="openai", **options):
+        async with open_embedder(EmbedderOptions(provider="openai", **options)):
             pass
 
 
 async def test_queries_and_passages_get_the_prefixes_of_their_own(stub: EmbeddingStub, url: str) -> None:
     async with open_embedder(
-        provider="openai", base_url=url, dimensions=64, query_prefix="query: ", passage_prefix="passage: "
+        EmbedderOptions(
+            provider="openai", base_url=url, dimensions=64, query_prefix="query: ", passage_prefix="passage: "
+        )
     ) as embedder:
         await embedder.embed(["one", "two"])
         query = await embedder.embed_query("who?")

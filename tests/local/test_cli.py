@@ -245,6 +245,11 @@ def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytes
     assert finished.returncode == 1
     assert finished.stderr.startswith("The settings are not valid. MAX_PAGES: ")
     assert "Traceback" not in finished.stderr
+    monkeypatch.delenv("MAX_PAGES")
+    monkeypatch.setenv("SECRET_KEY", "correct horse battery staple")
+    finished = pdf_ingest("up", url="unused")
+    assert finished.stderr.startswith("The settings are not valid. SECRET_KEY, or ")
+    assert "correct horse" not in finished.stderr
 
 
 def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

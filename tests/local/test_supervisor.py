@@ -15,7 +15,6 @@ from app.local.embedded import ServerFailed
 from app.local.supervisor import Program, Supervisor
 
 SLEEP = "import time; time.sleep(60)"
-NAP, DOZE = (f"import time; time.sleep({seconds})" for seconds in (60, 3))
 
 
 class Scene:
@@ -32,7 +31,7 @@ class Scene:
         return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - conditions of other processes have no event
             await asyncio.sleep(0.02)
@@ -101,13 +100,13 @@ async def test_hurrying_ends_the_wait_for_a_slow_program(tmp_path: Path) -> None
         await asyncio.sleep(0.1)
         assert not stopping.done()
         supervisor.hurry()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await stopping
         assert not scene.is_running(scene.pids[0])
 
 
 async def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
-    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {NAP!r}]).pid); {SLEEP}"
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid); {SLEEP}"
     async with supervised(program(code, tmp_path)) as (supervisor, scene):
         await until(lambda: bool(scene.lines))
         grandchild = int(scene.lines[0][1])
@@ -119,12 +118,17 @@ async def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
 async def test_a_death_is_noticed_while_something_it_left_behind_holds_its_output_open(
     tmp_path: Path,
 ) -> None:
-    started = f"subprocess.Popen([sys.executable, '-c', {DOZE!r}], start_new_session=True)"
-    code = f"import subprocess, sys; {started}; {SLEEP}"
+    started = f"subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True)"
+    code = f"import subprocess, sys; print({started}.pid); {SLEEP}"
     async with supervised(program(code, tmp_path)) as (_, scene):
-        await asyncio.sleep(0.3)
-        os.kill(scene.pids[0], signal.SIGKILL)
-        await until(lambda: len(scene.pids) == 2, seconds=2.5)
+        await until(lambda: bool(scene.lines))
+        left_behind = int(scene.lines[0][1])
+        try:
+            os.kill(scene.pids[0], signal.SIGKILL)
+            await until(lambda: len(scene.pids) == 2)
+            assert scene.is_running(left_behind)
+        finally:
+            os.kill(left_behind, signal.SIGKILL)
 
 
 async def test_a_program_that_ends_before_it_is_ready_fails_the_start(tmp_path: Path) -> None:

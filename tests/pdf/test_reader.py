@@ -218,6 +218,19 @@ async def test_a_process_that_gets_no_cpu_time_is_no_verdict(write: Write) -> No
     assert not reading_processes()
 
 
+async def test_a_parent_that_gets_no_cpu_time_either_costs_no_page(write: Write) -> None:
+    reader = PDFReader(step_seconds=0.5)
+    task = asyncio.create_task(read(reader, write(slow_page())))
+    await until(reading_processes)
+    (parent,) = reader_parents()
+    for stopped in (parent, *reading_processes()):
+        stopped.suspend()
+    with pytest.raises(ReadingStalled):
+        await task
+    parent.resume()
+    await reader.close()
+
+
 async def test_a_killed_parent_takes_its_processes_with_it(reader: PDFReader, write: Write) -> None:
     task = asyncio.create_task(read(reader, write(slow_page())))
     await until(reading_processes)

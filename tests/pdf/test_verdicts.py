@@ -176,6 +176,20 @@ async def test_where_pdfium_finds_no_text_pypdf_looks_too(
     assert [line.text for line in page.lines] == ["A heron"]
 
 
+def with_nameless_glyphs() -> bytes:
+    """Neither engine learns what its letters are: subset fonts without a map to Unicode are made so."""
+    letters = sorted(set("A heron waits"))
+    names = "".join(f"/g{number}" for number in range(len(letters)))
+    encoding = b"/Encoding<</Type/Encoding/Differences[1%s]>>" % names.encode()
+    text = bytes(letters.index(letter) + 1 for letter in "A heron waits").hex().encode()
+    page = one_page(stream(b"BT /F 12 Tf 72 720 Td <%s> Tj ET" % text))
+    return page.replace(b"/Encoding/WinAnsiEncoding", encoding)
+
+
+async def test_names_of_glyphs_are_no_text(reader: PDFReader, write: Write) -> None:
+    assert (await verdict_of(reader, write(with_nameless_glyphs()))).code == "no_text"
+
+
 async def test_a_page_that_takes_too_long_is_left_out(write: Write) -> None:
     reader = PDFReader(engines=("pdfium",), step_seconds=0.5)
     verdict = await verdict_of(reader, write(slow_page()))

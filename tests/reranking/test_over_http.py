@@ -139,6 +139,12 @@ async def test_a_server_that_is_not_there_is_a_failure() -> None:
         await Server(refuse).reranker().score("river", PASSAGES)
 
 
+async def test_an_answer_much_longer_than_the_question_is_a_failure() -> None:
+    content = b"[" + b" " * 1_000_000 + json.dumps(entries(PASSAGES, "score")).encode()[1:]
+    with pytest.raises(RerankFailed, match="no answer"):
+        await Server(lambda asked: httpx.Response(200, content=content)).reranker().score("river", PASSAGES)
+
+
 @pytest.mark.parametrize("base_url", [None, "", "reranker:80", "ftp://reranker"])
 async def test_an_address_that_is_none_is_refused(base_url: str | None) -> None:
     with pytest.raises(EmbeddingRefused, match="RERANK_BASE_URL"):

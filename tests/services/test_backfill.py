@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
-from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, backfill
+from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, TitleWords, backfill
 from app.services.collection_service import CollectionService, delete_doomed
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
@@ -154,6 +154,29 @@ async def test_words_of_old_documents_are_counted_in_their_language(url: str, da
         assert counted[f"{french} budget"] == (1, True)
         assert counted[f"{plain} cost"] == (1, True)
         assert f"{french} rise" not in counted
+
+
+async def test_titles_that_people_gave_before_are_brought_along(url: str, database: Database) -> None:
+    named, unnamed = await add_old(database, [ENGLISH] * 2), await add_old(database, [ENGLISH])
+    await run_alembic(url, command.upgrade, "head")
+    async with database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE documents SET title = 'Zanzibar’s costs' WHERE id = :id"), {"id": named}
+        )
+    for _ in range(2):
+        await backfill(database, await duty(database), DocumentWords(database), TitleWords(database))
+        counted = await rows(
+            database,
+            "SELECT ingestion_id || ' ' || lexeme, share, text_share FROM document_words"
+            " WHERE text_share IS NOT NULL OR lexeme = 'cost'",
+        )
+        assert counted == {
+            f"{named} zanzibar": (1, 0),
+            f"{named} cost": (1, 1),
+            f"{unnamed} cost": (pytest.approx(0.1), None),
+        }
+    async with database.autocommit() as connection:
+        assert await storage.find_lacking(connection, TitleWords.lacks, UUID(int=0), 9) == []
 
 
 async def test_counting_the_words_of_a_version_that_is_replaced_meanwhile_leaves_nothing(

@@ -423,6 +423,16 @@ async def test_what_has_no_file_any_more_cannot_be_retried(workshop: Workshop):
         await workshop.service.retry(added.document_id)
 
 
+async def test_a_served_document_whose_file_was_lost_cannot_be_retried_and_stays(workshop: Workshop):
+    added = await workshop.add(pdf())
+    await workshop.ingest(added.task_id)
+    (workshop.folder / f"{added.task_id}.pdf").unlink()
+    with pytest.raises(FileGone):
+        await workshop.service.retry(added.document_id)
+    view = await workshop.service.find(added.document_id)
+    assert (view.status, view.update) == ("ready", None)
+
+
 async def test_documents_are_listed_newest_first_and_filtered(workshop: Workshop):
     added = [await workshop.add(pdf()) for _ in range(5)]
     await workshop.ingest(added[0].task_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -13,7 +13,7 @@ from app.config import Settings
 from app.embeddings.base import URGENT_SECONDS
 from app.embeddings.budget import Budget, NoBudget
 from app.errors import EmbeddingFailed, WorkHeld
-from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres
 from app.resources import open_services
 from app.services.embedding_budget import FleetBudget
@@ -201,26 +201,20 @@ async def test_turns_that_are_forgotten_in_a_crash_of_the_server_hold_up_nobody(
 
 
 @pytest.fixture
-def stub() -> EmbeddingStub:
-    return EmbeddingStub(dimensions=64)
-
-
-@pytest.fixture
-def settings(own_database_url: str, stub: EmbeddingStub, tmp_path: Path) -> Iterator[Settings]:
+def settings(own_database_url: str, embedding_url: str, tmp_path: Path) -> Settings:
     """With no broker: the budget knows none."""
-    with serving(stub.app) as url:
-        yield Settings(
-            _env_file=None,
-            database_url=own_database_url,
-            celery_broker_url="redis://127.0.0.1:1/0",
-            storage_url=(tmp_path / "files").as_uri(),
-            embedding_provider="openai",
-            embedding_base_url=url,
-            embedding_dimensions=64,
-            embedding_batch_inputs=1,
-            chunk_tokens=64,
-            embedding_requests_per_minute=60,
-        )
+    return Settings(
+        _env_file=None,
+        database_url=own_database_url,
+        celery_broker_url="redis://127.0.0.1:1/0",
+        storage_url=(tmp_path / "files").as_uri(),
+        embedding_provider="openai",
+        embedding_base_url=embedding_url,
+        embedding_dimensions=64,
+        embedding_batch_inputs=1,
+        chunk_tokens=64,
+        embedding_requests_per_minute=60,
+    )
 
 
 @pytest.mark.heavy

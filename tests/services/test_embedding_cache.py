@@ -1,7 +1,7 @@
 """A text that was embedded before is not paid for again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -14,7 +14,7 @@ from app.config import Settings
 from app.embeddings.base import EmbeddingIdentity, TokenIds
 from app.embeddings.local import built_in_tokenizer
 from app.errors import EmbeddingFailed
-from app.local.chaos.embedding_stub import EmbeddingStub, serving, vector_of
+from app.local.chaos.embedding_stub import EmbeddingStub, vector_of
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import open_services
 from app.services.embedding_cache import CachedEmbedder
@@ -137,25 +137,17 @@ async def test_what_was_not_used_for_longest_goes_first(database: Database) -> N
 
 
 @pytest.fixture
-def stub() -> EmbeddingStub:
-    return EmbeddingStub(dimensions=64)
-
-
-@pytest.fixture
-def settings(
-    own_database_url: str, valkey: EmbeddedValkey, stub: EmbeddingStub, tmp_path: Path
-) -> Iterator[Settings]:
-    with serving(stub.app) as url:
-        yield Settings(
-            _env_file=None,
-            database_url=own_database_url,
-            celery_broker_url=valkey.url.removesuffix("/0") + "/12",
-            storage_url=(tmp_path / "files").as_uri(),
-            embedding_provider="openai",
-            embedding_base_url=url,
-            embedding_dimensions=64,
-            embedding_cache_rows=1000,
-        )
+def settings(own_database_url: str, valkey: EmbeddedValkey, embedding_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        _env_file=None,
+        database_url=own_database_url,
+        celery_broker_url=valkey.url.removesuffix("/0") + "/12",
+        storage_url=(tmp_path / "files").as_uri(),
+        embedding_provider="openai",
+        embedding_base_url=embedding_url,
+        embedding_dimensions=64,
+        embedding_cache_rows=1000,
+    )
 
 
 @pytest.mark.parametrize(("rows", "times"), [(1000, 1), (0, 2)])

@@ -4,19 +4,17 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import DatabaseUnavailable, KeyUnknown
 from app.local.embedded import EmbeddedPostgres, free_port
 from app.services.keys import FRESH_SECONDS, Caller, KeyRing, Keys
 from app.services.tokens import Claims, Signer
 from app.storage.database import Database
-from tests.databases import migrated
+from tests.databases import CountingDatabase, migrated
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +132,6 @@ async def test_a_database_that_says_nothing_does_not_hold_the_guard_up() -> None
     await keys.close()
     await silent.close()
     server.close()
-
-
-class CountingDatabase(Database):
-    taken = 0
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        self.taken += 1
-        async with super().transaction() as connection:
-            yield connection
 
 
 async def test_a_request_asks_the_database_nothing_for_its_key(postgres: EmbeddedPostgres) -> None:

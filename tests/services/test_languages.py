@@ -13,7 +13,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.services.resuming import ChunkChain
 from app.services.searching import Mode, Search
-from app.storage.chunks import list_chunks
+from app.storage.document_views import list_document_chunks
 from tests.databases import migrated
 from tests.pdfs.hostile import in_script
 
@@ -112,11 +112,12 @@ async def test_words_find_the_page_they_are_on_in_any_form(
 
 async def test_a_resumed_run_goes_on_in_the_language_it_began_in(library: Services) -> None:
     async with library.database.transaction() as connection:
-        ingestion_id = await connection.scalar(
-            text("SELECT id FROM ingestions WHERE filename = 'societe.pdf'")
+        document_id = await connection.scalar(
+            text("SELECT document_id FROM ingestions WHERE filename = 'societe.pdf'")
         )
-        first = (await list_chunks(connection, ingestion_id, after_ordinal=-1, limit=1))[0]
-        digest = ChunkChain().add([first]).hex()
+        page = await list_document_chunks(connection, document_id, after_ordinal=-1, limit=1)
+        assert page is not None
+        ingestion_id, digest = page.ingestion_id, ChunkChain().add(page.chunks).hex()
         for statement in (  # as it was left by a worker that took the first chunk for German
             "UPDATE documents SET live_ingestion_id = NULL WHERE live_ingestion_id = :id",
             "UPDATE ingestions SET status = 'queued', finished_at = NULL, chunks = 1, language = 'de',"

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from app.config import Settings
 from app.errors import EmbeddingFailed, EmbeddingRefused, StorageFailed, TextRefused, WorkHeld
-from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure
 from app.resources import Services, open_services
@@ -31,17 +31,6 @@ from tests.pdfs.hostile import prose
 from tests.services.workshop import eventually, in_parts, outcomes_as_answer
 
 KEY = "the right key"
-
-
-@pytest.fixture
-def stub() -> EmbeddingStub:
-    return EmbeddingStub(dimensions=64)
-
-
-@pytest.fixture
-def embedding_url(stub: EmbeddingStub) -> Iterator[str]:
-    with serving(stub.app) as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncConnection
 from uuid_utils.compat import uuid7
 
 from app.errors import TaskNotFound
@@ -17,25 +16,7 @@ from app.services.progress import ProgressWatcher, ingestion_id_of
 from app.storage.database import Database
 from app.storage.models import Base
 from app.storage.tasks import TaskStatus, list_changes
-from tests.databases import migrated
-
-
-class CountingDatabase(Database):
-    """A database that counts how often a connection of it is taken."""
-
-    taken = 0
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        self.taken += 1
-        async with super().transaction() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
-        self.taken += 1
-        async with super().autocommit() as connection:
-            yield connection
+from tests.databases import CountingDatabase, migrated
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from app.config import Settings
 from app.errors import ChunksDiffer, EmbeddingFailed
-from app.local.chaos.embedding_stub import EmbeddingStub, Failure, serving
+from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
 from app.services.rag_service import EMBEDDING_BATCHES_AT_ONCE
@@ -65,28 +65,22 @@ def test_the_hash_is_the_same_in_whatever_portions_it_is_made() -> None:
 
 
 @pytest.fixture
-def stub() -> EmbeddingStub:
-    return EmbeddingStub(dimensions=64)
-
-
-@pytest.fixture
 async def services(
-    postgres: EmbeddedPostgres, valkey: EmbeddedValkey, stub: EmbeddingStub, tmp_path: Path
+    postgres: EmbeddedPostgres, valkey: EmbeddedValkey, embedding_url: str, tmp_path: Path
 ) -> AsyncIterator[Services]:
-    with serving(stub.app) as url:
-        settings = Settings(
-            _env_file=None,
-            database_url=await migrated(postgres, f"resuming_{uuid4().hex}"),
-            celery_broker_url=valkey.url.removesuffix("/0") + "/12",
-            storage_url=(tmp_path / "files").as_uri(),
-            embedding_provider="openai",
-            embedding_base_url=url,
-            embedding_dimensions=64,
-            embedding_batch_inputs=1,
-            chunk_tokens=32,
-        )
-        async with open_services(settings) as services:
-            yield services
+    settings = Settings(
+        _env_file=None,
+        database_url=await migrated(postgres, f"resuming_{uuid4().hex}"),
+        celery_broker_url=valkey.url.removesuffix("/0") + "/12",
+        storage_url=(tmp_path / "files").as_uri(),
+        embedding_provider="openai",
+        embedding_base_url=embedding_url,
+        embedding_dimensions=64,
+        embedding_batch_inputs=1,
+        chunk_tokens=32,
+    )
+    async with open_services(settings) as services:
+        yield services
 
 
 async def cut_off(services: Services, stub: EmbeddingStub) -> UUID:

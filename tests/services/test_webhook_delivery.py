@@ -1,7 +1,7 @@
 """What webhooks are told of documents and tasks, in a database of their own, by a real receiver's account."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,25 +89,14 @@ async def post(own_database: Database, tmp_path: Path) -> AsyncIterator[Post]:
     await post.execute("TRUNCATE webhooks, webhook_deliveries")
 
 
-@pytest.fixture
-def receiver() -> WebhookReceiver:
-    return WebhookReceiver()
-
-
-@pytest.fixture
-def url(receiver: WebhookReceiver) -> Iterator[str]:
-    with serving(receiver.app) as address:
-        yield address
-
-
 def told(receiver: WebhookReceiver) -> list[str]:
     return [message.content["type"] for message in receiver.messages]
 
 
 async def test_every_end_of_a_task_and_of_a_document_is_told_with_its_ids_and_nothing_else(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    await post.add(url)
+    await post.add(receiver_url)
     workshop = post.workshop
     ready, failed, cancelled = [await workshop.add(pdf()) for _ in range(3)]
     await workshop.ingest(ready.task_id)
@@ -136,9 +125,9 @@ async def is_told(receiver: WebhookReceiver, count: int) -> bool:
 
 
 async def test_a_version_that_takes_the_place_of_a_waiting_one_stops_its_task_and_a_failed_one_leaves_the_old(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    await post.add(url)
+    await post.add(receiver_url)
     first = await post.workshop.add(pdf())
     second = await post.workshop.replace(first.document_id, pdf())
     await post.workshop.ingest(second.task_id)
@@ -158,9 +147,9 @@ async def test_a_version_that_takes_the_place_of_a_waiting_one_stops_its_task_an
 
 
 async def test_a_verdict_of_the_sweeper_and_one_of_a_run_without_a_document_are_told_too(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    await post.add(url)
+    await post.add(receiver_url)
     lease = await post.workshop.begin((await post.workshop.add(pdf())).task_id)
     orphan = uuid4()
     async with post.database.autocommit() as connection:
@@ -179,9 +168,9 @@ async def test_a_verdict_of_the_sweeper_and_one_of_a_run_without_a_document_are_
 
 
 async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_not(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url, ["document.failed"], [post.workshop.collection])
+    webhook_id, _ = await post.add(receiver_url, ["document.failed"], [post.workshop.collection])
     elsewhere = await post.workshop.add(pdf(), collection=f"other-{uuid4()}")
     await post.workshop.fail(elsewhere.task_id)
     ready = await post.workshop.add(pdf())
@@ -197,9 +186,9 @@ async def test_only_what_is_wanted_is_told_and_a_verdict_that_is_rolled_back_is_
 
 
 async def test_a_collection_that_is_deleted_is_told_of_once_its_last_document_is_gone(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    await post.add(url, ["document.deleted", "collection.deleted"])
+    await post.add(receiver_url, ["document.deleted", "collection.deleted"])
     workshop = post.workshop
     await workshop.add(pdf())
     deletion = await CollectionService(post.database).delete(workshop.collection)
@@ -216,9 +205,9 @@ async def test_a_collection_that_is_deleted_is_told_of_once_its_last_document_is
 
 
 async def test_a_webhook_of_a_collection_follows_it_to_its_new_name(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url, ["document.ready"], ["other", post.workshop.collection])
+    webhook_id, _ = await post.add(receiver_url, ["document.ready"], ["other", post.workshop.collection])
     added = await post.workshop.add(pdf())
     new_name = f"renamed-{uuid4()}"
     await CollectionService(post.database).change(post.workshop.collection, new_name, {})
@@ -230,9 +219,9 @@ async def test_a_webhook_of_a_collection_follows_it_to_its_new_name(
 
 
 async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, secret = await post.add(url)
+    webhook_id, secret = await post.add(receiver_url)
     await post.service.ping(webhook_id)
     async with post.delivering():
         await eventually(lambda: is_told(receiver, 1))
@@ -245,9 +234,9 @@ async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(
 
 
 async def test_while_the_secret_is_changed_both_verify_and_afterwards_the_new_one_only(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, old = await post.add(url)
+    webhook_id, old = await post.add(receiver_url)
     _, new = await post.service.rotate(webhook_id)
     await post.service.ping(webhook_id)
     async with post.delivering():
@@ -263,17 +252,17 @@ async def test_while_the_secret_is_changed_both_verify_and_afterwards_the_new_on
         Verifier(old).verify(after.body, after.headers)
 
 
-async def test_secrets_are_not_readable_in_the_database(post: Post, url: str) -> None:
-    _, secret = await post.add(url)
+async def test_secrets_are_not_readable_in_the_database(post: Post, receiver_url: str) -> None:
+    _, secret = await post.add(receiver_url)
     (stored,) = await post.workshop.scalars("SELECT secret FROM webhooks")
     assert secret.removeprefix("whsec_").encode() not in stored
 
 
 @pytest.mark.heavy
 async def test_what_is_refused_is_tried_again_later_and_later_under_one_id_and_given_up_at_last(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
     receiver.answers = [Response("busy", 503) for _ in range(10)]
     await post.service.ping(webhook_id)
     pauses = []
@@ -299,9 +288,9 @@ async def has_tried(post: Post, webhook_id: UUID, attempts: int) -> bool:
 
 
 async def test_what_was_being_sent_by_a_killed_process_is_sent_again_once_its_lease_is_over(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
     receiver.delay_seconds = 30
     await post.service.ping(webhook_id)
     async with post.delivering():
@@ -319,8 +308,8 @@ async def in_flight(receiver: WebhookReceiver) -> bool:
     return receiver.in_flight > 0
 
 
-async def test_who_wakes_after_its_lease_changes_nothing(post: Post, url: str) -> None:
-    webhook_id, _ = await post.add(url)
+async def test_who_wakes_after_its_lease_changes_nothing(post: Post, receiver_url: str) -> None:
+    webhook_id, _ = await post.add(receiver_url)
     await post.service.ping(webhook_id)
     async with post.database.autocommit() as connection:
         (zombie,) = await outbox.lease_due(connection, 4)
@@ -334,9 +323,9 @@ async def test_who_wakes_after_its_lease_changes_nothing(post: Post, url: str) -
 
 
 async def test_a_document_is_told_of_in_order_and_does_not_wait_for_others(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    await post.add(url)
+    await post.add(receiver_url)
     first, other = [await post.workshop.add(pdf()) for _ in range(2)]
     await post.workshop.ingest(first.task_id)
     await post.workshop.service.delete(first.document_id)
@@ -357,12 +346,12 @@ async def test_a_document_is_told_of_in_order_and_does_not_wait_for_others(
 
 
 async def test_a_receiver_that_hangs_has_few_in_flight_and_holds_up_no_other(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
     hanging = WebhookReceiver(delay_seconds=30)
     with serving(hanging.app) as slow_url:
         slow_id, _ = await post.add(slow_url)
-        quick_id, _ = await post.add(url)
+        quick_id, _ = await post.add(receiver_url)
         for _ in range(2 * IN_FLIGHT_PER_WEBHOOK):
             await post.service.ping(slow_id)
         async with post.delivering():
@@ -378,9 +367,9 @@ async def is_full(receiver: WebhookReceiver) -> bool:
 
 
 async def test_410_disables_the_webhook_and_gives_up_what_waits(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
     accepted = await post.workshop.add(pdf())
     await post.workshop.ingest(accepted.task_id)
     await post.workshop.service.delete(accepted.document_id)
@@ -402,9 +391,9 @@ async def is_disabled(post: Post, webhook_id: UUID) -> bool:
     return (await post.service.get(webhook_id)).disabled_at is not None
 
 
-async def test_redirects_are_not_followed(post: Post, receiver: WebhookReceiver, url: str) -> None:
-    webhook_id, _ = await post.add(url)
-    receiver.answers = [RedirectResponse(f"{url}/elsewhere")]
+async def test_redirects_are_not_followed(post: Post, receiver: WebhookReceiver, receiver_url: str) -> None:
+    webhook_id, _ = await post.add(receiver_url)
+    receiver.answers = [RedirectResponse(f"{receiver_url}/elsewhere")]
     await post.service.ping(webhook_id)
     async with post.delivering():
         await eventually(lambda: has_tried(post, webhook_id, 1))
@@ -413,9 +402,9 @@ async def test_redirects_are_not_followed(post: Post, receiver: WebhookReceiver,
 
 
 async def test_of_an_answer_the_beginning_is_kept_and_no_more_is_read(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
     receiver.answers = [Response("é\0" * 50_000_000, 500)]
     await post.service.ping(webhook_id)
     async with post.delivering():
@@ -424,10 +413,10 @@ async def test_of_an_answer_the_beginning_is_kept_and_no_more_is_read(
 
 
 async def test_what_was_delivered_is_sent_again_on_demand_one_or_all_of_a_time(
-    post: Post, receiver: WebhookReceiver, url: str
+    post: Post, receiver: WebhookReceiver, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
-    other_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
+    other_id, _ = await post.add(receiver_url)
     for _ in range(3):
         await post.service.ping(webhook_id)
     await post.service.ping(other_id)
@@ -449,9 +438,11 @@ async def is_quiet(post: Post) -> bool:
     return not await post.workshop.scalars("SELECT 1 FROM webhook_deliveries WHERE status = 'pending'")
 
 
-async def test_what_ended_long_ago_and_what_belongs_to_no_webhook_is_forgotten(post: Post, url: str) -> None:
-    webhook_id, _ = await post.add(url)
-    gone_id, _ = await post.add(url)
+async def test_what_ended_long_ago_and_what_belongs_to_no_webhook_is_forgotten(
+    post: Post, receiver_url: str
+) -> None:
+    webhook_id, _ = await post.add(receiver_url)
+    gone_id, _ = await post.add(receiver_url)
     old, waiting = [(await post.service.ping(webhook_id)).id for _ in range(2)]
     await post.service.ping(gone_id)
     await post.service.delete(gone_id)
@@ -466,9 +457,9 @@ async def test_what_ended_long_ago_and_what_belongs_to_no_webhook_is_forgotten(p
 
 
 async def test_a_webhook_that_is_deleted_in_the_middle_of_a_verdict_does_not_hold_it_up(
-    post: Post, url: str
+    post: Post, receiver_url: str
 ) -> None:
-    webhook_id, _ = await post.add(url)
+    webhook_id, _ = await post.add(receiver_url)
     accepted = await post.workshop.add(pdf())
     async with post.database.transaction() as deleting:
         await deleting.execute(text("DELETE FROM webhooks WHERE id = :id"), {"id": webhook_id})
@@ -516,10 +507,10 @@ def test_addresses_of_the_open_internet_are_public(address: str) -> None:
 
 
 async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
-    receiver: WebhookReceiver, url: str
+    receiver: WebhookReceiver, receiver_url: str
 ) -> None:
     """A name that is public at the first look and ours at the next, as an attacker's name server says it."""
-    port = int(url.split(":")[2].split("/")[0])
+    port = int(receiver_url.split(":")[2].split("/")[0])
     looks = iter(["192.0.2.1", "93.184.216.34", "127.0.0.1"])
     asked = []
 
@@ -538,8 +529,8 @@ async def test_the_address_that_was_checked_is_the_one_that_is_connected_to(
     assert receiver.messages == []
 
 
-async def test_the_receiver_is_asked_by_its_name(receiver: WebhookReceiver, url: str) -> None:
-    port = int(url.split(":")[2].split("/")[0])
+async def test_the_receiver_is_asked_by_its_name(receiver: WebhookReceiver, receiver_url: str) -> None:
+    port = int(receiver_url.split(":")[2].split("/")[0])
     looks = [(2, 1, 6, "", ("127.0.0.2", port)), (2, 1, 6, "", ("127.0.0.1", port))]
     sender = WebhookSender(allow_private=True, resolve=lambda *_, **__: looks)
     answer = await sender.send(f"http://receiver.example:{port}/hook", "id", b"{}", ["whsec_c2VjcmV0"])

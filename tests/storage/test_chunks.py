@@ -1,6 +1,7 @@
-"""Listing and deleting the chunks of an ingestion."""
+"""Listing the chunks of a document, and deleting those of an ingestion."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -9,12 +10,14 @@ from uuid_utils.compat import uuid7
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import (
+    StoredChunk,
     boxes_from_json,
     delete_chunks,
     embeddings_table,
-    list_chunks,
+    find_boxes,
 )
 from app.storage.database import Database
+from app.storage.document_views import list_document_chunks
 from app.storage.languages import chunk_vector
 from app.storage.spaces import open_space
 from tests.databases import migrated
@@ -30,39 +33,44 @@ async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
     await database.close()
 
 
-async def test_chunks_are_listed_in_order_page_by_page(library: Library) -> None:
-    ingestion_id = await library.add_ingestion(uuid7(), LETTER)
-    await library.add_ingestion(uuid7(), LETTER)
-    ordinals, after = [], -1
+async def listed(library: Library, document_id: UUID, after: int = -1) -> Sequence[StoredChunk]:
     async with library.database.transaction() as connection:
-        while chunks := await list_chunks(connection, ingestion_id, after, limit=10):
-            assert len(chunks) <= 10
-            ordinals += [chunk.ordinal for chunk in chunks]
-            after = ordinals[-1]
+        page = await list_document_chunks(connection, document_id, after, limit=10)
+    assert page is not None
+    return page.chunks
+
+
+async def test_chunks_are_listed_in_order_page_by_page(library: Library) -> None:
+    document_id = await library.add_document(LETTER)
+    await library.add_document(LETTER)
+    ordinals, after = [], -1
+    while chunks := await listed(library, document_id, after):
+        assert len(chunks) <= 10
+        ordinals += [chunk.ordinal for chunk in chunks]
+        after = ordinals[-1]
     assert ordinals == list(range(25))
 
 
 async def test_a_listed_chunk_has_all_that_was_stored(library: Library) -> None:
-    ingestion_id = await library.add_ingestion(uuid7(), Shelf("letters", 1, 4, phrase="yours truly"))
+    document_id = await library.add_document(Shelf("letters", 1, 4, phrase="yours truly"))
     async with library.database.transaction() as connection:
-        ids = {
-            row.ordinal: row.id
-            for row in await connection.execute(
-                text("SELECT id, ordinal FROM chunks WHERE ingestion_id = :id"), {"id": ingestion_id}
-            )
-        }
-        chunks = await list_chunks(connection, ingestion_id, -1, limit=10)
+        rows = await connection.execute(
+            text(
+                "SELECT chunks.id FROM chunks JOIN documents ON ingestion_id = live_ingestion_id"
+                " WHERE documents.id = :id ORDER BY ordinal"
+            ),
+            {"id": document_id},
+        )
+        ids = list(rows.scalars())
+    chunks = await listed(library, document_id)
     last = chunks[-1]
-    assert [chunk.chunk_id for chunk in chunks] == [ids[n] for n in range(4)]
+    assert [chunk.chunk_id for chunk in chunks] == ids
     assert (last.ordinal, last.page_start, last.page_end) == (3, 2, 2)
     assert (last.tokens, last.heading, last.hidden_text) == (library.words, "A heading", False)
     assert last.text.endswith(" yours truly")
-    assert last.boxes == ((1, (72.0, 100.0, 540.0, 112.5)),)
-
-
-async def test_an_unknown_ingestion_has_no_chunks(library: Library) -> None:
     async with library.database.transaction() as connection:
-        assert await list_chunks(connection, uuid7(), -1, limit=10) == []
+        boxes = await find_boxes(connection, document_id, last.chunk_id)
+    assert boxes == ((1, (72.0, 100.0, 540.0, 112.5)),)
 
 
 async def test_deleting_takes_chunks_and_vectors_of_the_named_ingestions_only(library: Library) -> None:

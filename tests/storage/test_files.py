@@ -1,4 +1,3 @@
-import asyncio
 import os
 import subprocess
 import sys
@@ -12,15 +11,7 @@ from structlog.testing import capture_logs
 
 from app.errors import FileNotFound, StorageFailed, UploadTooLarge
 from app.storage.files import FileStore
-
-MEGABYTE = 1024 * 1024
-
-
-async def parts(count: int, size: int = MEGABYTE, *, error: Exception | None = None) -> AsyncIterator[bytes]:
-    for number in range(count):
-        yield bytes([number % 251]) * size
-    if error is not None:
-        raise error
+from tests.storage.file_parts import MEGABYTE, cancel_upload, parts
 
 
 async def whole(store: FileStore, key: str, start: int = 0, end: int | None = None) -> bytes:
@@ -119,20 +110,7 @@ async def parts_then_lost_client() -> AsyncIterator[bytes]:
 
 @pytest.mark.parametrize("megabytes_before", [0, 1, 7, 12])
 async def test_a_cancelled_upload_leaves_nothing(folder: Path, megabytes_before: int) -> None:
-    store = FileStore(folder.as_uri())
-    is_waiting = asyncio.Event()
-
-    async def stalled_parts() -> AsyncIterator[bytes]:
-        async for part in parts(megabytes_before):
-            yield part
-        is_waiting.set()
-        await asyncio.sleep(60)
-
-    upload = asyncio.create_task(store.write("a.pdf", stalled_parts()))
-    await is_waiting.wait()
-    upload.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await upload
+    await cancel_upload(FileStore(folder.as_uri()), megabytes_before)
     assert names(folder) == []
 
 

@@ -1,6 +1,5 @@
 """What is different when the files are in a bucket, seen from outside, on a server that speaks S3."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,15 +11,7 @@ from app.errors import FileNotFound, StorageFailed, UploadTooLarge
 from app.local.embedded import free_port
 from app.storage.files import FileStore
 from tests.buckets import Bucket
-
-MEGABYTE = 1024 * 1024
-
-
-async def parts(megabytes: int, *, error: Exception | None = None) -> AsyncIterator[bytes]:
-    for number in range(megabytes):
-        yield bytes([number % 251]) * MEGABYTE
-    if error is not None:
-        raise error
+from tests.storage.file_parts import MEGABYTE, cancel_upload, parts
 
 
 @pytest.fixture
@@ -77,19 +68,7 @@ async def test_a_refused_upload_leaves_no_object_and_no_parts(store: FileStore, 
 async def test_a_cancelled_upload_leaves_no_object_and_no_parts(
     store: FileStore, bucket: Bucket, megabytes_before: int
 ) -> None:
-    is_waiting = asyncio.Event()
-
-    async def stalled_parts() -> AsyncIterator[bytes]:
-        async for part in parts(megabytes_before):
-            yield part
-        is_waiting.set()
-        await asyncio.sleep(60)
-
-    upload = asyncio.create_task(store.write("a.pdf", stalled_parts()))
-    await is_waiting.wait()
-    upload.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await upload
+    await cancel_upload(store, megabytes_before)
     assert (bucket.objects(), bucket.unfinished_uploads()) == ([], [])
 
 

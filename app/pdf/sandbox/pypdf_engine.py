@@ -2,6 +2,7 @@
 
 import io
 import mmap
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,8 @@ from app.pdf.sandbox.engine import (
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
+# pypdf gives the name of a glyph where a font does not say what character it is.
+_GLYPH_NAME = re.compile(r"/[A-Za-z]{1,5}\d+")
 
 
 class PyPDF:
@@ -71,7 +74,7 @@ class PyPDF:
             raise PageError from error
         if len(text) > MOST_CHARACTERS_A_PAGE:
             raise TooMuchText
-        garbage = garbage_share(text)
+        garbage = garbage_share(_GLYPH_NAME.sub("\ufffd", text))
         lines = [Line(line) for line in text.split("\n") if line.strip()]
         is_garbled = garbage > GARBLED
         return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=is_garbled, is_doubtful=is_garbled)
