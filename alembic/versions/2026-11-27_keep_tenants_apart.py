@@ -54,32 +54,38 @@ GRANT_SCHEMA = f"""
 """
 
 
-def patterns(name: str) -> str:
-    """A setting, as patterns of LIKE. A subquery is read once a statement; what was never set may be ''."""
-    return f"(SELECT CAST(nullif(current_setting('pdf_ingest.{name}', true), '') AS text[]))"
+def listed(name: str) -> str:
+    """A setting, as an array. A subquery is read once a statement; what was never set may be ''."""
+    setting = f"nullif(nullif(current_setting('pdf_ingest.{name}', true), ''), '*')"
+    return f"CAST((SELECT CAST({setting} AS text[])) AS text[])"
 
 
-def fits(value: str, name: str) -> str:
-    return f"{value} LIKE ANY (CAST({patterns(name)} AS text[]))"
+def is_named(collection: str) -> str:
+    return f"{collection} LIKE ANY ({listed('collections')})"
 
 
-IS_IN_REACH = f"{fits('collection', 'collections')} AND {fits('CAST(id AS text)', 'documents')}"
+ARE_ALL_DOCUMENTS = "(SELECT current_setting('pdf_ingest.documents', true)) = '*'"
+
+
+def is_document(document_id: str) -> str:
+    return f"({ARE_ALL_DOCUMENTS} OR CAST({document_id} AS text) = ANY ({listed('documents')}))"
+
+
 # A run is its document's; one whose document is not there, yet or any more, belongs where it was asked for.
 IS_RUN_IN_REACH = f"""
     EXISTS (SELECT FROM documents WHERE documents.id = document_id)
-    OR {fits("queue", "collections")} AND {fits("CAST(document_id AS text)", "documents")}
-        AND NOT has_document(document_id)
+    OR {is_named("queue")} AND {is_document("document_id")} AND NOT has_document(document_id)
 """
 # One without a name is being deleted, which all must know: its documents are there no more.
 IS_COLLECTION_IN_REACH = f"""
-    CASE WHEN name IS NULL THEN {patterns("collections")} IS NOT NULL
-    ELSE {fits("name", "collections")} AND '%' = ANY (CAST({patterns("documents")} AS text[])) END
+    CASE WHEN name IS NULL THEN {listed("collections")} IS NOT NULL
+    ELSE {is_named("name")} AND {ARE_ALL_DOCUMENTS} END
 """
 POLICIES = {
-    "documents": IS_IN_REACH,
+    "documents": f"{is_named('collection')} AND {is_document('id')}",
     "ingestions": IS_RUN_IN_REACH,
     "collections": IS_COLLECTION_IN_REACH,
-    "collection_deletions": fits("collection", "collections"),
+    "collection_deletions": is_named("collection"),
 }
 # What a bound caller's statements ask about all there is.
 FUNCTIONS = {

@@ -1,6 +1,6 @@
 """What a search may see, measured before it begins: by that its plan is chosen, not by the planner."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 from sqlalchemy import Row
@@ -17,6 +17,9 @@ FEW_DOCUMENTS: Final = 500
 
 # Documents that are counted, 0.1 us each; of more, statistics are near enough.
 COUNTED_DOCUMENTS: Final = 10_000
+
+# Collections that are named to a statement; more are found by their patterns.
+MOST_NAMES: Final = 1_000
 
 _SETTINGS: Final = {
     "plan_cache_mode": "force_custom_plan",  # a generic plan under a one-document filter: 1.2 of 10 rows
@@ -45,8 +48,29 @@ class Visible:
         return cls(conditions, parameters, row.is_short, row.has_few_documents, row.documents_total)
 
 
+async def with_names(connection: AsyncConnection, wanted: SearchFilter) -> SearchFilter:
+    """The filter of a bound caller with the names of the collections in reach.
+
+    Below a policy the planner may use no statistics of LIKE, but those of equal texts, and their index. With
+    none as well a search by names takes half as long as one by patterns, in 29 of 100,000 documents.
+    """
+    reach = wanted.reach
+    if reach.collections is None or reach.document_ids is not None:
+        return wanted
+    found = await connection.scalars(
+        sql(
+            f"SELECT name FROM collections WHERE name IS NOT NULL AND {reach.sql_of_collections('name')}"
+            f" LIMIT {MOST_NAMES + 1}"
+        ),
+        reach.parameters,
+    )
+    names = tuple(found)
+    return wanted if len(names) > MOST_NAMES else replace(wanted, names=names)
+
+
 async def begin_search(connection: AsyncConnection, wanted: SearchFilter) -> Visible:
     """Set up the transaction for searching and measure what is visible, in one round trip."""
+    wanted = await with_names(connection, wanted)
     conditions, parameters = wanted.sql()
     found = await connection.execute(sql(beginning(conditions)), parameters)
     return Visible.of(found.one(), conditions, parameters)

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.storage.canonical import canonical
 from app.storage.filters import SearchFilter
 from app.storage.languages import CONFIGS_IN_USE, SIMPLE, phrase_query, question_words
-from app.storage.visible import Visible, beginning
+from app.storage.visible import Visible, beginning, with_names
 
 MAX_WORDS: Final = 32  # a longer question is searched by its rarest words
 
@@ -130,6 +130,7 @@ async def begin_question(
 
     Words are as Postgres cuts and stems them: no syntax of the user's is obeyed but quotes.
     """
+    wanted = await with_names(connection, wanted)
     conditions, parameters = wanted.sql()
     quoted = ["".join(groups) for groups in _QUOTED.findall(query)]
     plain = canonical(query)

@@ -30,6 +30,7 @@ from app.storage import runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import DocumentFilter, DocumentOrder, DocumentPlace
 from app.storage.documents import Change, FailedDocuments
+from app.storage.reach import EVERYTHING, Reach
 from tests.services.workshop import Workshop, pdf
 
 
@@ -218,8 +219,8 @@ class Unheard(Database):
     """Commits, but the connection is lost before anybody hears of it."""
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        async with super().transaction() as connection:
+    async def transaction(self, reach: Reach = EVERYTHING) -> AsyncIterator[Connection]:
+        async with super().transaction(reach) as connection:
             yield connection
         raise DatabaseUnavailable
 
