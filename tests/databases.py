@@ -7,12 +7,13 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from redis import Redis
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from app.local.embedded import EmbeddedPostgres
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
-from app.storage.reach import TENANT_ROLE
+from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 PROJECT = Path(__file__).parent.parent
 
@@ -23,15 +24,15 @@ class CountingDatabase(Database):
     taken = 0
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         self.taken += 1
-        async with super().transaction() as connection:
+        async with super().transaction(reach) as connection:
             yield connection
 
     @asynccontextmanager
-    async def autocommit(self) -> AsyncIterator[AsyncConnection]:
+    async def autocommit(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         self.taken += 1
-        async with super().autocommit() as connection:
+        async with super().autocommit(reach) as connection:
             yield connection
 
 
@@ -86,3 +87,11 @@ async def run_alembic(url: str, action: Callable[..., Any], *arguments: str) -> 
             await connection.run_sync(run)
     finally:
         await engine.dispose()
+
+
+def empty_broker(valkey: EmbeddedValkey, number: int) -> str:
+    """The URL of one of its 16 databases, without the messages that other tests have left."""
+    url = valkey.url.removesuffix("/0") + f"/{number}"
+    with Redis.from_url(url) as broker:
+        broker.flushdb()
+    return url

@@ -18,6 +18,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from app.bridge import Bridge
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.databases import empty_broker
 from tests.processes import WorkerProcess
 
 
@@ -397,7 +398,7 @@ async def test_nothing_is_left_behind(bridge: Bridge) -> None:
 
 @pytest.fixture
 def prefork_client(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path) -> Iterator[Celery]:
-    broker_url = valkey.url.removesuffix("/0") + "/8"
+    broker_url = empty_broker(valkey, 8)
     environment = {"DATABASE_URL": postgres.url("postgres"), "CELERY_BROKER_URL": broker_url}
     worker = WorkerProcess(environment, tmp_path / "log", "--concurrency", "1", app="tests.bridge_tasks")
     with Celery(broker=broker_url, backend=broker_url) as client, worker:

@@ -8,6 +8,7 @@ import pytest
 from celery import Celery, group
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.databases import empty_broker
 from tests.processes import WorkerProcess
 
 pytestmark = pytest.mark.heavy
@@ -16,7 +17,7 @@ TASKS = 10_000
 
 @pytest.fixture
 def client(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path) -> Iterator[Celery]:
-    broker_url = valkey.url.removesuffix("/0") + "/1"
+    broker_url = empty_broker(valkey, 1)
     environment = {"DATABASE_URL": postgres.url("postgres"), "CELERY_BROKER_URL": broker_url}
     worker = WorkerProcess(
         environment, tmp_path / "log", "--concurrency", "1", app="tests.bridge_tasks", level="warning"

@@ -20,7 +20,7 @@ from cryptography.fernet import Fernet
 from app.config import Settings
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.pdfs.builder import pages, shown
 from tests.pdfs.hostile import CASES, READY, Case, written
 from tests.processes import WorkerProcess
@@ -107,7 +107,7 @@ class Service:
 async def environment(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    broker_url = valkey.url.removesuffix("/0") + "/8"
+    broker_url = empty_broker(valkey, 8)
     return {
         "DATABASE_URL": await migrated(postgres, "hostile"),
         "CELERY_BROKER_URL": broker_url,

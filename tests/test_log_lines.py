@@ -21,7 +21,7 @@ from sqlalchemy import text
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
 from tests.api.test_tasks import until_it_answers
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.embedding_servers import EmbeddingHandler, served_by, vectors_for
 from tests.processes import PROJECT, WorkerProcess
 
@@ -72,7 +72,7 @@ async def environment(
     embedding_url: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, str]:
-    broker_url = valkey.url.removesuffix("/0") + "/11"
+    broker_url = empty_broker(valkey, 11)
     hashed = hashlib.sha256(HASHED_KEY.encode()).hexdigest()
     return {
         "DATABASE_URL": await migrated(postgres, "log_lines"),

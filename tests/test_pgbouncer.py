@@ -24,7 +24,7 @@ from app.resources import open_services
 from app.services.searching import Mode, Search
 from app.storage.database import A_PERSON_WAITS, Database
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import ingest, write_pdf
 
@@ -95,7 +95,7 @@ async def test_a_reach_holds_behind_pgbouncer_and_stays_with_nobody(pgbouncer_ur
 async def test_ingesting_and_searching_work_behind_pgbouncer(
     pgbouncer_url: str, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
-    broker_url = valkey.url.removesuffix("/0") + "/2"
+    broker_url = empty_broker(valkey, 2)
     (tmp_path / "incoming").mkdir()
     environment = {
         "DATABASE_URL": pgbouncer_url,

@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, api_processes
 from tests.services.workshop import pdf
 from tests.stacks import until
@@ -86,7 +86,7 @@ class Served:
 async def environment(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
-    broker_url = valkey.url.removesuffix("/0") + "/14"
+    broker_url = empty_broker(valkey, 14)
     return {
         "API_PROCESSES": "2",
         "DATABASE_URL": await migrated(postgres, f"serve_{uuid4().hex}"),

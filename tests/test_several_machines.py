@@ -18,7 +18,7 @@ from cryptography.fernet import Fernet
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.files import FileStore
 from tests.buckets import Bucket, S3Server
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, WorkerProcess
 
 SAMPLE = PROJECT / "samples" / "annual-report.pdf"
@@ -50,7 +50,7 @@ def common_bucket(s3_server: S3Server) -> Bucket:
 
 @pytest.fixture(scope="module")
 async def common(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, common_bucket: Bucket) -> dict[str, str]:
-    broker_url = valkey.url.removesuffix("/0") + "/11"
+    broker_url = empty_broker(valkey, 11)
     return common_bucket.environment | {
         "DATABASE_URL": await migrated(postgres, "several_machines"),
         "CELERY_BROKER_URL": broker_url,

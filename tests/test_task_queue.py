@@ -11,11 +11,12 @@ import redis
 
 from app.local.embedded import EmbeddedValkey
 from app.task_queue import QUEUE, TaskQueue, new_celery
+from tests.databases import empty_broker
 
 
 @pytest.fixture
 def broker_url(valkey: EmbeddedValkey) -> str:
-    return valkey.url.removesuffix("/0") + "/14"
+    return empty_broker(valkey, 14)
 
 
 @pytest.fixture

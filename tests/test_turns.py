@@ -17,7 +17,7 @@ from app.storage import documents, runs
 from app.storage.database import Database
 from app.storage.documents import NewIngestion
 from app.task_queue import TaskQueue
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import WorkerProcess
 from tests.test_worker import get, ingest, wait_for_row, write_pdf
 
@@ -66,7 +66,7 @@ def slow_embedder(url: str) -> dict[str, str]:
 
 @pytest.fixture
 async def line(postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path) -> AsyncIterator[Line]:
-    broker_url = valkey.url.removesuffix("/0") + "/12"
+    broker_url = empty_broker(valkey, 12)
     environment = {
         "DATABASE_URL": await migrated(postgres, f"turns_{uuid4().hex}"),
         "CELERY_BROKER_URL": broker_url,

@@ -14,7 +14,7 @@ from celery import Celery
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.readiness import newest_revision
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, WorkerProcess
 from tests.test_worker import ingest, row_of, write_pdf
 
@@ -51,7 +51,7 @@ async def test_workers_of_two_versions_share_the_work(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path: Path
 ) -> None:
     newer = copy_of_next_version(tmp_path / "next")
-    broker_url = valkey.url.removesuffix("/0") + "/13"
+    broker_url = empty_broker(valkey, 13)
     (tmp_path / "incoming").mkdir()
     environment = {
         "DATABASE_URL": await migrated(postgres, f"versions_{uuid4().hex}"),

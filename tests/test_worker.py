@@ -23,7 +23,7 @@ from app.services.progress import ingestion_id_of
 from app.storage import runs
 from app.storage.database import Database
 from app.task_queue import TaskQueue
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, WorkerProcess
 
 ALONE = ("--without-mingle", "--without-gossip")  # looks for no other workers: starts a second sooner
@@ -35,7 +35,7 @@ async def environment(
 ) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("worker")
     (folder / "incoming").mkdir()
-    broker_url = valkey.url.removesuffix("/0") + "/7"
+    broker_url = empty_broker(valkey, 7)
     return {
         "DATABASE_URL": await migrated(postgres, "worker"),
         "CELERY_BROKER_URL": broker_url,

@@ -23,7 +23,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
 from app.resources import Services
 from tests.api.contract import Contract
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 
 ROOT = "root-" + "r" * 30
 
@@ -69,7 +69,7 @@ async def _run(server: uvicorn.Server) -> None:
 async def settings(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Settings:
-    broker_url = valkey.url.removesuffix("/0") + "/9"
+    broker_url = empty_broker(valkey, 9)
     return Settings(
         _env_file=None,
         database_url=await migrated(postgres, "api"),

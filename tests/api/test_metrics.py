@@ -22,7 +22,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.main import create_app
 from app.services.figures import Figures
 from app.storage.database import Database
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.embedding_servers import EmbeddingHandler, served_by, vectors_for
 from tests.processes import WorkerProcess
 
@@ -117,7 +117,7 @@ async def watched(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[Watched]:
     folder, port = tmp_path_factory.mktemp("metrics"), free_port()
-    broker_url = valkey.url.removesuffix("/0") + "/12"
+    broker_url = empty_broker(valkey, 12)
     environment = {
         "DATABASE_URL": await migrated(postgres, "metrics"),
         "CELERY_BROKER_URL": broker_url,

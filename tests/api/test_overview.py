@@ -13,7 +13,7 @@ from celery import Celery
 from app.config import Settings
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.main import create_app
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.processes import WorkerProcess
 
 SAMPLES = Path(__file__).parent.parent.parent / "samples"
@@ -24,7 +24,7 @@ async def service(
     serve: Any, postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[httpx.AsyncClient]:
     folder = tmp_path_factory.mktemp("overview")
-    broker_url = valkey.url.removesuffix("/0") + "/13"
+    broker_url = empty_broker(valkey, 13)
     environment = {
         "DATABASE_URL": await migrated(postgres, "overview"),
         "CELERY_BROKER_URL": broker_url,

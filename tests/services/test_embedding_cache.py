@@ -20,7 +20,7 @@ from app.resources import open_services
 from app.services.embedding_cache import CachedEmbedder
 from app.storage import embedding_cache
 from app.storage.database import Database
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.services.test_outages import upload
 
 
@@ -141,7 +141,7 @@ def settings(own_database_url: str, valkey: EmbeddedValkey, embedding_url: str, 
     return Settings(
         _env_file=None,
         database_url=own_database_url,
-        celery_broker_url=valkey.url.removesuffix("/0") + "/12",
+        celery_broker_url=empty_broker(valkey, 12),
         storage_url=(tmp_path / "files").as_uri(),
         embedding_provider="openai",
         embedding_base_url=embedding_url,

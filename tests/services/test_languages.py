@@ -14,7 +14,7 @@ from app.resources import Services, open_services
 from app.services.resuming import ChunkChain
 from app.services.searching import Mode, Search
 from app.storage.document_views import list_document_chunks
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.pdfs.hostile import in_script
 
 DOCUMENTS = {
@@ -54,7 +54,7 @@ async def library(
     settings = Settings(
         _env_file=None,
         database_url=await migrated(postgres, "languages_of_documents"),
-        celery_broker_url=valkey.url.removesuffix("/0") + "/12",
+        celery_broker_url=empty_broker(valkey, 12),
         storage_url=tmp_path_factory.mktemp("files").as_uri(),
         ingest_folders=(folder,),
         chunk_tokens=48,

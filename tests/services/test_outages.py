@@ -26,7 +26,7 @@ from app.services.readiness import check_readiness
 from app.services.searching import Search
 from app.storage import runs
 from app.storage.database import Database
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.pdfs.hostile import prose
 from tests.services.workshop import eventually, in_parts, outcomes_as_answer
 
@@ -52,7 +52,7 @@ def settings(own_database_url: str, valkey: EmbeddedValkey, embedding_url: str, 
     return Settings(
         _env_file=None,
         database_url=own_database_url,
-        celery_broker_url=valkey.url.removesuffix("/0") + "/11",
+        celery_broker_url=empty_broker(valkey, 11),
         storage_url=(tmp_path / "files").as_uri(),
         embedding_provider="openai",
         embedding_base_url=embedding_url,

@@ -16,7 +16,7 @@ from app.services.rag_service import EMBEDDING_BATCHES_AT_ONCE
 from app.services.resuming import ChunkChain, behind
 from app.storage.chunks import Chunk
 from app.storage.runs import StoredChunks
-from tests.databases import migrated
+from tests.databases import empty_broker, migrated
 from tests.services.test_outages import row_of, upload
 
 PAGES = 60
@@ -71,7 +71,7 @@ async def services(
     settings = Settings(
         _env_file=None,
         database_url=await migrated(postgres, f"resuming_{uuid4().hex}"),
-        celery_broker_url=valkey.url.removesuffix("/0") + "/12",
+        celery_broker_url=empty_broker(valkey, 12),
         storage_url=(tmp_path / "files").as_uri(),
         embedding_provider="openai",
         embedding_base_url=embedding_url,
