@@ -117,7 +117,8 @@ async def _texts_after(world: World, specimen: Specimen) -> tuple[Specimen, int]
 
 def _count_texts(world: World, specimen: Specimen) -> int:
     mark = f"{specimen.mark} "
-    return sum(count for text, count in world.stub.texts.items() if mark in text)
+    texts = list(world.stub.texts.items())  # the stub goes on counting, in a thread of its own
+    return sum(count for text, count in texts if mark in text)
 
 
 async def replace_while_searching(world: World) -> None:

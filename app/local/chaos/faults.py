@@ -286,7 +286,7 @@ async def kill_near_the_end(world: World) -> None:
         sight = world.watcher.sights[task_id]
         await world.kill_holder(sight)
         await world.settle(PATIENCE_SECONDS)
-        again = sum(count - 1 for count in world.stub.texts.values())
+        again = sum(count - 1 for count in list(world.stub.texts.values()))
         world.notes.append(f"killed at {sight.chunks} of {chunks} chunks: {again} embedded again")
         if again > EMBEDDING_BATCHES_AT_ONCE * BATCH_TEXTS:
             world.mistakes.append(f"{again} texts were embedded again, more than are in flight at once")
