@@ -35,7 +35,7 @@ What becomes of a run that meets an error depends on one thing, whose fault it i
     document   Unreadable, PathRefused, TextRefused,      the verdict, final
                Stopped, InternalError
     embedder   EmbeddingFailed, EmbeddingRefused          charged to no document: once a probe fails too, all
-    file_store StorageFailed                              work waits until one succeeds (`services.outages`)
+    file_store StorageFailed; an OSError of the worker    work waits until one succeeds (`services.outages`)
     database   DatabaseUnavailable                        charged to no document: the lease is given back, or
                                                           runs out
     attempt    Interrupted                                again after 0, 1, 5, 20 and 60 s; the sixth one

@@ -1,6 +1,7 @@
 """The product in one class: a PDF goes in, its chunks can be searched."""
 
 import asyncio
+import errno
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
@@ -22,6 +23,7 @@ from app.embeddings.budget import Budget
 from app.errors import (
     ChunksDiffer,
     DatabaseUnavailable,
+    DiskFull,
     EmbeddingFailed,
     FileNotFound,
     InternalError,
@@ -66,6 +68,9 @@ T = TypeVar("T")
 EMBEDDING_BATCHES_AT_ONCE = 4  # of one document: three are embedded while one is stored
 BATCH_SECONDS = 0.5
 FEWEST_CHUNKS = 8  # in a batch of what is read slowly: enough to tell the language from the first one
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+DISK_OF_WORKER = "The disk of a worker is full, or that of its temporary files."
+FAULT_OF_WORKER = "The machine of a worker did not do its work. The log has the details."
 HEARTBEAT_SECONDS = 1.0
 # Soon after the start: then the number of pages is known.
 FIRST_HEARTBEAT_SECONDS = 0.25
@@ -198,6 +203,11 @@ class RAGService:
         except asyncio.CancelledError:
             await self._release(lease)
             raise
+        except OSError as error:  # this machine's: what a document can do is in the reading process
+            log.exception("the machine failed")
+            failure = DiskFull(DISK_OF_WORKER) if error.errno in NO_ROOM else StorageFailed(FAULT_OF_WORKER)
+            await self._retry_or_fail(lease, failure)
+            raise failure from error
         except Exception as error:
             log.exception("ingestion failed")
             await self._fail(lease, InternalError())

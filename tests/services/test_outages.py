@@ -27,7 +27,8 @@ from app.services.searching import Search
 from app.storage import runs
 from app.storage.database import Database
 from tests.databases import empty_broker, migrated
-from tests.pdfs.hostile import prose
+from tests.pdfs.hostile import pages as pages_of
+from tests.pdfs.hostile import prose, shown
 from tests.services.workshop import eventually, in_parts, outcomes_as_answer
 
 KEY = "the right key"
@@ -67,7 +68,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         yield services
 
 
-async def upload(services: Services, pages: int = 2) -> UUID:
+async def upload(services: Services, pages: int = 2, content: bytes | None = None) -> UUID:
     accepted: list[Any] = []
 
     def answer(outcomes: Any) -> Any:
@@ -75,7 +76,7 @@ async def upload(services: Services, pages: int = 2) -> UUID:
         return outcomes_as_answer(outcomes)
 
     async with services.documents.uploading() as upload:
-        content = prose(pages) + f"\n%{uuid4()}".encode()
+        content = (content or prose(pages)) + f"\n%{uuid4()}".encode()
         file = await upload.receive("a.pdf", in_parts(content, 65_536))
         await services.documents.add(upload, [file], UploadOptions(), answer)
     (one,) = accepted
@@ -283,6 +284,21 @@ async def test_a_file_store_that_is_away_fails_nothing(
         return await degraded(services) == []
 
     await eventually(is_over, 30)
+    assert await services.rag.ingest_pdf("", task_id) > 0
+
+
+async def test_a_machine_without_room_for_temporary_files_fails_nothing(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model that tells languages apart is unpacked into one, when a text is not plain English."""
+    german = pages_of([shown("Die Wildbienen des Gartens fliegen im Fruehling von Bluete zu Bluete.")])
+    task_id = await upload(services, content=german)
+    with monkeypatch.context() as patched:
+        patched.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        with pytest.raises(StorageFailed):
+            await services.rag.ingest_pdf("", task_id)
+    assert (await row_of(services, task_id)).status == "retrying"
+    await make_due(services)
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 
