@@ -154,6 +154,11 @@ def page_to_frame(page: Page) -> Frame:
     }
 
 
+def is_page(message: bytes) -> bool:
+    """Whether a packed frame is a page."""
+    return message.startswith(b'{"page":', LENGTH_BYTES)
+
+
 def _rounded(box: Box | None) -> Box | None:
     """To hundredths of a point; a hostile file may give infinite places, which JSON has not."""
     if box is None or not all(map(isfinite, box)):

@@ -24,6 +24,7 @@ from app.pdf.wire import (
     RenderRequest,
     Request,
     framed,
+    is_page,
     length_of,
     packed,
     request_from_frame,
@@ -47,8 +48,9 @@ def live(file: int, channel: int, asking: int) -> None:
         confinement.limit_step(request.limits.step_cpu_seconds)
         for answer in _answers(file, request, parent):
             told.write(answer)
-            told.flush()
-            confinement.limit_step(request.limits.step_cpu_seconds)
+            if not is_page(answer):  # which goes with the place that is next: its owner wakes once a page
+                told.flush()
+                confinement.limit_step(request.limits.step_cpu_seconds)
 
 
 def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[bytes]:
