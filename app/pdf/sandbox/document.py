@@ -263,5 +263,10 @@ def _property(text: str) -> str | None:
 
 
 def _cleaned(lines: Iterable[Line]) -> tuple[Line, ...]:
-    texts = ((line, clean(line.text).strip()) for line in lines)
+    """Of what JSON cannot hold and the eye cannot see. Whoever owns the process cleans all of it."""
+    texts = ((line, _visible(line.text).strip()) for line in lines)
     return tuple([line if text == line.text else replace(line, text=text) for line, text in texts if text])
+
+
+def _visible(text: str) -> str:
+    return text if text.replace("\t", "").isprintable() else clean(text)

@@ -6,6 +6,7 @@ as possible, and their answers go straight into one array for all that is asked 
 
 import ctypes
 import re
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -86,6 +87,10 @@ class _Look(NamedTuple):
     is_bold: bool
 
 
+# Of a text object: its render mode, its colour, its font, and whether it is of a field.
+_Kind = tuple[int, bytes, int | None, bool]
+
+
 class _Piece(NamedTuple):
     """Text drawn in one look without a wide gap; `start` is pdfium's number of its first character."""
 
@@ -115,7 +120,7 @@ class _Extraction:
         self._width, self._height = page.get_size()
         self._place = _placing(page)
         self._looks: dict[int | None, _Look] = {None: _Look("shown", False)}
-        self._bold_fonts: dict[int | None, bool] = {None: False}
+        self._looks_of_kinds: dict[_Kind, _Look] = {}
         self._colour = (ctypes.c_uint * 4)()
         colour = ctypes.addressof(self._colour)
         self._colour_addresses = tuple(range(colour, colour + 16, 4))
@@ -130,8 +135,8 @@ class _Extraction:
         pieces = self._pieces(text)
         sizes = self._sizes([piece.start for piece in pieces])
         spans = [
-            Span(piece.text, *piece.box, size=size, is_bold=piece.look.is_bold)
-            for piece, size in zip(pieces, sizes, strict=True)
+            Span(text, *box, False, size, look.is_bold)
+            for (text, box, look, _), size in zip(pieces, sizes, strict=True)
         ]
         appearances = [piece.look.appearance for piece in pieces]
         for box in self._checked:  # whatever its mark is made of
@@ -206,8 +211,9 @@ class _Extraction:
             piece, text = None, " ".join(line.text.split())
             if places and (box := _solid(places, len(text))):
                 starts = self._starts(line, is_first_enough=len(places) == 1)
-                looks = set(self._looks_at(starts))
-                piece = _Piece(text, box, looks.pop(), starts[0]) if len(looks) == 1 else None
+                look, *others = self._looks_at(starts)
+                if others.count(look) == len(others):
+                    piece = _Piece(text, box, look, starts[0])
             pieces.append(piece)
         return pieces
 
@@ -267,28 +273,14 @@ class _Extraction:
         return [known.get(drawn_by) or self._look_of(drawn_by) for drawn_by in drawn]
 
     def _look_of(self, drawn_by: int) -> _Look:
-        appearance = self._appearance(drawn_by)
-        if appearance == "shown" and drawn_by in self._field_texts:
-            appearance = "field"
-        look = self._looks[drawn_by] = _Look(appearance, self._is_bold(drawn_by))
+        has_colour = _fill_colour(drawn_by, *self._colour_addresses)
+        colour = bytes(self._colour) if has_colour else b""
+        kind = (_render_mode(drawn_by), colour, _font(drawn_by), drawn_by in self._field_texts)
+        look = self._looks_of_kinds.get(kind)
+        if look is None:
+            look = self._looks_of_kinds[kind] = _look_of_kind(*kind)
+        self._looks[drawn_by] = look
         return look
-
-    def _appearance(self, drawn_by: int) -> str:
-        if _render_mode(drawn_by) in _UNSEEN_MODES:
-            return "invisible"
-        if not _fill_colour(drawn_by, *self._colour_addresses):
-            return "shown"
-        red, green, blue, alpha = self._colour
-        return "pale" if min(red, green, blue) >= PALE or alpha < 255 - PALE else "shown"
-
-    def _is_bold(self, drawn_by: int) -> bool:
-        font: int | None = _font(drawn_by)
-        is_bold = self._bold_fonts.get(font)
-        if is_bold is None:
-            name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
-            _font_name(font, ctypes.addressof(name), LONGEST_FONT_NAME)
-            is_bold = self._bold_fonts[font] = _BOLD_NAME.search(name.value) is not None
-        return is_bold
 
     def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
         """The spans, those marked that nobody sees: invisible, blank, outside the page or of their field."""
@@ -297,15 +289,33 @@ class _Extraction:
             picture = render(self._page, 2.0, PICTURE_PIXELS)
         marked = []
         for span, appearance in zip(spans, appearances, strict=True):
-            is_blank = appearance == "pale" and (picture is None or picture.is_blank(span[1:5]))
-            is_invisible = appearance == "invisible" and not is_ocr_layer
-            is_outside = (
-                span.right < 0 or span.bottom < 0 or span.left > self._width or span.top > self._height
-            )
-            is_cut_off = appearance == "field" and not any(_is_inside(span, box) for box in self._fields)
-            is_hidden = is_blank or is_invisible or is_outside or is_cut_off
+            _, left, top, right, bottom, *_ = span
+            is_hidden = right < 0 or bottom < 0 or left > self._width or top > self._height
+            if appearance == "pale":
+                is_hidden |= picture is None or picture.is_blank(span[1:5])
+            elif appearance == "invisible":
+                is_hidden |= not is_ocr_layer
+            elif appearance == "field":
+                is_hidden |= not any(_is_inside(span, box) for box in self._fields)
             marked.append(span._replace(is_hidden=True) if is_hidden else span)
         return marked
+
+
+def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
+    appearance = "field" if is_field else "shown"
+    if mode in _UNSEEN_MODES:
+        appearance = "invisible"
+    elif colour:
+        *rgb, alpha = struct.unpack("4I", colour)
+        if min(rgb) >= PALE or alpha < 255 - PALE:
+            appearance = "pale"
+    return _Look(appearance, font is not None and _is_bold(font))
+
+
+def _is_bold(font: int) -> bool:
+    name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
+    _font_name(font, ctypes.addressof(name), LONGEST_FONT_NAME)
+    return _BOLD_NAME.search(name.value) is not None
 
 
 def _solid(places: list[Box], characters: int) -> Box | None:

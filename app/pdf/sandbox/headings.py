@@ -76,13 +76,15 @@ def _style_of_heading(lines: Sequence[Line], place: int, text_style: _Style) -> 
     line = lines[place]
     if not isinstance(line, StyledLine) or line.is_hidden or len(line.text) > LONGEST:
         return None
+    is_larger = line.size >= LARGER * text_style.size
+    if not is_larger and (not line.is_bold or text_style.is_bold or line.size < text_style.size):
+        return None
     if "\t" in line.text and not _NUMBERED.fullmatch(line.text):
         return None
     if sum(map(str.isalpha, line.text)) < 3:
         return None
-    if line.size < LARGER * text_style.size:
+    if not is_larger:
         neighbours = [*lines[max(place - 1, 0) : place], *lines[place + 1 : place + 2]]
-        is_in_table = any("\t" in other.text and not _NUMBERED.fullmatch(other.text) for other in neighbours)
-        if is_in_table or not line.is_bold or text_style.is_bold or line.size < text_style.size:
-            return None
+        if any("\t" in other.text and not _NUMBERED.fullmatch(other.text) for other in neighbours):
+            return None  # in a table
     return _Style(line.size, line.is_bold)

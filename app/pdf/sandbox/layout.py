@@ -186,6 +186,10 @@ def _runs(rows: list[Row]) -> Iterator[tuple[list[Row], list[Gap]]]:
 
 def _narrowed(free: list[Gap], row: Row) -> list[Gap]:
     """What of the free intervals the row leaves free; the outermost two always remain."""
+    if len(row) == 1 and len(free) == 2:  # prose: a line above or below others
+        ((_, high), (low, _)), (left, _, right, _) = free, row[0].box
+        if left <= low and right >= high:
+            return [(-INFINITY, min(left, high)), (max(right, low), INFINITY)]
     smallest = CELL_GAP * 0.7 * max([cell.box[3] - cell.box[1] for cell in row])
     starts = [-INFINITY, *[cell.box[2] for cell in row]]
     ends = [*[cell.box[0] for cell in row], INFINITY]
