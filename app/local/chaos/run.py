@@ -225,7 +225,7 @@ def _settle_files(world: World, names: frozenset[str]) -> int:
         (world.stack.data_dir / "files" / name).unlink(missing_ok=True)
     if names:
         world.notes.append(
-            f"{len(names)} files of {world.torn} torn uploads wait for the sweeper, who comes after an hour"
+            f"{len(names)} files of {world.torn} torn uploads wait for the sweeper: three hours"
         )
     return max(0, len(names) - world.torn)
 

@@ -78,7 +78,7 @@ class World:
     replaced: dict[str, UUID] = field(default_factory=dict)
     """Documents whose versions are replaced, by the mark of the first."""
     torn: int = 0
-    """Uploads that were not accepted, each of which may leave a file for an hour."""
+    """Uploads that were not accepted, each of which may leave a file for the sweeper."""
     faults: int = 0
     notes: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
