@@ -68,8 +68,6 @@ T = TypeVar("T")
 EMBEDDING_BATCHES_AT_ONCE = 4  # of one document: three are embedded while one is stored
 BATCH_SECONDS = 0.5
 FEWEST_CHUNKS = 8  # in a batch of what is read slowly: enough to tell the language from the first one
-# A page of a report has 3,000: splitting it takes 2 ms, and 0.2 ms more in a thread.
-LARGE_PAGE_CHARACTERS = 10_000
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_OF_WORKER = "The disk of a worker is full, or that of its temporary files."
 FAULT_OF_WORKER = "The machine of a worker did not do its work. The log has the details."
@@ -342,10 +340,7 @@ class RAGService:
         splitting = self.splitter.begin(filename, reading.facts)
         async for page in reading:
             notes.add(page)
-            if sum([len(line.text) for line in page.lines]) > LARGE_PAGE_CHARACTERS:
-                yield await asyncio.to_thread(splitting.add, page)
-            else:
-                yield splitting.add(page)
+            yield await asyncio.to_thread(splitting.add, page)
         pace.stop()
         log.info("read", pages=reading.facts.pages_total, engines=reading.engines)
         yield await asyncio.to_thread(splitting.finish)
