@@ -54,11 +54,12 @@ class SearchView extends HTMLElement {
     this.form = h("form", { role: "search", class: "search-form", onsubmit: (event) => { event.preventDefault(); this.#ask(true); } },
       icon("search"), this.input);
     this.filters = h("div", { class: "filters row wrap" });
+    this.adding = h("div", {});
     this.found = h("p", { class: "muted found", id: "found", role: "status" });
     this.tools = h("div", { class: "row" });
     this.results = h("div", { class: "results" });
     this.welcome = h("div", { class: "welcome" });
-    this.append(h("h1", { class: "visually-hidden" }, "Search"), this.form, this.filters,
+    this.append(h("h1", { class: "visually-hidden" }, "Search"), this.form, this.filters, this.adding,
       h("div", { class: "row spread found-row" }, this.found, this.tools), this.results, this.welcome);
     this.input.addEventListener("input", () => {
       clearTimeout(this.typing);
@@ -85,9 +86,9 @@ class SearchView extends HTMLElement {
       documents: address.getAll("document"), where: address.getAll("where").filter(isFilter),
     };
     if (this.asked && JSON.stringify(asked) === JSON.stringify(this.asked)) return;
-    const form = this.querySelector("filter-form");
-    if (form && asked.collection !== this.asked.collection) form.load(asked.collection);
+    const before = JSON.stringify(this.asked && this.#narrowing);
     this.asked = asked;
+    if (JSON.stringify(this.#narrowing) !== before) this.adding.firstChild?.load(this.#narrowing);
     if (this.input.value.trim() !== asked.q) this.input.value = asked.q;
     if (document.activeElement === document.body || document.activeElement?.id === "main") this.input.focus();
     this.#showFilters();
@@ -117,11 +118,21 @@ class SearchView extends HTMLElement {
   }
 
   get request() {
-    const { q, collection, mode, documents, where } = this.asked;
-    const filters = where.map((text) => JSON.parse(text));
-    const filter = filters.length > 1 ? { type: "and", filters } : filters[0];
+    const { q, collection, mode, documents } = this.asked;
+    const filter = this.#filter;
     return { query: q, ...(collection && { collection }), ...(documents.length && { document_ids: documents }),
       ...(filter && { filter }), ...(mode !== "hybrid" && { mode }) };
+  }
+
+  get #filter() {
+    const filters = this.asked.where.map((text) => JSON.parse(text));
+    return filters.length > 1 ? { type: "and", filters } : filters[0];
+  }
+
+  // What leaves some documents only, as a list of metadata is asked for it.
+  get #narrowing() {
+    const { collection, documents } = this.asked;
+    return { collection, document_ids: documents, filter: this.#filter && JSON.stringify(this.#filter) };
   }
 
   async #run() {
@@ -266,23 +277,25 @@ class SearchView extends HTMLElement {
 
   async #showFilters() {
     const collections = await this.#collectionsOnce();
-    if (!this.isConnected || !collections || this.querySelector("filter-form")) return;
+    if (!this.isConnected || !collections) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
     const amount = Object.fromEntries(collections.map((one) => [one.name, one.documents.ready]));
+    const isCounted = !documents.length && !where.length; // what other filters leave of each is not known
+    const labelled = (name, documents) => (isCounted ? `${name} (${count(documents)})` : name);
     const names = collections.map((one) => one.name);
     if (collection && !names.includes(collection)) names.push(collection);
     const total = collections.reduce((sum, one) => sum + one.documents.ready, 0);
     const choice = h("select", { id: "in-collection", "aria-label": "Collection", onchange: (event) => this.#go({ collection: event.target.value }) },
-      h("option", { value: "" }, `All collections (${count(total)})`),
-      ...names.map((name) => h("option", { value: name, selected: name === collection }, `${name} (${count(amount[name] ?? 0)})`)));
+      h("option", { value: "" }, labelled("All collections", total)),
+      ...names.map((name) => h("option", { value: name, selected: name === collection }, labelled(name, amount[name] ?? 0))));
     const how = h("select", { id: "by-mode", "aria-label": "Search by", onchange: (event) => this.#go({ mode: event.target.value }) },
       ...Object.entries(MODES).map(([value, label]) => h("option", { value, selected: value === mode }, label)));
     const chips = [
       ...documents.map((id) => this.#chip(this.#nameOfDocument(id), () => this.#go({ documents: documents.filter((one) => one !== id) }))),
       ...where.map((text) => this.#chip(inWords(JSON.parse(text)), () => this.#go({ where: where.filter((one) => one !== text) })))];
     fill(this.filters, choice, how, ...chips,
-      h("button", { type: "button", class: "quiet", id: "add-filter", onclick: () => this.#addFilter() }, "+ Filter"));
+      h("button", { type: "button", class: "quiet", id: "add-filter", hidden: this.adding.hasChildNodes(), onclick: () => this.#addFilter() }, "+ Filter"));
     if (hadFocus) document.getElementById(hadFocus)?.focus();
   }
 
@@ -302,9 +315,10 @@ class SearchView extends HTMLElement {
       this.input.focus();
       if (filter) this.#go({ where: [...this.asked.where, JSON.stringify(filter)] });
     } });
-    this.filters.lastElementChild.replaceWith(form);
+    fill(this.adding, form);
+    this.#showFilters();
     form.field.focus();
-    form.load(this.asked.collection);
+    form.load(this.#narrowing);
   }
 
   #curl() {

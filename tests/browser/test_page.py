@@ -394,16 +394,62 @@ async def test_a_filter_is_chosen_from_what_documents_have_with_counts(
     await expect(found).to_have_count(1)
 
     await page.get_by_role("button", name="+ Filter").click()
-    await field.select_option("metadata.pages")
-    await page.get_by_role("button", name="A4, folded, 1 document").click()
+    await expect(field.locator("option:checked")).to_have_text("draft (1)")
+    await expect(field.locator("option[value='metadata.pages']")).to_have_count(0)  # what is left has none
+    await page.get_by_label("Value").fill("false")
+    await page.get_by_role("button", name="Add", exact=True).click()
     await expect(page.get_by_role("heading", name="Nothing was found")).to_be_visible()
     await page.get_by_role("button", name="Search everything").click()
     await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("metadata.pages")
+    await expect(page.get_by_role("button", name="A4, folded, 1 document")).to_be_visible()
     await field.select_option("tags")
     await expect(page.get_by_role("button", name="elsewhere, 1 document")).to_be_visible()
     await page.get_by_label("Collection").select_option(described)  # counts follow
     await expect(values).to_have_count(4)
     await expect(field.locator("option:checked")).to_have_text("tags (3)")
+
+
+async def test_counts_beside_values_follow_the_filters_that_are_set(visit: Visit, described: str) -> None:
+    page = await visit.open(f"#/search?q=turbines+marsh+Wildbienen&collection={described}")
+    field, values, chips = page.get_by_label("Field"), page.locator(".value"), page.locator(".chip")
+    collection = page.get_by_label("Collection").locator("option:checked")
+    await expect(collection).to_have_text(f"{described} (3)")
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("language")
+    await expect(values).to_have_text(["en2", "de1"])
+    await page.get_by_role("button", name="en, 2 documents").click()
+    await expect(chips).to_have_text("language is en")
+    await expect(collection).to_have_text(described)  # of how many are left of each nothing is known
+
+    await page.get_by_role("button", name="+ Filter").click()
+    await expect(field.locator("option:checked")).to_have_text("tags (2)")
+    await expect(values).to_have_text(["sea2", "<b>salt</b>1", "wind1"])
+    await page.get_by_role("button", name="wind, 1 document").click()
+    await expect(page.locator(".group h2")).to_have_count(1)
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("year")
+    await expect(values).to_have_text(["20251"])
+    await shoot(page, "filter-narrowed")
+
+    await page.get_by_role("button", name="Remove filter: tags is wind").click()
+    await expect(chips).to_have_text("language is en")
+    await expect(values).to_have_text(["20241", "20251"])
+    await page.get_by_role("button", name="Remove filter: language is en").click()
+    await expect(chips).to_have_count(0)
+    await expect(values).to_have_text(['"2025"1', "20241", "20251"])
+    await field.select_option("filename")
+    await expect(values).to_have_count(3)
+    await field.press("Escape")
+    await (
+        page.get_by_role("region", name="Wildbienen in der Stadt")
+        .get_by_role("button", name="Only here")
+        .click()
+    )
+    await expect(chips).to_have_text("In “Wildbienen in der Stadt”")
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("language")
+    await expect(values).to_have_text(["de1"])
 
 
 async def test_a_filter_is_chosen_with_the_keyboard_on_a_phone_in_the_dark(
