@@ -174,7 +174,8 @@ class RAGService:
             log.info("time limit reached while waiting", task_id=str(ingestion_id))
             return
         async with self.database.autocommit() as connection:
-            await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())
+            if await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut()):
+                counters().verdicts.labels(TaskTimedOut.code).inc()
         log.warning("time limit reached", task_id=str(ingestion_id))
 
     async def _ingest_to_verdict(self, lease: Lease) -> int:
