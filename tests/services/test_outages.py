@@ -155,7 +155,16 @@ async def test_readiness_and_metrics_say_why_and_since_when(services: Services, 
     readiness = await check_readiness(services.database, services.space_id, is_up)
     assert (readiness.faults, readiness.degraded) == ({}, ["embedder"])
     assert "credit" in readiness.outages[0].reason
+    since = readiness.outages[0].since
     assert await outage_seconds(services) > 0
+    stub.behaviour.failures = [Failure(status=401)] * 10
+
+    async def is_key_refused() -> bool:
+        (outage,) = (await check_readiness(services.database, services.space_id, is_up)).outages
+        assert outage.since == since
+        return "EMBEDDING_API_KEY" in outage.reason
+
+    await eventually(is_key_refused)
     stub.behaviour.failures = []
 
     async def is_over() -> bool:
