@@ -235,15 +235,17 @@ class Alive(BaseModel):
     status: Literal["alive"] = Field("alive", description="Always `alive`.")
 
 
-Degraded = Literal["broker", "embedder", "file_store"]
+Degraded = Literal["broker", "embedder", "file_store", "workers"]
 
 
 class ServiceOutage(BaseModel):
     """A service without which no document can be ingested."""
 
     service: Degraded = Field(description="Which one.")
-    reason: str = Field(description="What a probe met last, or first.")
-    since: datetime = Field(description="When it was noticed.")
+    reason: str = Field(description="What a probe met last.")
+    since: datetime = Field(
+        description="When it was noticed; of `workers`, since when the oldest work has waited."
+    )
 
 
 class Ready(BaseModel):
@@ -252,7 +254,7 @@ class Ready(BaseModel):
     status: Literal["ready"] = Field("ready", description="Always `ready`; else the answer is a 503.")
     degraded: list[Degraded] = Field(
         description="What is down without being missed yet: work starts later, and without `embedder` a "
-        "search answers from words."
+        "search answers from words. `workers`: documents wait that no worker has asked for in 30 seconds."
     )
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "

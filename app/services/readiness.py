@@ -12,9 +12,10 @@ from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
 from app.storage.database import Database
 from app.storage.outages import Outage, list_outages
-from app.storage.readiness import is_behind, read_live_space, read_revision
+from app.storage.readiness import is_behind, read_left_since, read_live_space, read_revision
 
 CHECK_SECONDS = 2.0
+NO_WORKER = "Documents wait, and no worker asks for them. Start one, or look why it does not run."
 
 T = TypeVar("T")
 
@@ -64,21 +65,29 @@ async def check_readiness(
         _within(CHECK_SECONDS, _ask_database(database, space_id)), _within(CHECK_SECONDS, ping())
     )
     if found is None:
-        found = {"database": "The database cannot be reached, or does not answer in time."}, []
+        return Readiness(
+            {"database": "The database cannot be reached, or does not answer in time."},
+            [] if is_up else ["broker"],
+        )
     faults, outages = found
+    if not is_up:  # workers hear of nothing then: that they ask for nothing is not their fault
+        outages = [outage for outage in outages if outage.service != "workers"]
     degraded = [] if is_up else ["broker"]
     return Readiness(faults, [*degraded, *(outage.service for outage in outages)], outages)
 
 
 async def _ask_database(database: Database, space_id: int) -> tuple[dict[str, str], list[Outage]]:
-    """(faults, outages of other services)."""
+    """(faults, outages of other services, or else of all workers)."""
     async with database.transaction() as connection:
         revision = await read_revision(connection)
         if await asyncio.to_thread(is_behind, revision):
             return {"migrations": "The database is not migrated: run `pdf-ingest migrate`."}, []
         if await read_live_space(connection) != space_id:
             return {"embedding_space": "The database belongs to another embedding model now: restart."}, []
-        return {}, await list_outages(connection)
+        outages = await list_outages(connection)
+        if not outages and (since := await read_left_since(connection)):
+            outages = [Outage("workers", NO_WORKER, since)]
+        return {}, outages
 
 
 async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:
