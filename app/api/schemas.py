@@ -248,6 +248,21 @@ class ServiceOutage(BaseModel):
     )
 
 
+class ServicePause(BaseModel):
+    """What a service that is there has asked for."""
+
+    service: Literal["embedder"] = Field("embedder", description="Which one.")
+    reason: str = Field(
+        "The embedding service has asked to be left alone (Retry-After or x-ratelimit-reset).",
+        description="Why nothing is asked of it.",
+    )
+    until: datetime = Field(description="When work goes on.")
+
+
+def _is_empty(value: object) -> bool:
+    return not value
+
+
 class Ready(BaseModel):
     """The service takes uploads and answers searches."""
 
@@ -261,6 +276,12 @@ class Ready(BaseModel):
         "`partial (what is missing)` or `none`."
     )
     outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
+    pauses: list[ServicePause] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="What is not asked for a while, since it wants that; left out without any. A pause that "
+        "holds up searches as well makes it `degraded`.",
+    )
 
     @classmethod
     def of(cls, readiness: Readiness, sandbox: str) -> Self:
@@ -268,4 +289,8 @@ class Ready(BaseModel):
             ServiceOutage(service=outage.service, reason=outage.reason, since=outage.since)
             for outage in readiness.outages
         ]
-        return cls(degraded=readiness.degraded, outages=outages, sandbox=sandbox)
+        pause = readiness.embedder_pause
+        pauses = [] if pause is None else [ServicePause(until=pause.until)]
+        return cls.model_validate(
+            {"degraded": readiness.degraded, "outages": outages, "pauses": pauses, "sandbox": sandbox}
+        )

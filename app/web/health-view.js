@@ -44,6 +44,7 @@ class HealthView extends HTMLElement {
       h("section", { class: `card wide state ${isBad ? "bad" : "good"}` }, h("h2", {}, state),
         ...ready.degraded.map((name) => h("p", {}, DOWN[name] ?? name)),
         ...ready.outages.map((one) => h("p", { class: "muted" }, `${one.service.replace("_", " ")}: ${one.reason} (since ${ago(one.since)})`)),
+        ...(ready.pauses ?? []).map((one) => h("p", { class: "muted" }, `${one.reason} Work goes on in ${seconds(Math.max(0, new Date(one.until) - Date.now()) / 1000)}.`)),
         !workers.length && h("p", {}, "Uploads are taken and wait until a worker is started."),
         h("p", { class: "muted" }, `Embedder ${ready.degraded.includes("embedder") ? "out" : "answering"} · sandbox ${ready.sandbox}`)),
       card("Documents", figure(Object.values(stats.documents).reduce((sum, one) => sum + one, 0)), list(Object.entries(stats.documents).filter(([, amount]) => amount))),
