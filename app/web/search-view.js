@@ -4,7 +4,6 @@ import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
 import { inWords } from "./filter-form.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
-import { marksIn } from "./marks.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
 import { store } from "./tasks.js";
@@ -26,11 +25,14 @@ function pageOf(hit) {
   return [...lines].reduce((best, one) => (one[1] > best[1] ? one : best), [hit.page_start, 0])[0];
 }
 
-// The passage around the first words that were found, these marked.
-function passage(hit, isWhole) {
+// The passage around the first words that were found, these marked. Marks count characters, not parts of them.
+export function passage(hit, isWhole) {
   const whole = hit.text.replace(/\s+/g, " ").trim();
-  const text = hit.heading && whole.startsWith(`${hit.heading} `) ? whole.slice(hit.heading.length + 1) : whole;
-  const marks = marksIn(text, hit.matched);
+  const skipped = hit.heading && whole.startsWith(`${hit.heading} `) ? hit.heading.length + 1 : 0;
+  const text = whole.slice(skipped);
+  const characters = Array.from(hit.text);
+  const place = (at) => characters.slice(0, at).join("").replace(/\s+/g, " ").trimStart().length - skipped;
+  const marks = hit.marks.map(([begin, end]) => [place(begin), place(end)]).filter(([begin]) => begin >= 0);
   let from = 0;
   if (!isWhole && marks.length) {
     const [first] = marks[0];
@@ -154,7 +156,7 @@ class SearchView extends HTMLElement {
     try {
       const began = performance.now();
       const response = await send("POST", "/search", { signal: asking.signal,
-        json: { ...this.request, group_by: "document", group_size: 3, limit: 12, explain: true } });
+        json: { ...this.request, group_by: "document", group_size: 3, limit: 12, explain: true, highlight: true } });
       const answer = await response.json();
       if (asking !== this.asking) return;
       this.answer = answer;
