@@ -23,6 +23,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from app.api.web_page import WEB
 from app.storage.database import Database
+from app.storage.embedding_budget import pause
 from tests.browser.browsing import CHROMIUM, Visit, browsing, drop, drop_from_disk, sample, shoot, visiting
 from tests.large_pdf import pdf
 from tests.stacks import SAMPLES, Up
@@ -646,6 +647,21 @@ async def test_health_shows_workers_verdicts_and_what_is_confined(visit: Visit, 
     await expect(page.locator(".card", has_text="Workers").locator("li")).to_have_count(2)
     await expect(page.get_by_role("img", name=re.compile("Pages in each"))).to_be_visible()
     await expect(page.locator(".bars")).to_contain_text("success")
+
+
+async def test_health_says_until_when_the_embedder_wants_to_be_left_alone(
+    visit: Visit, database: Database
+) -> None:
+    async with database.transaction() as connection:
+        await pause(connection, 120, spares_urgent=False)
+    page = await visit.open("#/health")
+    state = page.locator(".state")
+    await expect(state).to_contain_text("Something is out")
+    await expect(state).to_contain_text(re.compile(r"left alone .* Work goes on in 1\.\d min|in 2 min"))
+    await shoot(page, "health-pause")
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM embedding_budget"))
+    await expect(state).to_contain_text("All is well")
 
 
 @pytest.mark.heavy
