@@ -50,16 +50,17 @@ _FIND_WORDS: Final = f"""
         ) REPEATABLE (0)
     ), sampled AS MATERIALIZED (SELECT count(*) AS chunks FROM sample),
     word AS MATERIALIZED ({question_words("CAST(:question AS text)")}),
-    lexeme AS (
+    quoted AS MATERIALIZED (
         SELECT DISTINCT lexeme,
             '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS tsquery FROM word
-    ), counted AS (
+    ), lexeme AS MATERIALIZED (SELECT lexeme, tsquery, CAST(tsquery AS tsquery) AS query FROM quoted),
+    counted AS MATERIALIZED (
         SELECT lexeme, tsquery,
             (SELECT count(*) FROM (
                 SELECT FROM document_words WHERE document_words.lexeme = lexeme.lexeme
                 LIMIT {COUNTED_DOCUMENTS}
             ) document) AS documents,
-            (SELECT count(*) FROM sample WHERE tsv @@ CAST(tsquery AS tsquery)) AS chunks
+            (SELECT count(*) FROM sample WHERE tsv @@ query) AS chunks
         FROM lexeme
     ), phrase AS (
         SELECT number, string_agg('(' || CAST(query AS text) || ')', ' | ') AS tsquery
