@@ -295,7 +295,6 @@ _BEST: Final = f"""
                 CASE WHEN has_phrase THEN CAST({PHRASE} AS float8) ELSE 0 END AS phrase
             FROM scored, most
         ) parts
-        ORDER BY by_words DESC, chunk_id
     )
 """
 _PARTS: Final = ("words", "vector", "document", "coverage", "phrase")
@@ -329,7 +328,10 @@ _EVIDENT: Final = f"""
         )) AS similarity
         FROM (
             SELECT chunk_id FROM nearest
-            UNION (SELECT chunk_id FROM best WHERE held > 0 LIMIT {COMPARED_CHUNKS})
+            UNION (
+                SELECT chunk_id FROM best WHERE held > 0 ORDER BY by_words DESC, chunk_id
+                LIMIT {COMPARED_CHUNKS}
+            )
         ) near JOIN best USING (chunk_id) LEFT JOIN nearest USING (chunk_id)
     ), usual AS MATERIALIZED (
         SELECT coalesce(avg(-(embedding <#> CAST(:vector AS halfvec))), 0) AS similarity
