@@ -39,7 +39,7 @@ COUNTED_DOCUMENTS: Final = 5_000
 # Chunks of single words that the index may look through for pairs of them: 0.5 us each, in any library.
 READ_CHUNKS: Final = 20_000
 
-# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 4 ms.
+# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 5 ms.
 SAMPLE_PAGES: Final = 200
 
 # The share of all chunks from which on words count alike: a word of all would count nothing, even if alone.
