@@ -379,7 +379,7 @@ async def test_a_long_list_gives_nearly_what_comparing_everything_gives(
         expected += len(best)
         found += len({hit.chunk_id for hit in hits} & set(best))
     assert expected > 100
-    assert found / expected >= 0.8  # 0.85 to 0.93, from draw to draw; 0.95 with twice as many compared
+    assert found / expected >= 0.9  # 0.95 and 0.98
 
 
 async def test_min_score_of_text_is_a_threshold_of_rank(library: Library) -> None:
