@@ -202,7 +202,7 @@ async def test_settings_of_a_search_end_with_its_transaction(
     )
     async with one_connection.transaction() as connection:
         await search_vector(connection, library.space_id, a_vector(library, 0), EVERYTHING, 10)
-        assert tuple((await connection.execute(show)).one()) == ("force_custom_plan", "relaxed_order", "200")
+        assert tuple((await connection.execute(show)).one()) == ("force_custom_plan", "relaxed_order", "300")
     async with one_connection.transaction() as connection:
         assert tuple((await connection.execute(show)).one()) == ("auto", "off", "40")
 
