@@ -96,12 +96,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     modules = (
+        tasks,  # asked most often: whatever comes after all routes of others costs more than its answer
+        search,
         documents,
         collections,
         metadata,
         page_pictures,
-        tasks,
-        search,
         webhooks,
         keys,
         usage,
