@@ -16,6 +16,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 touch "$folder/headers"
 [ -z "${PDF_INGEST_API_KEY:-}" ] || echo "Authorization: Bearer $PDF_INGEST_API_KEY" >"$folder/headers"
+export no_proxy="127.0.0.1,localhost,${no_proxy:-}" # for curl and Python
 api=http://$(docker compose port api 8000)
 workers=$(docker compose ps -q worker | wc -l)
 

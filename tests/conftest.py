@@ -19,6 +19,10 @@ from tests.stacks import Up
 
 PROJECT = Path(__file__).parent.parent
 
+for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
+    os.environ.pop(name, None)
+    os.environ.pop(name.upper(), None)
+
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:

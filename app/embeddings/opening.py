@@ -17,6 +17,7 @@ from app.embeddings.fastembed import FastEmbedEmbedder
 from app.embeddings.local import LocalEmbedder, built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingRefused
+from app.loopback import DIRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,7 @@ _IN_PROCESS: dict[str, Callable[[EmbedderOptions], Embedder]] = {"local": _local
 async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterator[Embedder]:
     _check_server(options.base_url, options.api_key)
     tokenizer = await asyncio.to_thread(_tokenizer_of, options.tokenizer)
-    async with httpx.AsyncClient(timeout=options.timeout_seconds) as client:
+    async with httpx.AsyncClient(timeout=options.timeout_seconds, mounts=DIRECT) as client:
         yield OpenAIEmbedder(
             client,
             base_url=options.base_url,

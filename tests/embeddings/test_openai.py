@@ -152,6 +152,15 @@ async def test_a_server_that_stays_broken_is_embedding_failed(stub: EmbeddingStu
     assert caught.value.retryable
 
 
+async def test_a_server_on_this_machine_is_not_asked_through_a_proxy(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    options = EmbedderOptions(provider="openai", base_url=url, api_key=SecretStr(KEY), dimensions=64)
+    async with open_embedder(options) as embedder:
+        assert (await embedder.embed(["a text"])).shape[0] == 1
+
+
 async def test_a_slow_answer_is_given_up_and_asked_again(stub: EmbeddingStub, url: str) -> None:
     stub.behaviour.failures = [Failure(delay_seconds=30)]
     async with embedder_at(url, timeout_seconds=0.2) as embedder:

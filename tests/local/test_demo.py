@@ -24,6 +24,16 @@ async def test_the_samples_end_as_they_should(up: Up) -> None:
     assert "4,246" in output.getvalue()
 
 
+async def test_a_service_on_this_machine_is_not_asked_through_a_proxy(
+    up: Up, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    for url in (up.url, up.url.replace("127.0.0.1", "localhost")):
+        async with Client(url) as client:
+            assert (await client.ready())["status"] == "ready"
+
+
 async def test_wrong_verdicts_and_wrong_hits_are_named(up: Up, tmp_path: Path) -> None:
     shutil.copytree(SAMPLES, tmp_path, dirs_exist_ok=True)
     shutil.copy(SAMPLES / "wildbienen.pdf", tmp_path / "damaged.pdf")

@@ -44,7 +44,6 @@ async def delete_at_random(world: World) -> None:
 
 async def delete_collection(world: World) -> None:
     """Whoever deletes it is killed: its documents go, and none that comes into its name meanwhile."""
-    world.may_leave_files = True  # an API that leads may be killed in mid-upload
     world.upload_all([*world.tiny, *world.specimens[::2]])
     await world.uploaded()
     doomed = list(world.accepted.values())

@@ -164,7 +164,6 @@ async def restart_database(world: World) -> None:
 
 async def kill_api(world: World) -> None:
     """In mid-upload; and after the row is there, when the broker could not take the message."""
-    world.may_leave_files = True
     started, held_back = (
         world.specimens[: len(world.specimens) // 2],
         world.specimens[len(world.specimens) // 2 :],
@@ -208,6 +207,7 @@ async def _kill_api_in_upload(world: World, specimen: Specimen) -> None:
         is_dead.set()
         await api.start()
     world.faults += 1
+    world.torn += 1
     if await sending:
         world.mistakes.append("a killed API has answered an upload")
 

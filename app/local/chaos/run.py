@@ -223,10 +223,11 @@ def _settle_files(world: World, names: frozenset[str]) -> int:
     """How many files should not be there; none of them stays for the next scenario."""
     for name in names:
         (world.stack.data_dir / "files" / name).unlink(missing_ok=True)
-    if not world.may_leave_files:
-        return len(names)
-    world.notes.append(f"{len(names)} files of torn uploads wait for the sweeper, who comes after an hour")
-    return 0
+    if names:
+        world.notes.append(
+            f"{len(names)} files of {world.torn} torn uploads wait for the sweeper: three hours"
+        )
+    return max(0, len(names) - world.torn)
 
 
 async def _remains(world: World) -> Remains:

@@ -18,7 +18,6 @@ REFUSED = 5  # with 503; a message that met two would come again after five minu
 
 async def tell_webhooks(world: World) -> None:
     """Each document's end must be told; more than once only under one `webhook-id`."""
-    world.may_leave_files = True
     receiver = WebhookReceiver(delay_seconds=ANSWER_SECONDS)
     with serving(receiver.app) as url:
         await _add(world, url)
