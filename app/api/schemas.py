@@ -224,15 +224,32 @@ class Alive(BaseModel):
     status: Literal["alive"] = Field("alive", description="Always `alive`.")
 
 
-Degraded = Literal["broker", "embedder", "file_store"]
+Degraded = Literal["broker", "embedder", "file_store", "workers"]
 
 
 class ServiceOutage(BaseModel):
     """A service without which no document can be ingested."""
 
     service: Degraded = Field(description="Which one.")
-    reason: str = Field(description="What a probe met last, or first.")
-    since: datetime = Field(description="When it was noticed.")
+    reason: str = Field(description="What a probe met last.")
+    since: datetime = Field(
+        description="When it was noticed; of `workers`, since when the oldest work has waited."
+    )
+
+
+class ServicePause(BaseModel):
+    """What a service that is there has asked for."""
+
+    service: Literal["embedder"] = Field("embedder", description="Which one.")
+    reason: str = Field(
+        "The embedding service has asked to be left alone (Retry-After or x-ratelimit-reset).",
+        description="Why nothing is asked of it.",
+    )
+    until: datetime = Field(description="When work goes on.")
+
+
+def _is_empty(value: object) -> bool:
+    return not value
 
 
 class Ready(BaseModel):
@@ -241,13 +258,19 @@ class Ready(BaseModel):
     status: Literal["ready"] = Field("ready", description="Always `ready`; else the answer is a 503.")
     degraded: list[Degraded] = Field(
         description="What is down without being missed yet: work starts later, and without `embedder` a "
-        "search answers from words."
+        "search answers from words. `workers`: documents wait that no worker has asked for in 30 seconds."
     )
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "
         "`partial (what is missing)` or `none`."
     )
     outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
+    pauses: list[ServicePause] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="What is not asked for a while, since it wants that; left out without any. A pause that "
+        "holds up searches as well makes it `degraded`.",
+    )
 
     @classmethod
     def of(cls, readiness: Readiness, sandbox: str) -> Self:
@@ -255,4 +278,8 @@ class Ready(BaseModel):
             ServiceOutage(service=outage.service, reason=outage.reason, since=outage.since)
             for outage in readiness.outages
         ]
-        return cls(degraded=readiness.degraded, outages=outages, sandbox=sandbox)
+        pause = readiness.embedder_pause
+        pauses = [] if pause is None else [ServicePause(until=pause.until)]
+        return cls.model_validate(
+            {"degraded": readiness.degraded, "outages": outages, "pauses": pauses, "sandbox": sandbox}
+        )
