@@ -93,7 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     modules = (
-        tasks,  # asked most often: whatever comes after all routes of others costs more than its answer
+        tasks,  # asked for most often, and routes are tried one after the other
         search,
         documents,
         collections,
