@@ -93,12 +93,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     modules = (
+        tasks,  # asked for most often, and routes are tried one after the other
+        search,
         documents,
         collections,
         metadata,
         page_pictures,
-        tasks,
-        search,
         webhooks,
         keys,
         usage,

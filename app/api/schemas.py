@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import Query
@@ -147,17 +147,7 @@ class Task(BaseModel):
 
     @classmethod
     def of(cls, status: TaskStatus) -> Self:
-        return cls.model_validate(
-            {
-                "progress": {
-                    "stage": status.stage,
-                    "pages_done": status.pages_done,
-                    "pages_total": status.pages_total,
-                    "chunks": status.chunks,
-                },
-                **{name: getattr(status, name) for name in cls.model_fields if name != "progress"},
-            }
-        )
+        return cls.model_validate(_fields(cls, status))
 
 
 class ListedTask(Task):
@@ -176,15 +166,14 @@ class ListedTask(Task):
 
     @classmethod
     def of(cls, status: TaskStatus) -> Self:
-        own = {"filename", "collection", "is_latest", "is_served"}
-        return cls.model_validate(
-            {
-                **Task.of(status).model_dump(),
-                "bytes": status.byte_size,
-                "seconds": status.stage_seconds,
-                **{name: getattr(status, name) for name in own},
-            }
-        )
+        fields = _fields(cls, status, bytes=status.byte_size, seconds=status.stage_seconds)
+        return cls.model_validate(fields)
+
+
+def _fields(model: type[Task], status: TaskStatus, **others: Any) -> dict[str, Any]:
+    """What a model says of a task, read once: a list has 500 of them."""
+    others["progress"] = {name: getattr(status, name) for name in TaskProgress.model_fields}
+    return {name: getattr(status, name) for name in model.model_fields if name not in others} | others
 
 
 class TaskQuery(BaseModel):
