@@ -6,8 +6,8 @@
 
 PYTHON := .venv/bin/python
 CHROMIUM := chromium
-# Two processes, each with servers of its own: half of the time of a test is waiting.
-AT_ONCE := -n 2 --dist loadfile
+# Three processes, each with servers of its own: two leave a third of two cores idle, since tests wait.
+AT_ONCE := -n 3 --dist loadfile
 NO_PAGE = echo "NOT TESTED: the page, since there is no $(CHROMIUM) on this machine"
 
 help: ## Say what can be made

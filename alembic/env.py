@@ -38,6 +38,6 @@ async def migrate_async(url: str) -> None:
 if (given := context.config.attributes.get("connection")) is not None:
     migrate(given)
 else:
-    from app.config import get_settings
+    from app.config import settings_or_exit
 
-    asyncio.run(migrate_async(get_settings().database_url))
+    asyncio.run(migrate_async(settings_or_exit().database_url))

@@ -1,17 +1,29 @@
 """Settings, from the environment or a `.env` file. Defaults work with `docker compose up`."""
 
 import re
+import sys
 from base64 import urlsafe_b64decode
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _PASSWORD = re.compile("//([^:/@]*):.*@")
 _OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Redis and its sentinels
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
+_WEB_ADDRESS = re.compile(r"https?://[^/].*", re.DOTALL)
+_NAMED_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:(sha256=[0-9a-fA-F]{64}|(?!sha256=).+)", re.DOTALL)
 
 # "No limit" is often written as a huge number: Postgres, the kernel and timers count no further.
 MOST = 2_000_000_000
@@ -217,6 +229,48 @@ class Settings(BaseSettings):
             raise ValueError("must begin with postgresql+asyncpg://")
         return value
 
+    @field_validator("celery_broker_url", "celery_result_backend", "storage_url")
+    @classmethod
+    def is_url(cls, value: str, info: ValidationInfo) -> str:
+        if not _URL.fullmatch(value):
+            raise ValueError(f"must be a URL, as {cls.model_fields[str(info.field_name)].default}")
+        return value
+
+    @field_validator("storage_url")
+    @classmethod
+    def is_folder_or_bucket(cls, value: str) -> str:
+        if value.startswith("file:") and not value.startswith("file:///"):
+            raise ValueError("must be file:///absolute/path, with three slashes, for a folder")
+        return value
+
+    @field_validator("embedding_base_url", "rerank_base_url")
+    @classmethod
+    def is_there_for_its_provider(cls, value: str | None, info: ValidationInfo) -> str | None:
+        provider = info.data.get(str(info.field_name).replace("base_url", "provider"))
+        if provider in {"openai", "http"} and not _WEB_ADDRESS.fullmatch(value or ""):
+            raise ValueError(f"must be the server's address for provider {provider}: http://… or https://…")
+        return value
+
+    @field_validator("embedding_api_key", "rerank_api_key")
+    @classmethod
+    def can_stand_in_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip().isascii():
+            raise ValueError("has characters that no key has")
+        return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def are_named_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        """What is wrong is said of an entry by its number: it may be a key."""
+        entries = [] if value is None else value.get_secret_value().rstrip(", ").split(",")
+        for number, entry in enumerate(entries, 1):
+            if not _NAMED_KEY.fullmatch(entry.strip()):
+                raise ValueError(
+                    f"entry {number} must be name:key or name:sha256=<64 hex digits>, "
+                    "the name made of letters, digits and ._-"
+                )
+        return value
+
     @field_validator("ingest_folders", "pdf_engines", "allowed_hosts", "text_search_languages", mode="before")
     @classmethod
     def split_at_commas(cls, value: object) -> object:
@@ -257,3 +311,20 @@ def _without_secrets(url: str) -> str:
 @lru_cache
 def get_settings() -> Settings:
     return Settings()
+
+
+def settings_or_exit() -> Settings:
+    """Those of this process; what is wrong with them is said on stderr, and the exit code is 2."""
+    try:
+        return get_settings()
+    except ValidationError as error:
+        faults = ". ".join(map(_in_words, error.errors()))
+        print(f"The settings are not valid. {faults}.", file=sys.stderr)  # noqa: T201 - no log is set up yet
+        raise SystemExit(2) from None
+
+
+def _in_words(fault: ErrorDetails) -> str:
+    """A fault of several settings together has no place; its message names them."""
+    place = ".".join(map(str, fault["loc"])).upper()
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -553,7 +553,7 @@ def _subclasses(parent: type[PDFIngestError]) -> list[type[PDFIngestError]]:
 
 _VERDICTS: dict[str, type[PDFIngestError]] = {
     error.code: error
-    for family in (Stopped, Temporary, PathRefused, Unreadable)
+    for family in (UploadRefused, Stopped, Temporary, PathRefused, Unreadable)
     for error in reversed(_subclasses(family))
     if "code" in vars(error)  # a family without a code of its own must not stand for internal_error
 }

@@ -35,7 +35,7 @@ from app.api.problems import answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import Guard, SecurityHeaders
 from app.api.web_page import serve_page
-from app.config import Settings, get_settings
+from app.config import Settings, settings_or_exit
 from app.errors import DatabaseUnavailable, InternalError
 from app.logs import configure_logging
 from app.resources import open_services
@@ -71,12 +71,9 @@ class GuardedAPI(DescribedAPI):
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application; without settings (as uvicorn calls it) the process's own, logging set up with them.
-
-    Raises ValueError when API_KEYS cannot be understood.
-    """
+    """The application; without settings (as uvicorn calls it) the process's own, logging set up with them."""
     if settings is None:
-        settings = get_settings()
+        settings = settings_or_exit()
         configure_logging(settings.log_level, settings.log_format)
     key_ring = KeyRing.parse(settings.api_keys)
     app = GuardedAPI(
@@ -96,12 +93,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit)  # inside the guard, which is added after it
     app.add_middleware(Guard, allowed_hosts=settings.allowed_hosts)
     modules = (
+        tasks,  # asked for most often, and routes are tried one after the other
+        search,
         documents,
         collections,
         metadata,
         page_pictures,
-        tasks,
-        search,
         webhooks,
         keys,
         usage,

@@ -11,7 +11,7 @@ import structlog
 from app.config import Settings
 from app.embeddings import EmbedderOptions, open_embedder
 from app.embeddings.base import PROBE, Embedder
-from app.embeddings.budget import Budget, NoBudget
+from app.embeddings.budget import Budget
 from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
@@ -20,7 +20,7 @@ from app.services.backfill import DocumentWords, Languages, TitleWords
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
-from app.services.embedding_budget import FleetBudget
+from app.services.embedding_budget import FleetBudget, ToldPauses
 from app.services.embedding_cache import CachedEmbedder
 from app.services.figures import Figures
 from app.services.holder import Processes
@@ -199,7 +199,7 @@ def _reader(settings: Settings) -> PDFReader:
 def _budget(settings: Settings, database: Database) -> Budget:
     requests, tokens = settings.embedding_requests_per_minute, settings.embedding_tokens_per_minute
     if requests == tokens == 0:
-        return NoBudget()
+        return ToldPauses(database)
     return FleetBudget(database, requests_per_minute=requests, tokens_per_minute=tokens)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from app.config import get_settings
+from app.config import settings_or_exit
 from app.logs import configure_logging
 from app.metrics import shared_counts
 
@@ -29,7 +29,7 @@ OBJECTS_BETWEEN_COLLECTIONS = 20_000
 
 def main() -> None:
     options = _options()
-    settings = get_settings()
+    settings = settings_or_exit()
     configure_logging(settings.log_level, settings.log_format)
     with shared_counts() if settings.api_processes > 1 else nullcontext():
         uvicorn.run(

@@ -26,7 +26,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_rand
 from uuid_utils.compat import uuid7
 
 from app.bridge import Bridge
-from app.config import get_settings
+from app.config import settings_or_exit
 from app.errors import (
     AlreadyInWork,
     DatabaseUnavailable,
@@ -51,7 +51,7 @@ POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"t
 HARD_LIMIT_MARGIN_SECONDS = 60
 
 log = structlog.get_logger(__name__)
-settings = get_settings()
+settings = settings_or_exit()
 hard_limit_seconds = (
     settings.task_hard_limit_seconds or settings.task_soft_limit_seconds + HARD_LIMIT_MARGIN_SECONDS
 )

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from alembic import command
 from alembic.config import Config
@@ -16,6 +17,8 @@ from app.storage.database import Database
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 PROJECT = Path(__file__).parent.parent
+
+_with_template: WeakSet[EmbeddedPostgres] = WeakSet()
 
 
 class CountingDatabase(Database):
@@ -37,11 +40,16 @@ class CountingDatabase(Database):
 
 
 async def migrated(postgres: EmbeddedPostgres, name: str) -> str:
-    """The URL of a new database with all migrations."""
-    postgres.create_database(name)
-    url = postgres.url(name)
-    await run_alembic(url, command.upgrade, "head")
-    return url
+    """The URL of a new database with all migrations: a copy of one, since running them takes a second."""
+    if postgres not in _with_template:
+        postgres.create_database("migrated")
+        await run_alembic(postgres.url("migrated"), command.upgrade, "head")
+        _with_template.add(postgres)
+    engine = create_async_engine(postgres.url("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE migrated'))
+    await engine.dispose()
+    return postgres.url(name)
 
 
 async def owned(postgres: EmbeddedPostgres, name: str) -> str:

@@ -1,5 +1,8 @@
 """Settings, and the file that lists them."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -8,6 +11,7 @@ from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
 from app.config import Settings
+from tests.processes import PROJECT
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
 
@@ -147,3 +151,68 @@ def test_a_key_that_encrypts_nothing_is_refused_and_not_told(
     (tmp_path / "empty").touch()
     with pytest.raises(ValidationError, match="SECRET_KEY_FILE"):
         Settings()
+
+
+@pytest.mark.parametrize(
+    "keys",
+    ["hunter2", "alice:", ":hunter2", "al ice:hunter2", "alice:sha256=hunter2", "alice:x,,bob:hunter2", ","],
+)
+def test_keys_that_cannot_be_understood_are_refused_without_being_told(keys: str) -> None:
+    with pytest.raises(ValidationError, match=r"entry [12] must be name:key") as refusal:
+        Settings(_env_file=None, api_keys=SecretStr(keys))
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ({"RERANK_PROVIDER": "http"}, "RERANK_BASE_URL: must be the server's address for provider http"),
+        ({"RERANK_PROVIDER": "http", "RERANK_BASE_URL": "reranker:80"}, "RERANK_BASE_URL: must be"),
+        ({"EMBEDDING_PROVIDER": "openai", "EMBEDDING_BASE_URL": "http:///v1"}, "EMBEDDING_BASE_URL: must be"),
+        ({"RERANK_API_KEY": "schlüssel"}, "RERANK_API_KEY: has characters that no key has"),
+        ({"EMBEDDING_API_KEY": "schlüssel"}, "EMBEDDING_API_KEY: has characters that no key has"),
+        ({"STORAGE_URL": "/data/files"}, "STORAGE_URL: must be a URL, as file:///data/files"),
+        ({"STORAGE_URL": "file://data/files"}, "STORAGE_URL: must be file:///absolute/path, with three"),
+        ({"CELERY_BROKER_URL": "redis"}, "CELERY_BROKER_URL: must be a URL, as redis://redis:6379/0"),
+        ({"CELERY_RESULT_BACKEND": "redis:6379"}, "CELERY_RESULT_BACKEND: must be a URL"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(wrong: dict[str, str], remedy: str) -> None:
+    assert remedy in refusal_of(["app.serve", "--port", "9"], wrong)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["app.serve", "--port", "9"],
+        ["celery", "-A", "app.worker.celery_app", "worker"],
+        ["uvicorn", "--factory", "app.main:create_app", "--port", "9"],
+        ["app.local.cli", "up"],
+        ["app.local.cli", "migrate"],
+        ["alembic", "upgrade", "head"],
+    ],
+    ids=lambda program: " ".join(program[:2]),
+)
+def test_every_program_says_all_that_is_wrong_and_ends_with_2(program: list[str]) -> None:
+    wrong = {"API_KEYS": "hunter2", "RERANK_PROVIDER": "http", "MAX_PAGES": "many", "API_PROCESSES": "2"}
+    said = refusal_of(program, wrong)
+    for name in ("API_KEYS: entry 1 must be", "RERANK_BASE_URL: must be", "MAX_PAGES: "):
+        assert name in said
+    assert "hunter2" not in said
+
+
+def refusal_of(program: list[str], settings: dict[str, str]) -> str:
+    """What a program says of settings that it refuses, which is all: one line, and no trace."""
+    ended = subprocess.run(
+        [sys.executable, "-m", *program],
+        cwd=PROJECT,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.startswith("The settings are not valid. ")
+    assert ended.stderr.count("\n") == 1, ended.stderr
+    return ended.stderr

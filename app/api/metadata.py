@@ -1,43 +1,35 @@
-"""What the metadata of documents holds, over HTTP: what a filter of a search can name."""
+"""What documents hold, over HTTP: what a filter of a search can name."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from app.api.dependencies import DocumentsDep
-from app.api.filter_schemas import FilterKey
-from app.api.metadata_schemas import MetadataKeys, MetadataValues
+from app.api.metadata_schemas import KeyQuery, MetadataKeys, MetadataValues, ValueQuery
 from app.api.problems import problem_responses
-from app.api.schemas import CollectionName, Limit
 from app.errors import InvalidQuery
 
 router = APIRouter(prefix="/metadata", tags=["search"], responses=problem_responses(InvalidQuery))
 
-Collection = Annotated[
-    CollectionName | None, Query(description="Count only the documents of this collection.")
-]
-
 
 @router.get("")
-async def list_metadata_keys(
-    documents: DocumentsDep, collection: Collection = None, limit: Limit = 50
-) -> MetadataKeys:
+async def list_metadata_keys(documents: DocumentsDep, wanted: Annotated[KeyQuery, Query()]) -> MetadataKeys:
     """The keys that documents have in their metadata, and how many have each; `null` is as good as none.
 
-    Documents that a search finds are counted.
+    Documents that a search with the same `collection`, `document_ids` and `filter` looks through are counted.
     """
-    return MetadataKeys.of(await documents.count_keys(collection, limit + 1), limit)
+    keys = await documents.count_keys(wanted.documents(), wanted.limit + 1)
+    return MetadataKeys.of(keys, wanted.limit)
 
 
 @router.get("/values")
 async def list_metadata_values(
-    documents: DocumentsDep,
-    key: Annotated[FilterKey, Query(description="The key, as a filter names it.")],
-    collection: Collection = None,
-    limit: Limit = 50,
+    documents: DocumentsDep, wanted: Annotated[ValueQuery, Query()]
 ) -> MetadataValues:
-    """The values that documents have for a key of their metadata, and how many have each.
+    """The values that documents have for a key, and how many of those that fit the filter have each.
 
-    As a filter finds them: of a list each value in it counts; objects and lists in lists have none.
+    As a filter finds them: of a list each value in it counts; objects and lists in lists have none. So the
+    number beside a value is how many documents are left when `eq` with it is added to the filter.
     """
-    return MetadataValues.of(await documents.count_values(key, collection, limit + 1), limit)
+    values = await documents.count_values(wanted.documents(), wanted.key, wanted.limit + 1)
+    return MetadataValues.of(values, wanted.limit)

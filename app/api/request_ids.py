@@ -3,12 +3,12 @@
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.logs import sane_request_id
 
-HEADER = "X-Request-ID"
+HEADER = b"x-request-id"
 
 
 class RequestIds:
@@ -21,11 +21,11 @@ class RequestIds:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = sane_request_id(Headers(scope=scope).get(HEADER)) or uuid4().hex
+        request_id = sane_request_id(Headers(scope=scope).get(HEADER.decode())) or uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message["headers"], (HEADER, request_id.encode())]
             await send(message)
 
         # Not unbound at the end: the server logs an unexpected error after us. The next request clears it.

@@ -2,7 +2,7 @@
 
 import json
 from datetime import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from fastapi import Query
@@ -147,17 +147,7 @@ class Task(BaseModel):
 
     @classmethod
     def of(cls, status: TaskStatus) -> Self:
-        return cls.model_validate(
-            {
-                "progress": {
-                    "stage": status.stage,
-                    "pages_done": status.pages_done,
-                    "pages_total": status.pages_total,
-                    "chunks": status.chunks,
-                },
-                **{name: getattr(status, name) for name in cls.model_fields if name != "progress"},
-            }
-        )
+        return cls.model_validate(_fields(cls, status))
 
 
 class ListedTask(Task):
@@ -176,15 +166,14 @@ class ListedTask(Task):
 
     @classmethod
     def of(cls, status: TaskStatus) -> Self:
-        own = {"filename", "collection", "is_latest", "is_served"}
-        return cls.model_validate(
-            {
-                **Task.of(status).model_dump(),
-                "bytes": status.byte_size,
-                "seconds": status.stage_seconds,
-                **{name: getattr(status, name) for name in own},
-            }
-        )
+        fields = _fields(cls, status, bytes=status.byte_size, seconds=status.stage_seconds)
+        return cls.model_validate(fields)
+
+
+def _fields(model: type[Task], status: TaskStatus, **others: Any) -> dict[str, Any]:
+    """What a model says of a task, read once: a list has 500 of them."""
+    others["progress"] = {name: getattr(status, name) for name in TaskProgress.model_fields}
+    return {name: getattr(status, name) for name in model.model_fields if name not in others} | others
 
 
 class TaskQuery(BaseModel):
@@ -235,15 +224,32 @@ class Alive(BaseModel):
     status: Literal["alive"] = Field("alive", description="Always `alive`.")
 
 
-Degraded = Literal["broker", "embedder", "file_store"]
+Degraded = Literal["broker", "embedder", "file_store", "workers"]
 
 
 class ServiceOutage(BaseModel):
     """A service without which no document can be ingested."""
 
     service: Degraded = Field(description="Which one.")
-    reason: str = Field(description="What a probe met last, or first.")
-    since: datetime = Field(description="When it was noticed.")
+    reason: str = Field(description="What a probe met last.")
+    since: datetime = Field(
+        description="When it was noticed; of `workers`, since when the oldest work has waited."
+    )
+
+
+class ServicePause(BaseModel):
+    """What a service that is there has asked for."""
+
+    service: Literal["embedder"] = Field("embedder", description="Which one.")
+    reason: str = Field(
+        "The embedding service has asked to be left alone (Retry-After or x-ratelimit-reset).",
+        description="Why nothing is asked of it.",
+    )
+    until: datetime = Field(description="When work goes on.")
+
+
+def _is_empty(value: object) -> bool:
+    return not value
 
 
 class Ready(BaseModel):
@@ -252,13 +258,19 @@ class Ready(BaseModel):
     status: Literal["ready"] = Field("ready", description="Always `ready`; else the answer is a 503.")
     degraded: list[Degraded] = Field(
         description="What is down without being missed yet: work starts later, and without `embedder` a "
-        "search answers from words."
+        "search answers from words. `workers`: documents wait that no worker has asked for in 30 seconds."
     )
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "
         "`partial (what is missing)` or `none`."
     )
     outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
+    pauses: list[ServicePause] = Field(
+        default_factory=list,
+        exclude_if=_is_empty,
+        description="What is not asked for a while, since it wants that; left out without any. A pause that "
+        "holds up searches as well makes it `degraded`.",
+    )
 
     @classmethod
     def of(cls, readiness: Readiness, sandbox: str) -> Self:
@@ -266,4 +278,8 @@ class Ready(BaseModel):
             ServiceOutage(service=outage.service, reason=outage.reason, since=outage.since)
             for outage in readiness.outages
         ]
-        return cls(degraded=readiness.degraded, outages=outages, sandbox=sandbox)
+        pause = readiness.embedder_pause
+        pauses = [] if pause is None else [ServicePause(until=pause.until)]
+        return cls.model_validate(
+            {"degraded": readiness.degraded, "outages": outages, "pauses": pauses, "sandbox": sandbox}
+        )

@@ -16,5 +16,7 @@ router = APIRouter(tags=["search"])
 async def search(wanted: SearchRequest, rag: RAGDep, caller: CallerDep) -> SearchResults:
     """Find the chunks that fit a question or some words, best first, among what is published."""
     began = perf_counter()
-    found = await rag.search(wanted.search(caller.reach))
-    return SearchResults.of(found, wanted, perf_counter() - began)
+    asked = wanted.search(caller.reach)
+    found = await rag.search(asked)
+    marks = await rag.marks(found, asked) if wanted.highlight else None
+    return SearchResults.of(found, wanted, marks, perf_counter() - began)

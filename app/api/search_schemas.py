@@ -1,5 +1,6 @@
 """What goes over the wire when something is looked for: the question and the answer."""
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Literal, Self
 from uuid import UUID
@@ -11,6 +12,7 @@ from app.api.schemas import CollectionName
 from app.pdf.text import clean
 from app.services.searching import Found, LeftOut, Search
 from app.storage.filters import SearchFilter
+from app.storage.marks import Span
 from app.storage.reach import Reach
 from app.storage.search import Hit, Neighbour
 
@@ -116,6 +118,9 @@ class SearchRequest(BaseModel):
         description="Chunks before and after each hit to return with it, for those who feed a model.",
     )
     explain: bool = Field(False, description="Return the parts of each hit's score, and its places.")
+    highlight: bool = Field(
+        False, description="Return where in each hit's text the words of the query stand, in all their forms."
+    )
 
     def search(self, reach: Reach) -> Search:
         """What the service is asked, for a caller to whom nothing else is there."""
@@ -173,6 +178,12 @@ class SearchHit(BaseModel):
     heading: str | None = Field(description="The heading of the section it is from.")
     ordinal: int = Field(description="Its place in the document, from 0.")
     matched: list[str] = Field(description="The words of the query that were found in it.")
+    marks: list[tuple[int, int]] | None = Field(
+        None,
+        exclude_if=_is_unasked,
+        description="With `highlight`: from where to where in `text` words of the query stand, in characters "
+        "(Unicode code points) from 0, in order and apart.",
+    )
     neighbours: list[SearchNeighbour] | None = Field(
         None,
         exclude_if=_is_unasked,
@@ -189,12 +200,13 @@ class SearchHit(BaseModel):
     )
 
     @classmethod
-    def of(cls, hit: Hit, *, explain: bool) -> Self:
-        shaped = {"boxes", "matched", "neighbours", "explain", "places"}
+    def of(cls, hit: Hit, marks: Sequence[Span] | None, *, explain: bool) -> Self:
+        shaped = {"boxes", "matched", "marks", "neighbours", "explain", "places"}
         return cls(
             **{name: getattr(hit, name) for name in cls.model_fields.keys() - shaped},
             boxes=[(page, *box) for page, box in hit.boxes],
             matched=list(hit.matched),
+            marks=None if marks is None else list(marks),
             neighbours=None
             if hit.neighbours is None
             else [SearchNeighbour.of(one) for one in hit.neighbours],
@@ -262,8 +274,17 @@ class SearchResults(BaseModel):
     )
 
     @classmethod
-    def of(cls, found: Found, wanted: SearchRequest, took_seconds: float) -> Self:
-        hits = [SearchHit.of(hit, explain=wanted.explain) for hit in found.hits]
+    def of(
+        cls,
+        found: Found,
+        wanted: SearchRequest,
+        marks: Mapping[UUID, Sequence[Span]] | None,
+        took_seconds: float,
+    ) -> Self:
+        hits = [
+            SearchHit.of(hit, None if marks is None else marks[hit.chunk_id], explain=wanted.explain)
+            for hit in found.hits
+        ]
         return cls(
             data=hits if wanted.group_by is None else _by_document(hits),
             mode=wanted.mode,

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -53,18 +54,18 @@ ADMINISTRATION = frozenset({"keys", "stats", "webhooks", "workers"})
 """Paths begin with it that are about the whole service, or about who may use it."""
 
 _SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
 }
-_POLICY = "default-src 'none'; frame-ancestors 'none'"
+_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 _POLICIES = {
     # /docs: Swagger UI, begun by a script in the page
-    "text/html": "default-src 'none'; connect-src 'self'; img-src 'self' data:; "
-    "script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    b"text/html": b"default-src 'none'; connect-src 'self'; img-src 'self' data:; "
+    b"script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
+    b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     # a browser shows a PDF with a page of its own, which default-src would stop
-    "application/pdf": "frame-ancestors 'none'",
+    b"application/pdf": b"frame-ancestors 'none'",
 }
 
 log = structlog.get_logger(__name__)
@@ -229,6 +230,7 @@ def _path(scope: Scope) -> str:
     return path.removeprefix(root) if path.startswith(f"{root}/") else path
 
 
+@lru_cache(maxsize=128)
 def _hostname(authority: str) -> str:
     """The lower-case name of `name:port`; empty if there is none."""
     try:
@@ -237,6 +239,7 @@ def _hostname(authority: str) -> str:
         return ""
 
 
+@lru_cache(maxsize=128)
 def _is_address(hostname: str) -> bool:
     try:
         ip_address(hostname)
@@ -263,11 +266,11 @@ class SecurityHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-                media_type = headers.get("content-type", "").partition(";")[0]
-                headers.setdefault("Content-Security-Policy", _POLICIES.get(media_type, _POLICY))
+                given = dict(message["headers"])
+                media_type = given.get(b"content-type", b"").partition(b";")[0]
+                headers = _SECURITY_HEADERS | {b"content-security-policy": _POLICIES.get(media_type, _POLICY)}
+                added = [header for header in headers.items() if header[0] not in given]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

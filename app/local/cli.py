@@ -13,13 +13,11 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from app.config import Settings, get_settings
+from app.config import Settings, settings_or_exit
 from app.local.client import Client, RequestRefused, ServiceUnreachable
 from app.local.demo import run_demo
 from app.local.embedded import ServerFailed
@@ -89,7 +87,7 @@ def up(
     workers: Annotated[int, typer.Option(min=1, help="Processes of the worker.")] = 2,
 ) -> None:
     """Run the whole service here: Postgres, Valkey, a worker and the API, until Ctrl-C."""
-    _settings()
+    settings_or_exit()
     stack = Stack(data_dir, port=port, workers=workers, say=LogPrinter(console))
     _run(_serve(stack), hurry=stack.hurry)
 
@@ -97,6 +95,7 @@ def up(
 @cli.command()
 def demo() -> None:
     """Ingest sample PDFs on a stack of its own, search them, stop everything."""
+    settings_or_exit()
     if not _run(run_demo(console)):
         raise typer.Exit(1)
 
@@ -162,7 +161,7 @@ def migrate() -> None:
     from app.logs import configure_logging
     from app.storage.passwords import make_key_file
 
-    settings = _settings()
+    settings = settings_or_exit()
     if settings.secret_key is None and settings.secret_key_file is not None:
         make_key_file(settings.secret_key_file)
     try:
@@ -516,21 +515,6 @@ async def _bring_along(settings: Settings) -> None:
         await backfill(database, languages, DocumentWords(database), TitleWords(database))
     finally:
         await database.close()
-
-
-def _settings() -> Settings:
-    try:
-        return get_settings()
-    except ValidationError as error:
-        faults = "; ".join(map(_fault_in_words, error.errors()))
-        _refuse(f"The settings are not valid. {faults}.")
-
-
-def _fault_in_words(fault: ErrorDetails) -> str:
-    """A fault of several settings together has no place; its message names them."""
-    place = ".".join(map(str, fault["loc"])).upper()
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, Self
 from uuid import UUID
@@ -350,16 +350,15 @@ class DocumentService:
                 connection, condition, order, after, limit, self._reach
             )
 
-    async def count_keys(self, collection: str | None, limit: int) -> Sequence[KeyCount]:
-        """Keys of the metadata, by how many published documents have them."""
+    async def count_keys(self, wanted: SearchFilter, limit: int) -> Sequence[KeyCount]:
+        """Keys of the metadata, by how many published documents that are wanted have them."""
         async with self._database.transaction(self._reach) as connection:
-            return await count_keys(connection, SearchFilter(collection, reach=self._reach), limit)
+            return await count_keys(connection, replace(wanted, reach=self._reach), limit)
 
-    async def count_values(self, key: str, collection: str | None, limit: int) -> Sequence[ValueCount]:
-        """Values of a key of the metadata, by how many published documents have them."""
+    async def count_values(self, wanted: SearchFilter, key: str, limit: int) -> Sequence[ValueCount]:
+        """Values of a key, by how many published documents that are wanted have them."""
         async with self._database.transaction(self._reach) as connection:
-            wanted = SearchFilter(collection, reach=self._reach)
-            return await count_values(connection, wanted, key, limit)
+            return await count_values(connection, replace(wanted, reach=self._reach), key, limit)
 
     async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
         """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).

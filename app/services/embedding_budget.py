@@ -1,12 +1,28 @@
 """The limits of an embedding server, kept by all processes of the fleet together."""
 
 import asyncio
+from contextlib import suppress
 
 from app.embeddings.base import URGENT_SECONDS
-from app.embeddings.budget import used_up
+from app.embeddings.budget import NoBudget, used_up
+from app.errors import DatabaseUnavailable
 from app.storage import embedding_budget
 from app.storage.database import Database
 from app.storage.embedding_budget import Turn
+
+
+class ToldPauses(NoBudget):
+    """Without limits: each process keeps its own pauses, and tells of them."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+
+    async def pause(self, seconds: float, *, spares_urgent: bool = False) -> None:
+        await super().pause(seconds, spares_urgent=spares_urgent)
+        with suppress(DatabaseUnavailable):  # it is kept all the same
+            async with self._database.autocommit() as connection:
+                await embedding_budget.pause(connection, seconds, spares_urgent=spares_urgent)
 
 
 class FleetBudget:
@@ -41,8 +57,9 @@ class FleetBudget:
     async def _wait_urgently(self, cost_seconds: float) -> float:
         async with self._database.autocommit() as connection:
             seconds = await embedding_budget.take_urgent_turn(connection, cost_seconds, URGENT_SECONDS)
-        if seconds is None:
-            raise used_up(URGENT_SECONDS)
+            if seconds is None:
+                pause = await embedding_budget.find_pause(connection)
+                raise used_up(max(URGENT_SECONDS, pause.urgent_seconds if pause else 0.0))
         await asyncio.sleep(seconds)
         return seconds
 

@@ -17,10 +17,12 @@ from app.errors import (
     FileNotFound,
     PathNotAllowed,
     PathRefused,
+    PDFIngestError,
     StorageFailed,
     Temporary,
     UploadRefused,
 )
+from app.metrics import counters
 from app.services.admission import Admission
 from app.services.outages import Outages
 from app.services.retries import most_retries, pause_seconds
@@ -81,11 +83,13 @@ class IncomingFiles:
                 outcome = await self._register(ingestion_id, file, upload)
         except (PathRefused, UploadRefused) as error:
             async with self.database.autocommit() as connection:
-                await runs.refuse(connection, ingestion_id, self.space_id, error)
+                await self._refuse(connection, ingestion_id, error)
             raise
         except StorageFailed as error:
             await self._put_off(ingestion_id, error)
             raise
+        if outcome == "success":
+            counters().verdicts.labels("success").inc()
         log.info("path_registered", task_id=str(ingestion_id), path=file_path, outcome=outcome)
         return outcome
 
@@ -97,6 +101,7 @@ class IncomingFiles:
                 return "known"
             outcome = await self._decide(connection, ingestion_id, waiting.collection, waiting.sha256)
         if outcome == "success":
+            counters().verdicts.labels("success").inc()
             await self._delete(waiting.storage_key)
         return outcome
 
@@ -147,11 +152,15 @@ class IncomingFiles:
             if row is None:
                 return
             if not is_out and row.retries >= most_retries(error):
-                await runs.refuse(connection, ingestion_id, self.space_id, error)
+                await self._refuse(connection, ingestion_id, error)
                 return
             seconds = pause_seconds(row.retries)
             await runs.put_off(connection, ingestion_id, error, seconds, is_counted=not is_out)
         log.warning("retrying later", task_id=str(ingestion_id), code=error.code, seconds=round(seconds, 1))
+
+    async def _refuse(self, connection: Connection, ingestion_id: UUID, error: PDFIngestError) -> None:
+        if await runs.refuse(connection, ingestion_id, self.space_id, error):
+            counters().verdicts.labels(error.code).inc()
 
     async def _delete(self, storage_key: str) -> None:
         try:

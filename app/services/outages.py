@@ -55,12 +55,12 @@ class Outages:
         async with self._database.autocommit() as connection:
             services = await outages.take_probes(connection)
         for service in services:
-            if service in self._probes and await self._failure(service) is not None:
-                continue
+            failure = await self._failure(service) if service in self._probes else None
             async with self._database.autocommit() as connection:
-                seconds = await outages.end_outage(connection, service)
-            if seconds is not None:
-                log.info("outage over", service=service, seconds=round(seconds, 1))
+                if failure is not None:
+                    await outages.note_reason(connection, service, failure)
+                elif (seconds := await outages.end_outage(connection, service)) is not None:
+                    log.info("outage over", service=service, seconds=round(seconds, 1))
 
     async def _failure(self, service: str) -> str | None:
         """Why the service does not do its work; None when it does."""

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +57,7 @@ from app.storage.chunks import Chunk
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.languages import TextLanguage, TextSearch
+from app.storage.marks import Span, find_marks
 from app.storage.passwords import PasswordCipher
 from app.storage.runs import Lease, Progress, StoredChunks
 from app.storage.runs.conditions import FINAL, UNCLAIMED
@@ -158,6 +159,11 @@ class RAGService:
         """The best chunks of the documents that pass the filter; no match is an empty list."""
         return await self.searcher.search(wanted)
 
+    async def marks(self, found: Found, wanted: Search) -> Mapping[UUID, Sequence[Span]]:
+        """Where in the text of each chunk that was found the words of the question stand."""
+        async with self.database.transaction(wanted.filter.reach) as connection:
+            return await find_marks(connection, found.hits, wanted.query)
+
     async def result(self, ingestion_id: UUID) -> dict[str, Any] | None:
         """The structured result of an ingestion, None as long as it is not final. Raises TaskNotFound."""
         row = await self._find(ingestion_id)
@@ -174,7 +180,8 @@ class RAGService:
             log.info("time limit reached while waiting", task_id=str(ingestion_id))
             return
         async with self.database.autocommit() as connection:
-            await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut())
+            if await runs.end(connection, ingestion_id, self.space_id, TaskTimedOut()):
+                counters().verdicts.labels(TaskTimedOut.code).inc()
         log.warning("time limit reached", task_id=str(ingestion_id))
 
     async def _ingest_to_verdict(self, lease: Lease) -> int:

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Self, TypeVar
 
 import structlog
 
+from app.embeddings.base import URGENT_SECONDS
 from app.errors import SandboxIncomplete, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
 from app.storage.database import Database
+from app.storage.embedding_budget import Pause, find_pause
 from app.storage.outages import Outage, list_outages
-from app.storage.readiness import is_behind, read_live_space, read_revision
+from app.storage.readiness import is_behind, read_left_since, read_live_space, read_revision
 
 CHECK_SECONDS = 2.0
+NO_WORKER = "Documents wait, and no worker asks for them. Start one, or look why it does not run."
 
 T = TypeVar("T")
 
@@ -25,12 +28,20 @@ log = structlog.get_logger(__name__)
 class Readiness:
     """`faults`: what is not in order, with a sentence each; `degraded`: what can be missing for a while.
 
-    `outages` says of what is degraded why and since when, as far as the database knows it.
+    `outages` says of what is degraded why and since when, as far as the database knows it. The embedding
+    server has asked for `embedder_pause`.
     """
 
     faults: dict[str, str]
     degraded: list[str]
     outages: Sequence[Outage] = ()
+    embedder_pause: Pause | None = None
+
+    def without_broker(self) -> Self:
+        """Workers hear of nothing then: that they ask for nothing is not their fault."""
+        degraded = ["broker", *(service for service in self.degraded if service != "workers")]
+        outages = [outage for outage in self.outages if outage.service != "workers"]
+        return replace(self, degraded=degraded, outages=outages)
 
 
 async def check_sandbox(reader: PDFReader, *, is_required: bool) -> str:
@@ -64,21 +75,27 @@ async def check_readiness(
         _within(CHECK_SECONDS, _ask_database(database, space_id)), _within(CHECK_SECONDS, ping())
     )
     if found is None:
-        found = {"database": "The database cannot be reached, or does not answer in time."}, []
-    faults, outages = found
-    degraded = [] if is_up else ["broker"]
-    return Readiness(faults, [*degraded, *(outage.service for outage in outages)], outages)
+        found = Readiness({"database": "The database cannot be reached, or does not answer in time."}, [])
+    return found if is_up else found.without_broker()
 
 
-async def _ask_database(database: Database, space_id: int) -> tuple[dict[str, str], list[Outage]]:
-    """(faults, outages of other services)."""
+async def _ask_database(database: Database, space_id: int) -> Readiness:
+    """All but the broker."""
     async with database.transaction() as connection:
         revision = await read_revision(connection)
         if await asyncio.to_thread(is_behind, revision):
-            return {"migrations": "The database is not migrated: run `pdf-ingest migrate`."}, []
+            return Readiness({"migrations": "The database is not migrated: run `pdf-ingest migrate`."}, [])
         if await read_live_space(connection) != space_id:
-            return {"embedding_space": "The database belongs to another embedding model now: restart."}, []
-        return {}, await list_outages(connection)
+            fault = "The database belongs to another embedding model now: restart."
+            return Readiness({"embedding_space": fault}, [])
+        outages = await list_outages(connection)
+        if not outages and (since := await read_left_since(connection)):
+            outages = [Outage("workers", NO_WORKER, since)]
+        pause = await find_pause(connection)
+    degraded = {outage.service for outage in outages}
+    if pause and pause.urgent_seconds > URGENT_SECONDS:
+        degraded.add("embedder")
+    return Readiness({}, sorted(degraded), outages, pause)
 
 
 async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:

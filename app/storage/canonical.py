@@ -31,7 +31,7 @@ def canonical(text: str, *, is_name: bool = False) -> str:
     """
     if not text.isascii():
         text = _ODD.sub(_instead, unicodedata.normalize("NFKC", text))
-        text = _UNSPACED.sub(_pairs, text)
+        text = UNSPACED.sub(_pairs, text)
     if is_name:
         text = _in_name(text)
     text = text.replace("_", " ")
@@ -60,7 +60,7 @@ def _instead(odd: re.Match[str]) -> str:
     return "" if category == "Cf" else " "
 
 
-_UNSPACED: Final = re.compile(
+UNSPACED: Final = re.compile(
     "["
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ecd\u0edc-\u0edf"  # Thai, Lao
     "\u1000-\u103f\u1050-\u109d\u1780-\u17d3"  # Burmese, Khmer
@@ -72,15 +72,21 @@ _UNSPACED: Final = re.compile(
 
 
 def _pairs(run: re.Match[str]) -> str:
-    """`東京都` → ` 東京 京都 `; a single character stays one. Marks stay with the letter they belong to."""
+    """`東京都` → ` 東京 京都 `; a single character stays one."""
+    letters = letters_of(run[0])
+    pairs = [first + second for first, second in pairwise(letters)]
+    return f" {' '.join(pairs or letters)} "
+
+
+def letters_of(run: str) -> list[str]:
+    """Its characters; marks stay with the letter they belong to."""
     letters: list[str] = []
-    for character in run[0]:
+    for character in run:
         if letters and unicodedata.category(character)[0] == "M":
             letters[-1] += character
         else:
             letters.append(character)
-    pairs = [first + second for first, second in pairwise(letters)]
-    return f" {' '.join(pairs or letters)} "
+    return letters
 
 
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

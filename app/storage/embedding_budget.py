@@ -7,6 +7,7 @@ What comes in between, a query or a pause, puts off all turns that are given out
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -21,6 +22,14 @@ class Turn:
 
     seconds: float
     delayed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Its end, and for how many seconds it holds up what is urgent, too."""
+
+    until: datetime
+    urgent_seconds: float
 
 
 async def take_turn(connection: AsyncConnection, cost_seconds: float) -> Turn:
@@ -77,6 +86,19 @@ async def pause(connection: AsyncConnection, seconds: float, *, spares_urgent: b
         """),
         {"seconds": seconds, "spares_urgent": spares_urgent},
     )
+
+
+async def find_pause(connection: AsyncConnection) -> Pause | None:
+    """The pause that the server has asked for, if it is not over."""
+    found = await connection.execute(
+        text(f"""
+        SELECT paused_until AS until,
+            extract(epoch FROM greatest(next_urgent_at, {_NOW}) - {_NOW})::float8 AS urgent_seconds
+        FROM embedding_budget WHERE paused_until > {_NOW}
+        """)
+    )
+    row = found.one_or_none()
+    return None if row is None else Pause(row.until, row.urgent_seconds)
 
 
 async def is_used_up(connection: AsyncConnection) -> bool:

@@ -1,7 +1,7 @@
-"""What the metadata of documents holds: keys, and values of one, those that most documents have first.
+"""What documents hold: keys of their metadata, and values of one, those that most documents have first.
 
-Of what searches look through, and as conditions find it (filters.py): a list has the values that are in it,
-an object has none, and null is the same as nothing.
+Of what a search with the same filter looks through, and as conditions find it (filters.py): a list has the
+values that are in it, an object has none, and null is the same as nothing.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,12 @@ from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.storage.filters import Scalar, SearchFilter, key_of, name_of
+from app.storage.filters import FIELDS, Scalar, SearchFilter, key_of, name_of
 
 MOST_CHARACTERS: Final = 200  # of a text that is listed; a longer one is nothing to choose from
+COUNTED_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.kind != "time")
+
+_VISIBLE: Final = "documents d JOIN ingestions i ON i.id = d.live_ingestion_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ async def count_keys(connection: AsyncConnection, wanted: SearchFilter, limit: i
     found = await connection.execute(
         text(f"""
         SELECT key, count(*) AS documents
-        FROM documents d CROSS JOIN jsonb_object_keys(jsonb_strip_nulls(d.metadata)) AS key
+        FROM {_VISIBLE} CROSS JOIN jsonb_object_keys(jsonb_strip_nulls(d.metadata)) AS key
         WHERE {visible} GROUP BY key ORDER BY documents DESC, key COLLATE "C" LIMIT :limit
         """),
         parameters | {"limit": limit},
@@ -50,13 +53,13 @@ async def count_keys(connection: AsyncConnection, wanted: SearchFilter, limit: i
 async def count_values(
     connection: AsyncConnection, wanted: SearchFilter, name: str, limit: int
 ) -> Sequence[ValueCount]:
-    """Of the key with this name. Of 10,000 documents in 40 ms of CPU time, with lists of three in 80."""
+    """Of the key with this name. Of 10,000 documents in 55 ms of CPU time, with lists of three in 80."""
     visible, parameters = wanted.sql()
+    value = FIELDS[name].sql if name in FIELDS else "d.metadata -> :key"
     found = await connection.execute(
         text(f"""
         WITH held AS MATERIALIZED (
-            SELECT d.metadata -> :key AS value FROM documents d
-            WHERE {visible} AND d.metadata -> :key IS NOT NULL
+            SELECT {value} AS value FROM {_VISIBLE} WHERE {visible} AND {value} IS NOT NULL
         ), single AS (
             SELECT value FROM held
             UNION ALL
@@ -71,6 +74,6 @@ async def count_values(
             AND length(value #>> '{{}}') <= {MOST_CHARACTERS}
         GROUP BY value ORDER BY documents DESC, value LIMIT :limit
         """).columns(value=JSONB),
-        parameters | {"key": key_of(name), "limit": limit},
+        parameters | ({} if name in FIELDS else {"key": key_of(name)}) | {"limit": limit},
     )
     return [ValueCount(row.value, row.documents) for row in found]

@@ -54,6 +54,14 @@ async def take_probes(connection: AsyncConnection) -> Sequence[str]:
     return found.scalars().all()
 
 
+async def note_reason(connection: AsyncConnection, service: str, reason: str) -> None:
+    """What a probe has met, where it is another thing than before."""
+    await connection.execute(
+        text("UPDATE outages SET reason = :reason WHERE service = :service AND reason <> :reason"),
+        {"service": service, "reason": reason},
+    )
+
+
 async def end_outage(connection: AsyncConnection, service: str) -> float | None:
     """How many seconds it took; None when there was none. What waits is announced at once."""
     seconds: float | None = await connection.scalar(

@@ -88,6 +88,7 @@ class Ranking:
         words = self._question.words
         return self._visible.parameters | {
             **{f"lexeme_{n}_{m}": lexeme.tsquery for n, m, lexeme in self._lexemes()},
+            **{f"rarity_{n}": word.rarity for n, word in enumerate(words)},
             "vector_weight": self._vector_weight,
             "words_weight": 1 - self._vector_weight,
             "candidates": self._question.quoted or self._question.candidates,
@@ -170,23 +171,36 @@ class Ranking:
         return ranks[0] if len(ranks) == 1 else f"greatest({', '.join(ranks)})"
 
     def _scored(self) -> str:
-        """`scored(chunk_id, about, subject, has_phrase, words, coverage)`: rarity is that in the pool."""
-        counts = "".join(f", count(*) FILTER (WHERE rank_{n} > 0) AS chunks_{n}" for n in self._words)
-        rarities = "".join(
-            f", ln(1 + (total - chunks_{n} + 0.5) / (chunks_{n} + 0.5)) AS rarity_{n}" for n in self._words
-        )
+        """`scored(chunk_id, about, subject, has_phrase, words, coverage)`."""
         words = " + ".join(f"rarity_{n} * rank_{n} * weight_{n}" for n in self._words) or "0"
         held = " + ".join(f"CASE WHEN rank_{n} > 0 THEN rarity_{n} ELSE 0 END" for n in self._words) or "0"
         asked = " + ".join(f"rarity_{n}" for n in self._words) or "1"
         return f"""
-            counted AS MATERIALIZED (SELECT CAST(count(*) AS float8) AS total{counts} FROM pool),
-            rarity AS MATERIALIZED (SELECT total{rarities} FROM counted),
+            {self._rarities()},
             scored AS MATERIALIZED (
                 SELECT chunk_id, about, about / CAST(:asked AS float8) AS subject, has_phrase,
                     CAST({words} AS float8) AS words,
                     CAST(({held}) / ({asked}) AS float8) AS coverage
                 FROM pool JOIN document USING (ingestion_id), rarity
             )
+        """
+
+    def _rarities(self) -> str:
+        """`rarity(rarity_0, …)`: of each word among the visible chunks of a short list, which are counted.
+
+        What is compared of a long list is about the question, and would call its words common: there the
+        sample of all chunks tells.
+        """
+        if not self._visible.is_short:
+            rarities = [f"CAST(:rarity_{n} AS float8) AS rarity_{n}" for n in self._words]
+            return f"rarity AS MATERIALIZED (SELECT {', '.join(rarities)})"
+        counts = "".join(f", count(*) FILTER (WHERE rank_{n} > 0) AS chunks_{n}" for n in self._words)
+        rarities = [
+            f"ln(1 + (total - chunks_{n} + 0.5) / (chunks_{n} + 0.5)) AS rarity_{n}" for n in self._words
+        ]
+        return f"""
+            counted AS MATERIALIZED (SELECT CAST(count(*) AS float8) AS total{counts} FROM pool),
+            rarity AS MATERIALIZED (SELECT {", ".join(rarities)} FROM counted)
         """
 
     def _found(self) -> str:
@@ -295,7 +309,6 @@ _BEST: Final = f"""
                 CASE WHEN has_phrase THEN CAST({PHRASE} AS float8) ELSE 0 END AS phrase
             FROM scored, most
         ) parts
-        ORDER BY by_words DESC, chunk_id
     )
 """
 _PARTS: Final = ("words", "vector", "document", "coverage", "phrase")
@@ -329,7 +342,10 @@ _EVIDENT: Final = f"""
         )) AS similarity
         FROM (
             SELECT chunk_id FROM nearest
-            UNION (SELECT chunk_id FROM best WHERE held > 0 LIMIT {COMPARED_CHUNKS})
+            UNION (
+                SELECT chunk_id FROM best WHERE held > 0 ORDER BY by_words DESC, chunk_id
+                LIMIT {COMPARED_CHUNKS}
+            )
         ) near JOIN best USING (chunk_id) LEFT JOIN nearest USING (chunk_id)
     ), usual AS MATERIALIZED (
         SELECT coalesce(avg(-(embedding <#> CAST(:vector AS halfvec))), 0) AS similarity

@@ -1,5 +1,6 @@
-"""Whether the database is as this version of the program needs it."""
+"""Whether the database is as this version of the program needs it, and whether its work is taken up."""
 
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -7,6 +8,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.storage.runs.conditions import IS_DUE
+
+WORKERS_SILENT_SECONDS = 30  # a message for a worker that is there is answered in one
 _MIGRATIONS = Path(__file__).parents[2] / "alembic"
 
 
@@ -37,3 +41,19 @@ async def read_live_space(connection: AsyncConnection) -> int | None:
     """The id of the embedding space that is live."""
     space_id: int | None = await connection.scalar(text("SELECT id FROM embedding_spaces WHERE is_live"))
     return space_id
+
+
+async def read_left_since(connection: AsyncConnection) -> datetime | None:
+    """Since when work has waited that no worker has asked for; None where one has, or has some in hand."""
+    silent = f"clock_timestamp() - interval '{WORKERS_SILENT_SECONDS} seconds'"
+    since: datetime | None = await connection.scalar(
+        text(f"""
+        SELECT CASE WHEN NOT EXISTS (SELECT FROM workers WHERE seen_at > {silent})
+            AND NOT EXISTS (SELECT FROM ingestions WHERE status = 'processing')
+        THEN (
+            SELECT coalesce(next_attempt_at, created_at) AS due_at FROM ingestions
+            WHERE {IS_DUE} AND coalesce(next_attempt_at, created_at) < {silent} ORDER BY 1 LIMIT 1
+        ) END
+        """)
+    )
+    return since

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import column, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
@@ -167,7 +167,9 @@ _COLUMNS = """
 """
 _DOCUMENT = f"LEFT JOIN documents d ON d.id = i.document_id AND {stays('d')}"
 _TASKS = f"SELECT {_COLUMNS} FROM ingestions i {_DOCUMENT}"
-_NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)")
+# With their names said, SQLAlchemy looks at them once; else again at each answer, which costs half of it.
+_NAMES = [expression.split()[-1].rpartition(".")[2] for expression in _COLUMNS.split(",")]
+_NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)").columns(*map(column, _NAMES))
 _OF_COLLECTION = f"""
     SELECT i.id FROM ingestions i {_DOCUMENT}
     WHERE (wanted.name IS NULL OR d.collection LIKE wanted.name) AND

@@ -9,6 +9,7 @@ nearly all of them share one common word with the question and rank nowhere. So 
 with a rare word or a rare pair of words are ranked, besides those of the best documents.
 """
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,11 @@ COUNTED_DOCUMENTS: Final = 5_000
 # Chunks of single words that the index may look through for pairs of them: 0.5 us each, in any library.
 READ_CHUNKS: Final = 20_000
 
-# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 6 ms.
+# Pages of the table of chunks in which words are counted: 600 chunks or more; the statement takes 5 ms.
 SAMPLE_PAGES: Final = 200
+
+# The share of all chunks from which on words count alike: a word of all would count nothing, even if alone.
+MOST_COMMON: Final = 0.999
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 
@@ -50,16 +54,17 @@ _FIND_WORDS: Final = f"""
         ) REPEATABLE (0)
     ), sampled AS MATERIALIZED (SELECT count(*) AS chunks FROM sample),
     word AS MATERIALIZED ({question_words("CAST(:question AS text)")}),
-    lexeme AS (
+    quoted AS MATERIALIZED (
         SELECT DISTINCT lexeme,
             '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS tsquery FROM word
-    ), counted AS (
+    ), lexeme AS MATERIALIZED (SELECT lexeme, tsquery, CAST(tsquery AS tsquery) AS query FROM quoted),
+    counted AS MATERIALIZED (
         SELECT lexeme, tsquery,
             (SELECT count(*) FROM (
                 SELECT FROM document_words WHERE document_words.lexeme = lexeme.lexeme
                 LIMIT {COUNTED_DOCUMENTS}
             ) document) AS documents,
-            (SELECT count(*) FROM sample WHERE tsv @@ CAST(tsquery AS tsquery)) AS chunks
+            (SELECT count(*) FROM sample WHERE tsv @@ query) AS chunks
         FROM lexeme
     ), phrase AS (
         SELECT number, string_agg('(' || CAST(query AS text) || ')', ' | ') AS tsquery
@@ -107,6 +112,11 @@ class Word:
     lexemes: tuple[Lexeme, ...]
     documents: float
     share: float
+
+    @property
+    def rarity(self) -> float:
+        """The idf of BM25, of chunks; a word that is in nearly all of them still counts a little."""
+        return -math.log(min(self.share, MOST_COMMON))
 
 
 @dataclass(frozen=True, slots=True)

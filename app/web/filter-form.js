@@ -8,6 +8,7 @@ const MOST_KEYS = 500;
 const MOST_VALUES = 50;
 const COMPARISONS = { eq: "is", ne: "is not", gt: "is over", gte: "is at least", lt: "is under", lte: "is at most", in: "is one of", nin: "is none of" };
 const ORDERS = ["gt", "gte", "lt", "lte"];
+const TIME = "created_at"; // another in each document, which leaves nothing to count
 const OWN = { filename: ["File name", "report.pdf"], pages: ["Pages", "12"], language: ["Language", "en"], created_at: ["Added", "2026-01-31T09:00:00Z"] };
 
 // What was typed: a number, true, false or null where it looks like one; in quotes, a text.
@@ -51,11 +52,11 @@ class FilterForm extends HTMLElement {
     this.#showFields([], false);
   }
 
-  // The keys of these documents; the most frequent one is the first choice.
-  async load(collection) {
-    this.collection = collection;
-    const keys = await counts(`/metadata${query({ collection, limit: MOST_KEYS })}`);
-    if (collection !== this.collection || !this.isConnected) return;
+  // The keys of the documents that what was asked before leaves; the most frequent one is the first choice.
+  async load(asked) {
+    this.asked = asked;
+    const keys = await counts(`/metadata${query({ ...asked, limit: MOST_KEYS })}`);
+    if (asked !== this.asked || !this.isConnected) return;
     this.#showFields(keys.data, keys.has_more);
     await this.#loadValues();
   }
@@ -72,14 +73,13 @@ class FilterForm extends HTMLElement {
   }
 
   async #loadValues() {
-    const { collection } = this;
     const key = this.field.value;
     const asking = this.asking = {};
     this.values.inert = true;
-    const { data, has_more: hasMore } = OWN[key] ? { data: [] } : await counts(`/metadata/values${query({ key, collection, limit: MOST_VALUES })}`);
+    const { data, has_more: hasMore } = key === TIME ? { data: [] } : await counts(`/metadata/values${query({ ...this.asked, key, limit: MOST_VALUES })}`);
     if (asking !== this.asking) return;
     this.values.inert = false;
-    this.values.setAttribute("aria-label", `${key} of documents`);
+    this.values.setAttribute("aria-label", `${OWN[key]?.[0] ?? key} of documents`);
     this.value.placeholder = OWN[key]?.[1] ?? (data.length ? typedAs(data[0].value) : "");
     this.offered = data.filter((one) => isExact(one.value));
     this.hasMore = hasMore;

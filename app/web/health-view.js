@@ -8,7 +8,7 @@ import { sentence } from "./tasks-view.js";
 const EVERY = 4000;
 const SVG = "http://www.w3.org/2000/svg";
 const DOWN = { broker: "The queue cannot be reached; work starts later.", embedder: "The embedder is out; searches are answered from words, and work waits.",
-  file_store: "The file store is out; work waits." };
+  file_store: "The file store is out; work waits.", workers: "Documents wait, and no worker takes them up." };
 
 class HealthView extends HTMLElement {
   connectedCallback() {
@@ -44,6 +44,7 @@ class HealthView extends HTMLElement {
       h("section", { class: `card wide state ${isBad ? "bad" : "good"}` }, h("h2", {}, state),
         ...ready.degraded.map((name) => h("p", {}, DOWN[name] ?? name)),
         ...ready.outages.map((one) => h("p", { class: "muted" }, `${one.service.replace("_", " ")}: ${one.reason} (since ${ago(one.since)})`)),
+        ...(ready.pauses ?? []).map((one) => h("p", { class: "muted" }, `${one.reason} Work goes on in ${seconds(Math.max(0, new Date(one.until) - Date.now()) / 1000)}.`)),
         !workers.length && h("p", {}, "Uploads are taken and wait until a worker is started."),
         h("p", { class: "muted" }, `Embedder ${ready.degraded.includes("embedder") ? "out" : "answering"} · sandbox ${ready.sandbox}`)),
       card("Documents", figure(Object.values(stats.documents).reduce((sum, one) => sum + one, 0)), list(Object.entries(stats.documents).filter(([, amount]) => amount))),

@@ -4,7 +4,6 @@ import { Problem, allCollections, get, openOriginal, send } from "./api.js";
 import { copy, fill, h, icon, reconcile, toast } from "./dom.js";
 import { inWords } from "./filter-form.js";
 import { count, counted, decimal, nameOf, pages } from "./format.js";
-import { marksIn } from "./marks.js";
 import { openViewer } from "./pictures.js";
 import { fileRow, keyOf } from "./tasks-view.js";
 import { store } from "./tasks.js";
@@ -26,11 +25,14 @@ function pageOf(hit) {
   return [...lines].reduce((best, one) => (one[1] > best[1] ? one : best), [hit.page_start, 0])[0];
 }
 
-// The passage around the first words that were found, these marked.
-function passage(hit, isWhole) {
+// The passage around the first words that were found, these marked. Marks count characters, not parts of them.
+export function passage(hit, isWhole) {
   const whole = hit.text.replace(/\s+/g, " ").trim();
-  const text = hit.heading && whole.startsWith(`${hit.heading} `) ? whole.slice(hit.heading.length + 1) : whole;
-  const marks = marksIn(text, hit.matched);
+  const skipped = hit.heading && whole.startsWith(`${hit.heading} `) ? hit.heading.length + 1 : 0;
+  const text = whole.slice(skipped);
+  const characters = Array.from(hit.text);
+  const place = (at) => characters.slice(0, at).join("").replace(/\s+/g, " ").trimStart().length - skipped;
+  const marks = hit.marks.map(([begin, end]) => [place(begin), place(end)]).filter(([begin]) => begin >= 0);
   let from = 0;
   if (!isWhole && marks.length) {
     const [first] = marks[0];
@@ -54,11 +56,12 @@ class SearchView extends HTMLElement {
     this.form = h("form", { role: "search", class: "search-form", onsubmit: (event) => { event.preventDefault(); this.#ask(true); } },
       icon("search"), this.input);
     this.filters = h("div", { class: "filters row wrap" });
+    this.adding = h("div", {});
     this.found = h("p", { class: "muted found", id: "found", role: "status" });
     this.tools = h("div", { class: "row" });
     this.results = h("div", { class: "results" });
     this.welcome = h("div", { class: "welcome" });
-    this.append(h("h1", { class: "visually-hidden" }, "Search"), this.form, this.filters,
+    this.append(h("h1", { class: "visually-hidden" }, "Search"), this.form, this.filters, this.adding,
       h("div", { class: "row spread found-row" }, this.found, this.tools), this.results, this.welcome);
     this.input.addEventListener("input", () => {
       clearTimeout(this.typing);
@@ -85,9 +88,9 @@ class SearchView extends HTMLElement {
       documents: address.getAll("document"), where: address.getAll("where").filter(isFilter),
     };
     if (this.asked && JSON.stringify(asked) === JSON.stringify(this.asked)) return;
-    const form = this.querySelector("filter-form");
-    if (form && asked.collection !== this.asked.collection) form.load(asked.collection);
+    const before = JSON.stringify(this.asked && this.#narrowing);
     this.asked = asked;
+    if (JSON.stringify(this.#narrowing) !== before) this.adding.firstChild?.load(this.#narrowing);
     if (this.input.value.trim() !== asked.q) this.input.value = asked.q;
     if (document.activeElement === document.body || document.activeElement?.id === "main") this.input.focus();
     this.#showFilters();
@@ -117,11 +120,21 @@ class SearchView extends HTMLElement {
   }
 
   get request() {
-    const { q, collection, mode, documents, where } = this.asked;
-    const filters = where.map((text) => JSON.parse(text));
-    const filter = filters.length > 1 ? { type: "and", filters } : filters[0];
+    const { q, collection, mode, documents } = this.asked;
+    const filter = this.#filter;
     return { query: q, ...(collection && { collection }), ...(documents.length && { document_ids: documents }),
       ...(filter && { filter }), ...(mode !== "hybrid" && { mode }) };
+  }
+
+  get #filter() {
+    const filters = this.asked.where.map((text) => JSON.parse(text));
+    return filters.length > 1 ? { type: "and", filters } : filters[0];
+  }
+
+  // What leaves some documents only, as a list of metadata is asked for it.
+  get #narrowing() {
+    const { collection, documents } = this.asked;
+    return { collection, document_ids: documents, filter: this.#filter && JSON.stringify(this.#filter) };
   }
 
   async #run() {
@@ -143,7 +156,7 @@ class SearchView extends HTMLElement {
     try {
       const began = performance.now();
       const response = await send("POST", "/search", { signal: asking.signal,
-        json: { ...this.request, group_by: "document", group_size: 3, limit: 12, explain: true } });
+        json: { ...this.request, group_by: "document", group_size: 3, limit: 12, explain: true, highlight: true } });
       const answer = await response.json();
       if (asking !== this.asking) return;
       this.answer = answer;
@@ -266,23 +279,25 @@ class SearchView extends HTMLElement {
 
   async #showFilters() {
     const collections = await this.#collectionsOnce();
-    if (!this.isConnected || !collections || this.querySelector("filter-form")) return;
+    if (!this.isConnected || !collections) return;
     const hadFocus = this.filters.contains(document.activeElement) && document.activeElement.id;
     const { collection, mode, documents, where } = this.asked;
     const amount = Object.fromEntries(collections.map((one) => [one.name, one.documents.ready]));
+    const isCounted = !documents.length && !where.length; // what other filters leave of each is not known
+    const labelled = (name, documents) => (isCounted ? `${name} (${count(documents)})` : name);
     const names = collections.map((one) => one.name);
     if (collection && !names.includes(collection)) names.push(collection);
     const total = collections.reduce((sum, one) => sum + one.documents.ready, 0);
     const choice = h("select", { id: "in-collection", "aria-label": "Collection", onchange: (event) => this.#go({ collection: event.target.value }) },
-      h("option", { value: "" }, `All collections (${count(total)})`),
-      ...names.map((name) => h("option", { value: name, selected: name === collection }, `${name} (${count(amount[name] ?? 0)})`)));
+      h("option", { value: "" }, labelled("All collections", total)),
+      ...names.map((name) => h("option", { value: name, selected: name === collection }, labelled(name, amount[name] ?? 0))));
     const how = h("select", { id: "by-mode", "aria-label": "Search by", onchange: (event) => this.#go({ mode: event.target.value }) },
       ...Object.entries(MODES).map(([value, label]) => h("option", { value, selected: value === mode }, label)));
     const chips = [
       ...documents.map((id) => this.#chip(this.#nameOfDocument(id), () => this.#go({ documents: documents.filter((one) => one !== id) }))),
       ...where.map((text) => this.#chip(inWords(JSON.parse(text)), () => this.#go({ where: where.filter((one) => one !== text) })))];
     fill(this.filters, choice, how, ...chips,
-      h("button", { type: "button", class: "quiet", id: "add-filter", onclick: () => this.#addFilter() }, "+ Filter"));
+      h("button", { type: "button", class: "quiet", id: "add-filter", hidden: this.adding.hasChildNodes(), onclick: () => this.#addFilter() }, "+ Filter"));
     if (hadFocus) document.getElementById(hadFocus)?.focus();
   }
 
@@ -302,9 +317,10 @@ class SearchView extends HTMLElement {
       this.input.focus();
       if (filter) this.#go({ where: [...this.asked.where, JSON.stringify(filter)] });
     } });
-    this.filters.lastElementChild.replaceWith(form);
+    fill(this.adding, form);
+    this.#showFilters();
     form.field.focus();
-    form.load(this.asked.collection);
+    form.load(this.#narrowing);
   }
 
   #curl() {

@@ -191,8 +191,10 @@ async def searches(bound: httpx.AsyncClient, own: Library, foreign: Library) -> 
     answers = []
     for mode in ("hybrid", "vector", "text"):
         question = {"query": "salt marsh plants", "mode": mode, "neighbours": 1, "limit": 50}
+        question["highlight"] = True
         found = await bound.post("/search", json=question)
         assert {hit["document_id"] for hit in found.json()["data"]} == {own.ready["document_id"]}
+        assert any(hit["marks"] for hit in found.json()["data"])
         answers.append(found)
         for narrower in (
             {"collection": FOREIGN},
@@ -319,6 +321,9 @@ async def counts_its_own_metadata(
     values = await bound.get("/metadata/values", params={"key": "shelf"})
     assert values.json()["data"] == [{"value": OWN, "documents": 1}]
     there = [await bound.get("/metadata", params={"collection": FOREIGN})]
+    there.append(await bound.get("/metadata", params={"document_ids": [foreign.ready["document_id"]]}))
+    by_name = {"filter": json.dumps({"type": "eq", "key": "filename", "value": f"{FOREIGN}.pdf"})}
+    there.append(await bound.get("/metadata", params=by_name))
     for key in ("shelf", FOREIGN):
         there.append(await bound.get("/metadata/values", params={"collection": FOREIGN, "key": key}))
     for answer in there:

@@ -138,6 +138,18 @@ async def test_a_hit_says_where_it_is(
     )
 
 
+async def test_a_hit_says_where_its_words_stand_if_asked(
+    client: httpx.AsyncClient, documents: dict[str, str]
+) -> None:
+    for more in ({}, {"mode": "vector"}, {"mode": "text"}, {"group_by": "document"}):
+        found = await search(client, query="the salted flours", highlight=True, **more)
+        hit = found["data"][0]["hits"][0] if "group_by" in more else found["data"][0]
+        marked = {hit["text"][start:end].lower() for start, end in hit["marks"]}
+        assert {"salt", "flour"} <= marked <= {"salt", "flour", "salted"}, more
+    nothing = await search(client, query="zzzyx", mode="text", highlight=True)
+    assert nothing["data"] == []
+
+
 async def test_hybrid_and_ten_are_what_one_gets_unasked(
     client: httpx.AsyncClient, documents: dict[str, str]
 ) -> None:
@@ -373,10 +385,12 @@ def test_the_parts_of_a_score_are_shown_only_if_asked_for() -> None:
         explain={"words": 0.7, "vector": 0.2},
         places={"words": 1, "vector": 4},
     )
-    asked = SearchHit.of(hit, explain=True).model_dump()
+    asked = SearchHit.of(hit, [(0, 3)], explain=True).model_dump()
     assert (asked["matched"], asked["explain"]) == (["danube"], {"words": 0.7, "vector": 0.2})
     assert asked["places"] == {"words": 1, "vector": 4}
-    assert SearchHit.of(hit, explain=False).model_dump().keys() == asked.keys() - {"explain", "places"}
+    assert asked["marks"] == [(0, 3)]
+    plain = SearchHit.of(hit, None, explain=False).model_dump()
+    assert plain.keys() == asked.keys() - {"explain", "places", "marks"}
 
 
 async def test_a_reranker_gives_the_fifty_best_of_hybrid_search_its_own_order(

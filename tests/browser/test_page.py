@@ -23,6 +23,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from app.api.web_page import WEB
 from app.storage.database import Database
+from app.storage.embedding_budget import pause
 from tests.browser.browsing import CHROMIUM, Visit, browsing, drop, drop_from_disk, sample, shoot, visiting
 from tests.large_pdf import pdf
 from tests.stacks import SAMPLES, Up
@@ -287,40 +288,39 @@ async def yellow_share(viewer: Locator) -> float:
     return share
 
 
+async def test_words_are_marked_in_all_their_forms_and_no_others(visit: Visit, report: str) -> None:
+    page = await visit.open("#/search?q=producing+turbine+wind+speed")
+    await expect(page.locator(".hit mark").first).to_be_visible()
+    marked = {text.lower() for text in await page.locator(".hit mark").all_inner_texts()}
+    assert {"turbine", "turbines", "produced"} <= marked
+    assert marked <= {"turbine", "turbines", "produced", "produce", "produces", "wind", "winds", "speed"}
+
+
 @pytest.mark.parametrize(
-    ("words", "text", "marked"),
+    ("hit", "shown"),
     [
-        (["port"], "The port has ports; a portfolio, portable, portal, important.", ["port", "ports"]),
-        (["company"], "Companies, the company's accompanied", ["Companies", "company"]),
+        ({"text": " The 𝔐𝔐  big\n eagle.", "marks": [[14, 19]]}, ["The 𝔐𝔐 big ", "<eagle>", "."]),
         (
-            ["running", "stop"],
-            "It runs, ran, will run, stopped, stops; top",
-            ["runs", "run", "stopped", "stops"],
+            {"text": "Birds\nof prey fly", "marks": [[0, 5], [6, 8]], "heading": "Birds"},
+            ["<of>", " prey fly"],
         ),
-        (
-            ["operate"],
-            "operations of an operating operator, opening",
-            ["operations", "operating", "operator"],
-        ),
-        (["eagles", "q3"], "An eagle, eaglet. Q3 and Q34", ["eagle", "eaglet", "Q3"]),
-        (["uber", "déclarées"], "Über allem, déclarer; Uberto", ["Über", "déclarer"]),
-        (["契約", "約書"], "取引先との契約書を確認", ["契約書"]),
-        (["a+b", "."], "a+b. (a)", []),
-        ([], "nothing", []),
+        ({"text": "<b>eagles</b>", "marks": [[3, 9]]}, ["<b>", "<eagles>", "</b>"]),
+        ({"text": "nothing", "marks": []}, ["nothing"]),
     ],
 )
-async def test_forms_of_the_words_that_were_found_are_marked(
-    visit: Visit, words: list[str], text: str, marked: list[str]
+async def test_marks_are_put_where_the_answer_says(
+    visit: Visit, hit: dict[str, Any], shown: list[str]
 ) -> None:
     page = await visit.open()
-    found = await page.evaluate(
-        """async ([text, words]) => {
-            const { marksIn } = await import("/web/marks.js");
-            return marksIn(text, words).map(([from, to]) => text.slice(from, to));
+    parts = await page.evaluate(
+        """async (hit) => {
+            const { passage } = await import("/web/search-view.js");
+            const shown = (part) => part?.tagName === "MARK" ? `<${part.textContent}>` : part;
+            return passage(hit, true).map(shown);
         }""",
-        [text, words],
+        hit,
     )
-    assert found == marked
+    assert [part for part in parts if part] == shown
 
 
 async def test_the_address_holds_the_search_and_the_back_button_leads_back(visit: Visit, report: str) -> None:
@@ -394,16 +394,62 @@ async def test_a_filter_is_chosen_from_what_documents_have_with_counts(
     await expect(found).to_have_count(1)
 
     await page.get_by_role("button", name="+ Filter").click()
-    await field.select_option("metadata.pages")
-    await page.get_by_role("button", name="A4, folded, 1 document").click()
+    await expect(field.locator("option:checked")).to_have_text("draft (1)")
+    await expect(field.locator("option[value='metadata.pages']")).to_have_count(0)  # what is left has none
+    await page.get_by_label("Value").fill("false")
+    await page.get_by_role("button", name="Add", exact=True).click()
     await expect(page.get_by_role("heading", name="Nothing was found")).to_be_visible()
     await page.get_by_role("button", name="Search everything").click()
     await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("metadata.pages")
+    await expect(page.get_by_role("button", name="A4, folded, 1 document")).to_be_visible()
     await field.select_option("tags")
     await expect(page.get_by_role("button", name="elsewhere, 1 document")).to_be_visible()
     await page.get_by_label("Collection").select_option(described)  # counts follow
     await expect(values).to_have_count(4)
     await expect(field.locator("option:checked")).to_have_text("tags (3)")
+
+
+async def test_counts_beside_values_follow_the_filters_that_are_set(visit: Visit, described: str) -> None:
+    page = await visit.open(f"#/search?q=turbines+marsh+Wildbienen&collection={described}")
+    field, values, chips = page.get_by_label("Field"), page.locator(".value"), page.locator(".chip")
+    collection = page.get_by_label("Collection").locator("option:checked")
+    await expect(collection).to_have_text(f"{described} (3)")
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("language")
+    await expect(values).to_have_text(["en2", "de1"])
+    await page.get_by_role("button", name="en, 2 documents").click()
+    await expect(chips).to_have_text("language is en")
+    await expect(collection).to_have_text(described)  # of how many are left of each nothing is known
+
+    await page.get_by_role("button", name="+ Filter").click()
+    await expect(field.locator("option:checked")).to_have_text("tags (2)")
+    await expect(values).to_have_text(["sea2", "<b>salt</b>1", "wind1"])
+    await page.get_by_role("button", name="wind, 1 document").click()
+    await expect(page.locator(".group h2")).to_have_count(1)
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("year")
+    await expect(values).to_have_text(["20251"])
+    await shoot(page, "filter-narrowed")
+
+    await page.get_by_role("button", name="Remove filter: tags is wind").click()
+    await expect(chips).to_have_text("language is en")
+    await expect(values).to_have_text(["20241", "20251"])
+    await page.get_by_role("button", name="Remove filter: language is en").click()
+    await expect(chips).to_have_count(0)
+    await expect(values).to_have_text(['"2025"1', "20241", "20251"])
+    await field.select_option("filename")
+    await expect(values).to_have_count(3)
+    await field.press("Escape")
+    await (
+        page.get_by_role("region", name="Wildbienen in der Stadt")
+        .get_by_role("button", name="Only here")
+        .click()
+    )
+    await expect(chips).to_have_text("In “Wildbienen in der Stadt”")
+    await page.get_by_role("button", name="+ Filter").click()
+    await field.select_option("language")
+    await expect(values).to_have_text(["de1"])
 
 
 async def test_a_filter_is_chosen_with_the_keyboard_on_a_phone_in_the_dark(
@@ -601,6 +647,21 @@ async def test_health_shows_workers_verdicts_and_what_is_confined(visit: Visit, 
     await expect(page.locator(".card", has_text="Workers").locator("li")).to_have_count(2)
     await expect(page.get_by_role("img", name=re.compile("Pages in each"))).to_be_visible()
     await expect(page.locator(".bars")).to_contain_text("success")
+
+
+async def test_health_says_until_when_the_embedder_wants_to_be_left_alone(
+    visit: Visit, database: Database
+) -> None:
+    async with database.transaction() as connection:
+        await pause(connection, 120, spares_urgent=False)
+    page = await visit.open("#/health")
+    state = page.locator(".state")
+    await expect(state).to_contain_text("Something is out")
+    await expect(state).to_contain_text(re.compile(r"left alone .* Work goes on in 1\.\d min|in 2 min"))
+    await shoot(page, "health-pause")
+    async with database.transaction() as connection:
+        await connection.execute(text("DELETE FROM embedding_budget"))
+    await expect(state).to_contain_text("All is well")
 
 
 @pytest.mark.heavy

@@ -242,7 +242,7 @@ def test_a_service_that_is_not_there_is_told_in_one_sentence(command: tuple[str,
 def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_PAGES", "many")
     finished = pdf_ingest("up", url="unused")
-    assert finished.returncode == 1
+    assert finished.returncode == 2
     assert finished.stderr.startswith("The settings are not valid. MAX_PAGES: ")
     assert "Traceback" not in finished.stderr
     monkeypatch.delenv("MAX_PAGES")

@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
 
+from app.api.schemas import Ready
 from app.config import Settings
 from app.embeddings.base import URGENT_SECONDS
 from app.embeddings.budget import Budget, NoBudget
@@ -17,6 +20,7 @@ from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres
 from app.resources import open_services
 from app.services.embedding_budget import FleetBudget
+from app.services.readiness import Readiness, check_readiness
 from app.services.searching import Search
 from app.storage.database import Database
 from tests.databases import migrated
@@ -161,10 +165,51 @@ async def test_a_pause_holds_who_waits_and_who_comes_later_and_is_not_added_to_i
 async def test_a_question_does_not_wait_for_a_long_pause(database: Database, elsewhere: Database) -> None:
     for budget in (of_requests(database), NoBudget()):
         await budget.pause(URGENT_SECONDS + 30)
-        with pytest.raises(EmbeddingFailed, match="no more requests"):
+        with pytest.raises(EmbeddingFailed, match=r"no more requests for (33|3[0-2]) seconds"):
             await budget.wait(1, is_urgent=True)
     with pytest.raises(EmbeddingFailed, match="no more requests"):
         await of_requests(elsewhere).wait(1, is_urgent=True)
+
+
+@pytest.mark.parametrize("has_limits", [True, False])
+async def test_a_pause_is_seen_by_who_asks_whether_all_is_well(
+    database: Database, settings: Settings, stub: EmbeddingStub, *, has_limits: bool
+) -> None:
+    async def is_up() -> bool:
+        return True
+
+    limits = {"embedding_requests_per_minute": 600 if has_limits else 0}
+    async with open_services(settings.model_copy(update=limits)) as services:
+
+        async def found() -> Readiness:
+            return await check_readiness(services.database, services.space_id, is_up)
+
+        assert (await found()).embedder_pause is None
+        await services.rag.budget.pause(URGENT_SECONDS + 30, spares_urgent=True)
+        ready = await found()
+        assert ready.degraded == [], "questions go on"
+        assert ready.embedder_pause is not None
+        await forget_turns(database)
+
+        stub.behaviour.failures = [Failure(status=429, retry_after="100")]
+        run = asyncio.create_task(services.rag.ingest_pdf("", await upload(services, pages=1)))
+
+        async def is_told() -> bool:
+            return (await found()).degraded == ["embedder"]
+
+        await eventually(is_told)
+        ready = await found()
+        assert (ready.faults, ready.outages) == ({}, [])
+        assert ready.embedder_pause is not None
+        left = ready.embedder_pause.until - datetime.now(UTC)
+        assert timedelta(seconds=80) < left < timedelta(seconds=101)
+        (told,) = Ready.of(ready, "full").model_dump(mode="json")["pauses"]
+        assert told["service"] == "embedder"
+        assert "Retry-After" in told["reason"]
+        run.cancel()
+        with suppress(asyncio.CancelledError):
+            await run
+    await forget_turns(database)
 
 
 async def test_a_question_goes_while_only_the_documents_tokens_are_used_up(

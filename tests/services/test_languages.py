@@ -110,6 +110,36 @@ async def test_words_find_the_page_they_are_on_in_any_form(
     assert await first_page_found(library, question, "hybrid") == page
 
 
+@pytest.mark.parametrize(
+    ("question", "marked"),
+    [
+        ("vertrage prüfung kündigen", ["Verträge", "Prüfung"]),
+        ("was ist mit den Verträgen", ["Verträge"]),
+        ("societe declarer", ["déclarées", "sociétés"]),
+        ("l'entreprise", ["entreprise"]),
+        ("契約書", ["契約書"]),
+        ("取引先の契約書", ["取引先", "の契約書"]),
+        ("fy2018", ["FY18"]),
+        ("what are the offices of the company", ["company", "offices"]),
+        ("10k revenue grow", ["10-K", "revenues", "growing"]),
+        ("K10 form operate", ["Form"]),
+        ("<b> & | ! :*", []),
+    ],
+)
+async def test_words_are_marked_in_any_form_and_nothing_else_is(
+    library: Services, question: str, marked: list[str]
+) -> None:
+    search = Search(query=question, mode="vector")
+    found = await library.rag.search(search)
+    assert len(found.hits) >= 4
+    marks = await library.rag.marks(found, search)
+    best = {tuple(hit.text[start:end] for start, end in marks[hit.chunk_id]) for hit in found.hits}
+    assert tuple(marked) in best
+    for hit in found.hits:
+        ends = [place for span in marks[hit.chunk_id] for place in span]
+        assert ends == sorted(set(ends)), "in order, and apart"
+
+
 async def test_a_resumed_run_goes_on_in_the_language_it_began_in(library: Services) -> None:
     async with library.database.transaction() as connection:
         document_id = await connection.scalar(

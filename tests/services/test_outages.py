@@ -1,11 +1,13 @@
 """A service that is out is nobody's verdict: documents wait, and go on by themselves."""
 
 import asyncio
+import re
 import resource
 import shutil
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,13 +18,26 @@ from sqlalchemy import text
 from structlog.testing import capture_logs
 
 from app.config import Settings
-from app.errors import EmbeddingFailed, EmbeddingRefused, StorageFailed, TextRefused, WorkHeld
+from app.errors import (
+    DiskFull,
+    EmbeddingFailed,
+    EmbeddingRefused,
+    EmptyFile,
+    PathNotAllowed,
+    PDFIngestError,
+    StorageFailed,
+    TextRefused,
+    WorkHeld,
+)
 from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
-from app.metrics import Figure
+from app.metrics import Figure, counters
 from app.resources import Services, open_services
+from app.services.detection import LanguageDetector
 from app.services.document_service import AcceptedFile, UploadOptions
+from app.services.rag_service import DISK_OF_WORKER
 from app.services.readiness import check_readiness
+from app.services.retries import MAX_RETRIES
 from app.services.searching import Search
 from app.storage import runs
 from app.storage.database import Database
@@ -32,6 +47,7 @@ from tests.pdfs.hostile import prose, shown
 from tests.services.workshop import eventually, in_parts, outcomes_as_answer
 
 KEY = "the right key"
+FULL_DISK = Path("/dev/full")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +155,16 @@ async def test_readiness_and_metrics_say_why_and_since_when(services: Services, 
     readiness = await check_readiness(services.database, services.space_id, is_up)
     assert (readiness.faults, readiness.degraded) == ({}, ["embedder"])
     assert "credit" in readiness.outages[0].reason
+    since = readiness.outages[0].since
     assert await outage_seconds(services) > 0
+    stub.behaviour.failures = [Failure(status=401)] * 10
+
+    async def is_key_refused() -> bool:
+        (outage,) = (await check_readiness(services.database, services.space_id, is_up)).outages
+        assert outage.since == since
+        return "EMBEDDING_API_KEY" in outage.reason
+
+    await eventually(is_key_refused)
     stub.behaviour.failures = []
 
     async def is_over() -> bool:
@@ -302,6 +327,29 @@ async def test_a_machine_without_room_for_temporary_files_fails_nothing(
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 
+class DetectorOnAFullDisk(LanguageDetector):
+    """Unpacks its model where the kernel says that there is no room."""
+
+    def detect(self, texts: Iterable[str]) -> str | None:
+        FULL_DISK.write_bytes(b"model")
+        return super().detect(texts)
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no full disk on this system")
+async def test_a_full_disk_of_a_worker_is_waited_for_however_long_it_takes(services: Services) -> None:
+    there = replace(services.rag, detector=DetectorOnAFullDisk())
+    task_id = await upload(services)
+    for _ in range(MAX_RETRIES + 2):
+        with pytest.raises(DiskFull, match=DISK_OF_WORKER):
+            await there.ingest_pdf("", task_id)
+        row = await row_of(services, task_id)
+        assert (row.status, row.error_code) == ("retrying", "storage_failed")
+        assert row.error_message == DISK_OF_WORKER
+        await make_due(services)
+    assert await degraded(services) == [], "the disk of the file store has room"
+    assert await services.rag.ingest_pdf("", task_id) > 0
+
+
 @pytest.fixture
 async def services_with_folder(settings: Settings, tmp_path: Path) -> AsyncIterator[tuple[Services, Path]]:
     folder = tmp_path / "incoming"
@@ -383,3 +431,37 @@ async def test_a_time_limit_that_is_reached_in_an_outage_is_no_verdict(
         await run
     await services.rag.give_up(task_id)
     assert (await row_of(services, task_id)).status == "queued"
+
+
+async def test_a_time_limit_is_counted_once_among_the_verdicts(services: Services) -> None:
+    task_id = await upload(services)
+    before = counted("timed_out")
+    for _ in range(2):  # of two deliveries
+        await services.rag.give_up(task_id)
+    assert (await row_of(services, task_id)).error_code == "timed_out"
+    assert counted("timed_out") == before + 1
+
+
+async def test_what_becomes_of_a_path_without_being_read_is_counted_among_the_verdicts(
+    services_with_folder: tuple[Services, Path],
+) -> None:
+    services, folder = services_with_folder
+    before = {verdict: counted(verdict) for verdict in ("path_not_allowed", "empty_file", "success")}
+    (folder / "empty.pdf").touch()
+    for path, error in ((Path("/etc/hostname"), PathNotAllowed), (folder / "empty.pdf", EmptyFile)):
+        task_id = uuid4()
+        for _ in range(2):  # of two deliveries
+            with pytest.raises(PDFIngestError, match=re.escape(error.default_message)):
+                await services.rag.ingest_pdf(str(path), task_id)
+    (folder / "known.pdf").write_bytes(prose(2))
+    for _ in range(2):  # the second one shares what the first has stored
+        assert await services.rag.ingest_pdf(str(folder / "known.pdf"), uuid4()) > 0
+    after = {verdict: counted(verdict) for verdict in before}
+    grown = {verdict: after[verdict] - before[verdict] for verdict in before}
+    assert grown == {"path_not_allowed": 1, "empty_file": 1, "success": 2}
+
+
+def counted(verdict: str) -> float:
+    """How many ingestions have ended so in this process."""
+    found = counters().registry.get_sample_value("pdf_ingest_process_verdicts_total", {"verdict": verdict})
+    return found or 0.0

@@ -20,6 +20,7 @@ from app.services.incoming import IncomingFiles
 from app.services.outages import Outages
 from app.storage import runs
 from app.storage.database import Database
+from app.storage.tasks import result_of
 from tests.services.workshop import Workshop, pdf
 
 
@@ -213,6 +214,7 @@ async def test_a_path_s_file_is_looked_at_like_an_upload(
         await take(workshop, folder, content, task_id)
     row = await workshop.row(task_id)
     assert (row.status, row.error_code) == ("error", error.code)
+    assert result_of(row)["retryable"] is False, "whoever asks later is told what the first was"
     assert workshop.stored() == set()
     assert await workshop.count_documents() == 0
 

@@ -1,17 +1,18 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
+from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres, free_port
 from app.services.readiness import check_readiness
 from app.storage.database import Database
-from app.storage.models import Base
 from app.storage.readiness import is_behind, newest_revision
 from app.storage.spaces import open_space
+from tests.databases import migrated
 
 
 async def broker_is_up() -> bool:
@@ -29,15 +30,7 @@ async def broker_hangs() -> bool:
 
 @pytest.fixture(scope="module")
 async def database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    postgres.create_database("readiness")
-    database = Database(postgres.url("readiness"))
-    async with database.transaction() as connection:
-        await connection.execute(text("CREATE EXTENSION vector"))
-        await connection.run_sync(Base.metadata.create_all)
-        await connection.execute(text("CREATE TABLE alembic_version (version_num text)"))
-        await connection.execute(
-            text("INSERT INTO alembic_version VALUES (:newest)"), {"newest": newest_revision()}
-        )
+    database = Database(await migrated(postgres, "readiness"))
     yield database
     await database.close()
 
@@ -55,6 +48,45 @@ async def test_nothing_is_missing_when_all_is_in_order(database: Database, space
 async def test_without_a_broker_the_service_is_degraded_not_down(database: Database, space_id: int) -> None:
     readiness = await check_readiness(database, space_id, broker_is_down)
     assert (readiness.faults, readiness.degraded) == ({}, ["broker"])
+
+
+async def test_work_that_no_worker_asks_for_is_told(database: Database, space_id: int) -> None:
+    async def found(is_broker_up: Callable[[], Awaitable[bool]] = broker_is_up) -> list[str]:
+        readiness = await check_readiness(database, space_id, is_broker_up)
+        assert readiness.faults == {}
+        assert [outage.service for outage in readiness.outages] == [
+            service for service in readiness.degraded if service != "broker"
+        ]
+        return readiness.degraded
+
+    async def do(statement: str) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text(statement), {"id": uuid7()} if ":id" in statement else {})
+
+    await do(
+        "INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, status, created_at)"
+        " VALUES (:id, :id, 'a.pdf', '', 1, 'queued', now() - interval '20 seconds')"
+    )
+    assert await found() == [], "it has not waited for long"
+    await do("UPDATE ingestions SET created_at = now() - interval '31 seconds'")
+    assert await found() == ["workers"]
+    assert await found(broker_is_down) == ["broker"], "nobody can tell workers of it"
+    await do("INSERT INTO outages (service, reason, next_probe_at) VALUES ('embedder', 'no key', now())")
+    assert await found() == ["embedder"], "workers begin nothing in an outage"
+    await do("DELETE FROM outages")
+    await do("INSERT INTO workers (holder, seen_at) VALUES ('one', now() - interval '20 seconds')")
+    assert await found() == [], "one has asked for work"
+    await do("UPDATE workers SET seen_at = now() - interval '31 seconds'")
+    await do("UPDATE ingestions SET next_attempt_at = now() + interval '1 minute'")
+    assert await found() == [], "it is tried again later"
+    await do("UPDATE ingestions SET next_attempt_at = now() - interval '31 seconds'")
+    assert await found() == ["workers"]
+    await do(
+        "INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, status)"
+        " VALUES (:id, :id, 'b.pdf', '', 1, 'processing')"
+    )
+    assert await found() == [], "one is at work"
+    await do("DELETE FROM ingestions")
 
 
 async def test_a_broker_that_hangs_delays_the_answer_by_two_seconds_at_most(

@@ -93,6 +93,8 @@ async def test_keys_are_named_as_conditions_name_them(
         ("nothing", []),
         ("unheard of", []),
         ("note", [("n" * MOST_CHARACTERS, 1)]),
+        ("filename", [("a.pdf", 5)]),
+        ("language", []),
     ],
 )
 async def test_values_are_counted_as_conditions_find_them(
@@ -104,7 +106,11 @@ async def test_values_are_counted_as_conditions_find_them(
         condition = Comparison("eq", key, one.value)
         conditions, parameters = SearchFilter(shelf.collection, condition=condition).sql()
         found = await connection.scalar(
-            text(f"SELECT count(*) FROM documents d WHERE {conditions}"), parameters
+            text(
+                "SELECT count(*) FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id "
+                f"WHERE {conditions}"
+            ),
+            parameters,
         )
         assert found == one.documents
 

@@ -202,7 +202,7 @@ async def test_settings_of_a_search_end_with_its_transaction(
     )
     async with one_connection.transaction() as connection:
         await search_vector(connection, library.space_id, a_vector(library, 0), EVERYTHING, 10)
-        assert tuple((await connection.execute(show)).one()) == ("force_custom_plan", "relaxed_order", "200")
+        assert tuple((await connection.execute(show)).one()) == ("force_custom_plan", "relaxed_order", "300")
     async with one_connection.transaction() as connection:
         assert tuple((await connection.execute(show)).one()) == ("auto", "off", "40")
 
@@ -379,7 +379,7 @@ async def test_a_long_list_gives_nearly_what_comparing_everything_gives(
         expected += len(best)
         found += len({hit.chunk_id for hit in hits} & set(best))
     assert expected > 100
-    assert found / expected >= 0.8  # 0.85 to 0.93, from draw to draw; 0.95 with twice as many compared
+    assert found / expected >= 0.9  # 0.95 and 0.98
 
 
 async def test_min_score_of_text_is_a_threshold_of_rank(library: Library) -> None:

@@ -52,7 +52,7 @@ async def test_a_space_is_a_table_with_an_index_on_vectors_and_one_on_ingestions
             text("SELECT indexdef FROM pg_indexes WHERE tablename = :table"), {"table": table}
         )
         indexes = " ".join(sorted(row.indexdef for row in rows))
-    assert "USING hnsw (embedding halfvec_ip_ops)" in indexes
+    assert "USING hnsw (embedding halfvec_ip_ops) WITH (m='8')" in indexes
     assert "USING btree (ingestion_id)" in indexes
     assert "UNIQUE INDEX" in indexes
 

@@ -283,16 +283,16 @@ async def fail(connection: AsyncConnection, lease: Lease, space_id: int, error: 
         raise LeaseLost
 
 
-async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError) -> None:
-    """End a run with a verdict, whoever holds it; a final one stays as it is."""
-    await _end(connection, space_id, error, "id = :id", id=ingestion_id)
+async def end(connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError) -> bool:
+    """End a run with a verdict, whoever holds it; False for a final one, which stays as it is."""
+    return bool(await _end(connection, space_id, error, "id = :id", id=ingestion_id))
 
 
 async def refuse(
     connection: AsyncConnection, ingestion_id: UUID, space_id: int, error: PDFIngestError
-) -> None:
-    """End a run whose file cannot be taken in, unless another delivery has taken it in meanwhile."""
-    await _end(connection, space_id, error, "id = :id AND path IS NOT NULL", id=ingestion_id)
+) -> bool:
+    """End a run whose file cannot be taken in; False when another delivery has done that, or taken it in."""
+    return bool(await _end(connection, space_id, error, "id = :id AND path IS NOT NULL", id=ingestion_id))
 
 
 async def cancel(connection: AsyncConnection, ingestion_id: UUID, space_id: int) -> bool:
