@@ -551,8 +551,8 @@ async def test_a_service_that_forgets_its_conditions_lists_and_finds_its_own(
     listed = await documents.list_documents(DocumentFilter(), DocumentOrder(), None, 500)
     assert str(own.ready["document_id"]) in {str(view.id) for view, _ in listed}
     assert {view.collection for view, _ in listed if not view.collection.startswith("reports")} == set()
-    assert FOREIGN not in {counted.key for counted in await documents.count_keys(None, 500)}
-    assert {counted.value for counted in await documents.count_values("shelf", None, 500)} == {OWN}
+    assert FOREIGN not in {counted.key for counted in await documents.count_keys(SearchFilter(), 500)}
+    assert {counted.value for counted in await documents.count_values(SearchFilter(), "shelf", 500)} == {OWN}
     tasks = await services.progress.list_tasks(TaskFilter(), None, 500, FORGETFUL)
     assert str(own.ready["task_id"]) in {str(task.task_id) for task in tasks}
     assert not {str(task.task_id) for task in tasks} & foreign.traces

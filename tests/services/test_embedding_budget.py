@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -18,7 +18,7 @@ from app.embeddings.budget import Budget, NoBudget
 from app.errors import EmbeddingFailed, WorkHeld
 from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres
-from app.resources import open_services
+from app.resources import Services, open_services
 from app.services.embedding_budget import FleetBudget
 from app.services.readiness import Readiness, check_readiness
 from app.services.searching import Search
@@ -28,6 +28,8 @@ from tests.services.test_outages import row_of, upload
 from tests.services.workshop import eventually
 
 FIFTH_SECOND = 300  # requests a minute
+
+Found = Callable[[], Awaitable[Readiness]]
 
 
 @pytest.fixture(scope="module")
@@ -171,27 +173,37 @@ async def test_a_question_does_not_wait_for_a_long_pause(database: Database, els
         await of_requests(elsewhere).wait(1, is_urgent=True)
 
 
-@pytest.mark.parametrize("has_limits", [True, False])
-async def test_a_pause_is_seen_by_who_asks_whether_all_is_well(
-    database: Database, settings: Settings, stub: EmbeddingStub, *, has_limits: bool
-) -> None:
+@asynccontextmanager
+async def watched(settings: Settings, *, has_limits: bool) -> AsyncIterator[tuple[Services, Found]]:
+    """Services, and what `/readyz` has to tell of them."""
+
     async def is_up() -> bool:
         return True
 
     limits = {"embedding_requests_per_minute": 600 if has_limits else 0}
     async with open_services(settings.model_copy(update=limits)) as services:
+        yield services, lambda: check_readiness(services.database, services.space_id, is_up)
 
-        async def found() -> Readiness:
-            return await check_readiness(services.database, services.space_id, is_up)
 
+@pytest.mark.parametrize("has_limits", [True, False])
+async def test_a_pause_for_documents_alone_is_seen_and_takes_nothing_from_questions(
+    database: Database, settings: Settings, *, has_limits: bool
+) -> None:
+    async with watched(settings, has_limits=has_limits) as (services, found):
         assert (await found()).embedder_pause is None
         await services.rag.budget.pause(URGENT_SECONDS + 30, spares_urgent=True)
         ready = await found()
         assert ready.degraded == [], "questions go on"
         assert ready.embedder_pause is not None
-        await forget_turns(database)
+    await forget_turns(database)
 
-        stub.behaviour.failures = [Failure(status=429, retry_after="100")]
+
+@pytest.mark.parametrize("has_limits", [True, False])
+async def test_a_pause_is_seen_by_who_asks_whether_all_is_well(
+    database: Database, settings: Settings, stub: EmbeddingStub, *, has_limits: bool
+) -> None:
+    stub.behaviour.failures = [Failure(status=429, retry_after="100")]
+    async with watched(settings, has_limits=has_limits) as (services, found):
         run = asyncio.create_task(services.rag.ingest_pdf("", await upload(services, pages=1)))
 
         async def is_told() -> bool:
