@@ -229,7 +229,7 @@ class Library:
                 await connection.execute(text(f"DROP INDEX {name}"))
         yield
         async with self.database.transaction() as connection:
-            await connection.execute(text("SET LOCAL maintenance_work_mem = '512MB'"))
+            await connection.execute(text("SET LOCAL maintenance_work_mem = '2GB'"))
             for definition in definitions.values():
                 await connection.execute(text(definition))
 
