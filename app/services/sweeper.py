@@ -28,7 +28,8 @@ from app.storage.outages import list_outages
 from app.storage.runs import LostLease
 from app.storage.runs.conditions import LEASE_SECONDS
 
-SWEEP_SECONDS = 0.5  # it is most of what the death of a process costs its document
+SWEEP_SECONDS = 0.5
+LOOK_SECONDS = 0.25  # it is most of what the death of a process costs its document
 DUTY_SECONDS = 1.0
 TRIM_SECONDS = 30.0
 TIDY_SECONDS = 600.0
@@ -71,8 +72,9 @@ class Sweeper:
         self._is_leader = False
 
     async def run(self) -> None:
-        """Sweep twice a second until cancelled. What takes long is done beside it."""
+        """Sweep until cancelled. What takes long is done beside it."""
         await asyncio.gather(
+            _every(LOOK_SECONDS, self.free_lost),
             _every(SWEEP_SECONDS, self.sweep),
             _every(DUTY_SECONDS, self.outages.probe),
             _every(DUTY_SECONDS, self.delete_files),
@@ -88,9 +90,13 @@ class Sweeper:
         """Short statements, each a transaction of its own: a sweeper that is stopped holds up nobody."""
         led_seconds = await self._lead()
         # When nobody swept for a while, the database or all of us stood still: leases may yet be renewed.
-        await self._free_lost(with_expired=led_seconds is not None and led_seconds > LEASE_SECONDS)
+        await self._free(with_expired=led_seconds is not None and led_seconds > LEASE_SECONDS)
         if self._is_leader:
             await self._announce_what_waits()
+
+    async def free_lost(self) -> None:
+        """What processes of this machine held that have died."""
+        await self._free(with_expired=False)
 
     async def delete_files(self) -> None:
         """Rows went first; the files follow, and are forgotten once they are gone."""
@@ -159,7 +165,7 @@ class Sweeper:
         self._is_leader = seconds is not None
         return seconds
 
-    async def _free_lost(self, *, with_expired: bool) -> None:
+    async def _free(self, *, with_expired: bool) -> None:
         lost = await find_lost(self.database, self.processes)
         if not lost and not with_expired:
             return
