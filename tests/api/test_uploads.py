@@ -159,7 +159,8 @@ class RawUpload:
         return int(line.split()[1])
 
     def abort(self) -> None:
-        self.writer.transport.abort()
+        if not self.writer.transport.is_closing():
+            self.writer.transport.abort()
 
 
 @pytest.fixture

@@ -523,10 +523,10 @@ async def test_the_keyboard_is_enough(visit: Visit, report: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("light", {}),
+        pytest.param("light", {}, marks=pytest.mark.heavy),
         ("dark", {"color_scheme": "dark"}),
         ("phone", {"viewport": {"width": 360, "height": 740}}),
-        ("wide", {"viewport": {"width": 2560, "height": 1400}}),
+        pytest.param("wide", {"viewport": {"width": 2560, "height": 1400}}, marks=pytest.mark.heavy),
     ],
 )
 async def test_every_view_fits_its_screen_and_has_no_barrier(

@@ -76,6 +76,7 @@ def test_what_was_hit_is_seen_to_go_on(outcomes: dict[str, dict], name: str) -> 
     assert 0 < outcomes[name]["moving"]["p100"] < 30
 
 
+@pytest.mark.heavy
 async def test_sabotage_is_found(tmp_path: Path) -> None:
     summary = await summary_of([Scenario("sabotage", sabotage)], tmp_path)
     assert not summary["is_good"]

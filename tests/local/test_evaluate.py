@@ -167,6 +167,7 @@ def test_one_name_for_two_files_is_refused(tmp_path: Path) -> None:
         read_names(tmp_path / "names.json")
 
 
+@pytest.mark.heavy
 def test_the_command_measures_a_service_and_compares_with_an_earlier_result(up: Up, tmp_path: Path) -> None:
     for sample in ("annual-report.pdf", "wildbienen.pdf"):
         up.ingest(sample, collection="evaluated")
