@@ -38,7 +38,7 @@ async function counts(path) {
 
 class FilterForm extends HTMLElement {
   connectedCallback() {
-    this.field = h("select", { "aria-label": "Field", onchange: () => this.#loadValues() });
+    this.field = h("select", { "aria-label": "Field", onchange: () => { this.isKept = true; this.#loadValues(); } });
     this.comparison = h("select", { "aria-label": "Comparison", onchange: () => this.#show() },
       ...Object.entries(COMPARISONS).map(([value, label]) => h("option", { value }, label)));
     this.value = h("input", { "aria-label": "Value", autocomplete: "off", maxlength: "1000", oninput: () => this.#show() });
@@ -62,8 +62,8 @@ class FilterForm extends HTMLElement {
   }
 
   #showFields(keys, hasMore) {
-    const before = this.hasLoaded && this.field.value;
-    this.hasLoaded = keys.length > 0;
+    const before = this.isKept && this.field.value; // also what was chosen while the keys were on their way
+    this.isKept ||= keys.length > 0;
     fill(this.field,
       keys.length > 0 && h("optgroup", { label: "Metadata" }, ...keys.map(({ key, documents }) =>
         h("option", { value: key || "metadata." }, `${key || "metadata."} (${count(documents)})`)),

@@ -19,7 +19,7 @@ pytest.importorskip("playwright", reason="the page is tested by `make test-brows
 
 from axe_playwright_python.async_playwright import Axe
 from fpdf import FPDF
-from playwright.async_api import Browser, Locator, Page, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from app.api.web_page import WEB
 from app.storage.database import Database
@@ -408,6 +408,24 @@ async def test_a_filter_is_chosen_from_what_documents_have_with_counts(
     await page.get_by_label("Collection").select_option(described)  # counts follow
     await expect(values).to_have_count(4)
     await expect(field.locator("option:checked")).to_have_text("tags (3)")
+
+
+async def test_a_field_that_is_chosen_before_all_are_known_stays_chosen(visit: Visit, described: str) -> None:
+    page = await visit.open(f"#/search?q=turbines&collection={described}")
+    is_chosen = asyncio.Event()
+
+    async def answer_late(route: Route) -> None:
+        await is_chosen.wait()
+        await route.continue_()
+
+    await page.route("**/metadata?*", answer_late)
+    await page.get_by_role("button", name="+ Filter").click()
+    field = page.get_by_label("Field")
+    await field.select_option("language")
+    is_chosen.set()
+    await expect(field.locator("option")).not_to_have_count(4)
+    await expect(field.locator("option:checked")).to_have_text("Language")
+    await expect(page.locator(".value")).to_have_text(["en2", "de1"])
 
 
 async def test_counts_beside_values_follow_the_filters_that_are_set(visit: Visit, described: str) -> None:
