@@ -38,7 +38,7 @@ MAY_IMPORT = {
 BORDERS = {
     "sqlalchemy": {"storage", "resources"},
     "asyncpg": {"storage", "local"},  # of local: chaos looks at the rows from outside
-    "alembic": {"storage", "local"},
+    "alembic": {"local"},
     "celery": {"worker", "task_queue"},
     "kombu": {"task_queue"},
     "fastapi": {"api", "main", "serve"},
