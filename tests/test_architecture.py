@@ -1,6 +1,7 @@
 """The rules of the import graph: arrows point one way, and foreign libraries stay behind their border."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ def part_of(path: Path) -> str:
     return path.relative_to(APP).parts[0].removesuffix(".py")
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Full names of what a module imports, at its top or inside a function."""
     names = set()
