@@ -36,8 +36,13 @@ def newest_revision() -> str:
 
 
 def is_behind(revision: str | None) -> bool:
-    """Whether migrations are missing. One that is not known is newer: an upgrade is under way."""
+    """Whether migrations are missing."""
     return revision is None or revision in _revisions()[1:]
+
+
+def is_ahead(revision: str | None) -> bool:
+    """Whether a newer version has migrated: an upgrade is under way, or was gone back from."""
+    return revision is not None and revision not in _revisions()
 
 
 async def read_revision(connection: AsyncConnection) -> str | None:
