@@ -33,7 +33,7 @@ async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/"])
 async def test_a_probe_may_ask_for_the_status_alone(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
