@@ -34,6 +34,8 @@ PALE = 200
 # Of the line's height, on average; wider lines hold gaps.
 WIDEST_CHARACTER = 0.75
 LONGEST_FONT_NAME = 200
+# Of a line, in points, where only the box around a note is known.
+NOTE_HEIGHT = 12.0
 MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
@@ -127,6 +129,8 @@ class _Extraction:
         self._at: Sequence[int] = range(0)
         self._fields = self._place(fields.places) if fields else []
         self._checked = self._place(fields.checked) if fields else []
+        self._notes = self._place(fields.notes) if fields else []
+        self._note_texts = fields.note_texts if fields else []
         self._field_texts = texts_of_fields(page) if fields else set()
 
     def page_text(self) -> PageText:
@@ -143,6 +147,9 @@ class _Extraction:
             if not any(_is_inside(span, box) for span in spans):
                 spans.append(Span(CHECKED, *box))
                 appearances.append("shown")
+        for place, note in zip(self._notes, self._note_texts, strict=True):
+            spans.append(_note_span(note, place))
+            appearances.append("shown")
         is_scarce = len(spans) < SCARCE and sum(len(span.text) for span in spans) < SCARCE
         looks_at_pictures = is_scarce or "invisible" in appearances
         share = picture_share(self._page) if looks_at_pictures else 0.0
@@ -364,6 +371,11 @@ def _is_near(one: Box, other: Box) -> bool:
 def _is_inside(span: Span, box: Box) -> bool:
     middle, half_way = (span.left + span.right) / 2, (span.top + span.bottom) / 2
     return box[0] <= middle <= box[2] and box[1] <= half_way <= box[3]
+
+
+def _note_span(text: str, box: Box) -> Span:
+    left, top, right, bottom = box
+    return Span(text, left, top, right, min(bottom, top + NOTE_HEIGHT))
 
 
 def _placing(page: pypdfium2.PdfPage) -> Callable[[Iterable[Edges]], list[Box]]:

@@ -5,7 +5,7 @@ Only for reading processes with a single thread: pdfium in two threads crashes.
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pypdfium2
@@ -18,7 +18,7 @@ from app.pdf.sandbox.engine import (
     PageText,
 )
 from app.pdf.sandbox.extraction import text_of
-from app.pdf.sandbox.forms import Forms, is_filled_in
+from app.pdf.sandbox.forms import Forms, is_filled_in, utf16
 from app.pdf.sandbox.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
@@ -57,7 +57,7 @@ class Pdfium:
             self._file.madvise(mmap.MADV_DONTNEED)
 
     def title(self) -> str:
-        return _utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
+        return utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
 
     def outline(self) -> Iterator[OutlineEntry]:
         for count, bookmark in enumerate(self._document.get_toc(max_depth=DEEPEST_OUTLINE)):
@@ -66,7 +66,7 @@ class Pdfium:
             target = bookmark.get_dest()
             page = target.get_index() if target else None
             if page is not None:
-                title = _utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
+                title = utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
                 yield OutlineEntry(title, page + 1)
 
     def read_page(self, number: int) -> PageText:
@@ -114,11 +114,3 @@ def _verdict(code: int | None, file: mmap.mmap) -> Exception:
         case raw.FPDF_ERR_SECURITY:
             return UnsupportedEncryption()
     return Corrupted() if b"%PDF" in file[:1024] else NotAPDF()
-
-
-def _utf16(function: Callable[..., int], *arguments: object) -> str:
-    """What a function of pdfium writes, which first says how many bytes that will be."""
-    size = function(*arguments, None, 0)
-    buffer = ctypes.create_string_buffer(size)
-    function(*arguments, buffer, size)
-    return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")
