@@ -159,7 +159,7 @@ class DocumentReading:
                     raise NoPages
                 if engine.pages_total > self._request.max_pages:
                     raise TooManyPages
-            except TooManyPages:
+            except (TooManyPages, NoText):
                 raise
             except Unreadable as verdict:
                 verdicts.append(verdict)

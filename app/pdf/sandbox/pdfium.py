@@ -11,7 +11,7 @@ from contextlib import closing
 import pypdfium2
 from pypdfium2 import raw
 
-from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, UnsupportedEncryption
+from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, NoText, UnsupportedEncryption
 from app.pdf.pages import OutlineEntry
 from app.pdf.sandbox.engine import (
     PageError,
@@ -26,6 +26,10 @@ LONGEST_OUTLINE = 5_000
 # pdfium keeps every object that it has parsed, 25 KB a page of a report, until the document is closed.
 PAGES_OF_A_LOADING = 400
 PAGES_OF_A_MAPPING = 25
+MADE_WHEN_OPENED = (
+    "The PDF is a dynamic XFA form: its one page asks to wait for a program that makes the others."
+    " Print it into a PDF with Adobe's, and upload that."
+)
 
 
 class Pdfium:
@@ -39,6 +43,9 @@ class Pdfium:
         except pypdfium2.PdfiumError as error:
             raise _verdict(error.err_code, file) from error
         self.pages_total = len(self._document)
+        is_dynamic = raw.FPDF_GetFormType(self._document.raw) == raw.FORMTYPE_XFA_FULL
+        if is_dynamic and self.pages_total == 1:
+            raise NoText(MADE_WHEN_OPENED)
 
     def _load(self) -> None:
         buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
