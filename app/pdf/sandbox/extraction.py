@@ -7,10 +7,12 @@ as possible, and their answers go straight into one array for all that is asked 
 import ctypes
 import re
 import struct
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from itertools import groupby, islice, pairwise, repeat
+from math import tau
 from typing import Any, NamedTuple
 
 import pypdfium2
@@ -34,6 +36,8 @@ PALE = 200
 # Of the line's height, on average; wider lines hold gaps.
 WIDEST_CHARACTER = 0.75
 LONGEST_FONT_NAME = 200
+# Characters of a page whose angles tell which way it is written: 8 us in all.
+ANGLES_ASKED = 32
 # Of a line, in points, where only the box around a note is known.
 NOTE_HEIGHT = 12.0
 MOST_OBJECTS_SEARCHED = 1_000
@@ -78,8 +82,39 @@ def _run(calls: Iterable[int]) -> None:
 
 def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
     """`fields` when they were drawn into the page. Raises TooMuchText."""
+    shown_at = page.get_rotation()
     with closing(page.get_textpage()) as text_page:
-        return _Extraction(page, text_page, fields).page_text()
+        upright_at = _upright_rotation(text_page)
+        if upright_at in (None, shown_at):
+            return _Extraction(page, text_page, fields).page_text()
+    page.set_rotation(upright_at)
+    try:
+        with closing(page.get_textpage()) as text_page:
+            found = _Extraction(page, text_page, fields).page_text()
+        back = _turning_back((upright_at - shown_at) % 360, *page.get_size())
+    finally:
+        page.set_rotation(shown_at)
+    found.lines = [replace(line, box=back(*line.box)) if line.box else line for line in found.lines]
+    return found
+
+
+def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
+    """How the page must be turned for most of its text to be upright; None when it all is askew."""
+    count = text_page.count_chars()
+    step = count // ANGLES_ASKED + 1
+    angles = [raw.FPDFText_GetCharAngle(text_page.raw, index) for index in range(0, count, step)]
+    turns = Counter([round(-4 * angle / tau, 1) % 4 for angle in angles])
+    ((turn, most),) = turns.most_common(1) or [(0.0, 0)]
+    return int(90 * turn) if 2 * most > len(angles) and turn.is_integer() else None
+
+
+def _turning_back(turned: int, width: float, height: float) -> Callable[..., Box]:
+    """From places on a page of this size to those before it was turned clockwise."""
+    return {
+        90: lambda left, top, right, bottom: (top, width - right, bottom, width - left),
+        180: lambda left, top, right, bottom: (width - right, height - bottom, width - left, height - top),
+        270: lambda left, top, right, bottom: (height - bottom, left, height - top, right),
+    }[turned]
 
 
 class _Look(NamedTuple):
