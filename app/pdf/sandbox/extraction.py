@@ -36,8 +36,8 @@ PALE = 200
 # Of the line's height, on average; wider lines hold gaps.
 WIDEST_CHARACTER = 0.75
 LONGEST_FONT_NAME = 200
-# Characters of a page whose angles tell which way it is written: 8 us in all.
-ANGLES_ASKED = 32
+# Characters of a page whose angles tell which way it is written: 15 us of the 5,000 that a page takes.
+ANGLES_ASKED = 16
 # Of a line, in points, where only the box around a note is known.
 NOTE_HEIGHT = 12.0
 MOST_OBJECTS_SEARCHED = 1_000
@@ -67,6 +67,7 @@ _int, _pointer = ctypes.c_int, ctypes.c_void_p
 _count_rectangles = _direct(raw.FPDFText_CountRects, _int, _pointer, _int, _int)
 _get_rectangle = _direct(raw.FPDFText_GetRect, _int, _pointer, _int, *4 * (_pointer,))
 _get_character_box = _direct(raw.FPDFText_GetCharBox, _int, _pointer, _int, *4 * (_pointer,))
+_character_angle = _direct(raw.FPDFText_GetCharAngle, ctypes.c_float, _pointer, _int)
 _get_loose_box = _direct(raw.FPDFText_GetLooseCharBox, _int, _pointer, _int, _pointer)
 _text_object = _direct(raw.FPDFText_GetTextObject, _pointer, _pointer, _int)
 _render_mode = _direct(raw.FPDFTextObj_GetTextRenderMode, _int, _pointer)
@@ -102,9 +103,10 @@ def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
     """How the page must be turned for most of its text to be upright; None when it all is askew."""
     count = text_page.count_chars()
     step = count // ANGLES_ASKED + 1
-    angles = [raw.FPDFText_GetCharAngle(text_page.raw, index) for index in range(0, count, step)]
-    turns = Counter([round(-4 * angle / tau, 1) % 4 for angle in angles])
-    ((turn, most),) = turns.most_common(1) or [(0.0, 0)]
+    address = ctypes.cast(text_page.raw, _pointer).value
+    angles = list(map(_character_angle, repeat(address), range(0, count, step)))
+    angle, most = Counter(angles).most_common(1)[0] if angles else (0.0, 0)
+    turn = round(-4 * angle / tau, 1) % 4
     return int(90 * turn) if 2 * most > len(angles) and turn.is_integer() else None
 
 
