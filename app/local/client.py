@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from app.local.failures import Failure
 from app.loopback import DIRECT
 
 FINAL = frozenset({"success", "error", "cancelled"})
@@ -20,11 +21,11 @@ WAIT_SECONDS = 0.5  # how long one poll waits for the end: short, so that the ba
 RECONNECT_SECONDS = 30  # a restart of the API takes 2 s
 
 
-class ServiceUnreachable(Exception):  # noqa: N818 - errors here state the fact
+class ServiceUnreachable(Failure):
     """Nothing answers at the service's address."""
 
 
-class RequestRefused(Exception):  # noqa: N818 - errors here state the fact
+class RequestRefused(Failure):
     """The service said no; the message is its own sentence."""
 
     def __init__(self, message: str, code: str, retry_after_seconds: float) -> None:
@@ -46,6 +47,8 @@ class Client:
             timeout=httpx.Timeout(60, connect=5),
             mounts=DIRECT,
         )
+        self.torn_uploads = 0
+        """Files that were sent, in part or whole, without an answer; each was sent again or given up."""
 
     def use_key(self, key: str) -> None:
         """From now on."""
@@ -179,8 +182,15 @@ class Client:
                     content = opened.enter_context(file.open("rb"))
                     name = file.name.encode(errors="replace").decode()
                     request["files"] = {"file": (name, content, "application/pdf")}
-                return await self._http.request(method, path, **request)
+                return await self._send_once(method, path, request)
         raise AssertionError("tenacity ended without an answer or an error")
+
+    async def _send_once(self, method: str, path: str, request: dict[str, Any]) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            self.torn_uploads += "files" in request and not isinstance(error, httpx.ConnectError)
+            raise
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:
