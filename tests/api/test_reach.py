@@ -412,6 +412,23 @@ async def test_of_what_is_out_of_its_reach_a_key_learns_and_changes_nothing(
     assert await everything_of(root, foreign) == before
 
 
+@pytest.mark.parametrize("path", ["/documents/{}/file", "/documents/{}/pages/1.png"])
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"If-None-Match": "*"}), ("GET", {"Range": "bytes=0-0"}), ("OPTIONS", {})],
+)
+async def test_no_condition_of_a_request_tells_that_a_foreign_document_is_there(
+    bound: httpx.AsyncClient, foreign: Library, path: str, method: str, headers: dict[str, str]
+) -> None:
+    answers = [
+        await bound.request(method, path.format(document_id), headers=headers)
+        for document_id in (foreign.ready["document_id"], NOBODY)
+    ]
+    there, nowhere = [(answer.status_code, answer.content, set(answer.headers)) for answer in answers]
+    assert there == nowhere
+    assert there[0] in {404, 405}
+
+
 async def everything_of(root: httpx.AsyncClient, library: Library) -> list[Any]:
     documents = (library.ready, library.failed, library.waiting)
     paths = [f"/documents/{one['document_id']}" for one in documents]
