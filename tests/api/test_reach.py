@@ -412,7 +412,7 @@ async def test_of_what_is_out_of_its_reach_a_key_learns_and_changes_nothing(
     assert await everything_of(root, foreign) == before
 
 
-@pytest.mark.parametrize("operation", [one for one in WALKS if one.startswith("GET ") and one != "GET /usage"])
+@pytest.mark.parametrize("operation", [one for one in WALKS if one[:4] == "GET " and one != "GET /usage"])
 async def test_a_token_of_an_unbound_key_reads_as_little_as_a_bound_key(
     locked: Served, operation: str, root: httpx.AsyncClient, own: Library, foreign: Library
 ) -> None:
