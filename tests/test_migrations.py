@@ -27,7 +27,8 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT gra
 CATALOG = {
     "columns": """
         SELECT table_name, column_name, udt_name, is_nullable, column_default
-        FROM information_schema.columns WHERE table_schema = 'public'
+        FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
+        WHERE table_schema = 'public' AND table_type = 'BASE TABLE'
     """,
     "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     "constraints": """
