@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.chaos.embedding_stub import serving
@@ -18,6 +19,11 @@ from tests.stacks import Up
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+
+
+# Tracebacks. Else, since rich is there, each is drawn in a frame with all variables: half a second of CPU.
+plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
 
 
 @pytest.fixture(scope="session")
