@@ -1,6 +1,6 @@
 """show versions by their documents: what a search costs a bound caller is no more than an unbound one
 
-A search reads what it shows of runs from `versions`, which has no policy and is joined with documents, which
+A search reads how long versions are from `versions`, which has no policy and is joined with documents, which
 have one. The policy of runs looks for each one's document again, and is planned for each place it is read
 at: 2 to 4 ms a search. That of documents asks once a statement who sees all, instead of at each row.
 
@@ -16,10 +16,9 @@ depends_on = None
 
 ROLE = "pdf_ingest_tenant"
 
-# Nothing of a file's bytes, its key, its password, or who asked for it.
+# Nothing that a file says, nor its name: whoever forgets the documents sees numbers of nobody.
 VERSIONS = """
-    CREATE VIEW versions AS
-    SELECT id, filename, title, language, text_search_config, pages_total, chunks FROM ingestions
+    CREATE VIEW versions AS SELECT id, language, text_search_config, pages_total, chunks FROM ingestions
 """
 
 

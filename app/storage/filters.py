@@ -32,7 +32,7 @@ class Field:
 
 
 FIELDS: Final = {
-    "filename": Field("to_jsonb(i.filename)", "text"),
+    "filename": Field("(SELECT to_jsonb(filename) FROM ingestions WHERE ingestions.id = i.id)", "text"),
     "pages": Field("to_jsonb(i.pages_total)", "number"),
     "language": Field("to_jsonb(i.language)", "text"),
     "created_at": Field("to_jsonb(extract(epoch FROM d.created_at) * 1000000)", "time"),
