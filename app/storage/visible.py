@@ -22,7 +22,8 @@ COUNTED_DOCUMENTS: Final = 10_000
 MOST_NAMES: Final = 1_000
 
 _SETTINGS: Final = {
-    "plan_cache_mode": "force_custom_plan",  # a generic plan under a one-document filter: 1.2 of 10 rows
+    "plan_cache_mode": "force_generic_plan",  # planning anew takes 6 ms
+    "enable_seqscan": "off",  # a plan made while a table was empty would read all of it later
     "hnsw.iterative_scan": "relaxed_order",  # without it, after 15 replacements: 7.3 of 10 rows
     "hnsw.ef_search": "300",  # costs and finds what 200 did in an index of twice the links (spaces.py)
     "jit": "off",  # compiling takes longer than any statement here
@@ -33,7 +34,8 @@ _SETTINGS: Final = {
 class Visible:
     """What the filter leaves: its conditions over `documents d` and `ingestions i`, and how much that is.
 
-    `documents_total` counts all published documents, filtered or not.
+    `documents_total` counts all published documents, filtered or not; `scale` is the logarithm of the size
+    of the library.
     """
 
     conditions: str
@@ -41,11 +43,12 @@ class Visible:
     is_short: bool
     has_few_documents: bool
     documents_total: int
+    scale: int
 
     @classmethod
     def of(cls, row: Row[Any], conditions: str, parameters: dict[str, Any]) -> Self:
         """As a row of `beginning` tells it."""
-        return cls(conditions, parameters, row.is_short, row.has_few_documents, row.documents_total)
+        return cls(conditions, parameters, row.is_short, row.has_few_documents, row.documents_total, row.scale)
 
 
 async def with_names(connection: AsyncConnection, wanted: SearchFilter) -> SearchFilter:
@@ -81,20 +84,28 @@ def beginning(conditions: str) -> str:
     return _BEGIN.format(visible=conditions)
 
 
+# What is visible; each version is looked up by its key, however few there were when this was planned.
+LIVE: Final = """
+    FROM documents d CROSS JOIN LATERAL (
+        SELECT * FROM ingestions WHERE id = d.live_ingestion_id OFFSET 0
+    ) i WHERE {visible}
+"""
+
 # The windows add up documents in the order of an index and end with the first that is too much.
 _MEASURE: Final = """
     SELECT FROM (
         SELECT {sum} OVER (ORDER BY d.id ROWS UNBOUNDED PRECEDING) AS up_to_here
-        FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id WHERE {{visible}}
+        {live}
     ) measured WHERE up_to_here > {limit}
 """
 _SET: Final = " || ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())
 _BEGIN: Final = f"""
     SELECT {_SET} AS settings,
-        NOT EXISTS ({_MEASURE.format(sum="sum(i.chunks)", limit=SHORT_LIST)}) AS is_short,
-        NOT EXISTS ({_MEASURE.format(sum="count(*)", limit=FEW_DOCUMENTS)}) AS has_few_documents,
+        NOT EXISTS ({_MEASURE.format(sum="sum(i.chunks)", limit=SHORT_LIST, live=LIVE)}) AS is_short,
+        NOT EXISTS ({_MEASURE.format(sum="count(*)", limit=FEW_DOCUMENTS, live=LIVE)}) AS has_few_documents,
         CASE WHEN counted < {COUNTED_DOCUMENTS} THEN counted ELSE greatest(counted, (
             SELECT CAST(reltuples AS int) FROM pg_class WHERE oid = CAST('documents' AS regclass)
-        )) END AS documents_total
+        )) END AS documents_total,
+        CAST(ln(greatest(1, pg_relation_size('chunks') / 8192)) AS int) AS scale
     FROM (SELECT published_documents({COUNTED_DOCUMENTS}) AS counted OFFSET 0) documents
 """
