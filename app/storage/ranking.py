@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from app.storage.chunks import embeddings_table
-from app.storage.visible import LIVE, Visible
+from app.storage.visible import FEW_DOCUMENTS, LIVE, Visible
 from app.storage.words import Lexeme, Question
 
 # The parts of a score are each between 0 and 1, and weigh this; words and vector share 1 between them.
@@ -53,7 +53,9 @@ SAMPLE_PAGES: Final = 20
 def listing(visible: Visible) -> str:
     """A CTE `visible(ingestion_id, chunks)`; where it is long, it stands where it is used."""
     how = "MATERIALIZED" if _is_listed(visible) else "NOT MATERIALIZED"
-    return f"visible AS {how} (SELECT i.id AS ingestion_id, i.chunks {LIVE.format(visible=visible.conditions)})"
+    return (
+        f"visible AS {how} (SELECT i.id AS ingestion_id, i.chunks {LIVE.format(visible=visible.conditions)})"
+    )
 
 
 def nearest(visible: Visible, space_id: int) -> str:
@@ -64,7 +66,7 @@ def nearest(visible: Visible, space_id: int) -> str:
     """
     vectors = embeddings_table(space_id)
     of_all = _NEAREST_OF_ALL.replace("{vectors}", vectors)
-    if visible.is_short:
+    if visible.is_narrow:
         return f"nearest AS MATERIALIZED ({of_all.replace('{is_needed}', 'true')})"
     by_index = _NEAREST_BY_INDEX.replace("{vectors}", vectors).replace("{is_visible}", _is_visible(visible))
     return f"""
@@ -173,7 +175,9 @@ class Ranking:
             f" THEN CAST({FIRST_PAGE_WEIGHT} AS float8) ELSE 1 END AS weight_{n}"
             for n in self._numbers
         )
-        return _DOCUMENT.replace("{weights}", weights)
+        is_small = self._visible.documents_total <= FEW_DOCUMENTS
+        counted = _COUNTED_BY_WORD if is_small else _COUNTED_BY_DOCUMENT
+        return _DOCUMENT.replace("{weights}", weights).replace("{counted}", counted)
 
     def _chosen(self) -> str:
         """`chosen(ingestion_id, about, weight_0, …)`: documents all of whose chunks are compared.
@@ -184,7 +188,9 @@ class Ranking:
             chosen = "SELECT * FROM document LIMIT 0"
         elif self._visible.is_short:
             weights = "".join(f", coalesce(weight_{n}, 1) AS weight_{n}" for n in self._numbers)
-            chosen = f"SELECT ingestion_id, about{weights} FROM visible LEFT JOIN document USING (ingestion_id)"
+            chosen = (
+                f"SELECT ingestion_id, about{weights} FROM visible LEFT JOIN document USING (ingestion_id)"
+            )
         else:
             chosen = _CHOSEN
         return f"chosen AS MATERIALIZED ({chosen})"
@@ -286,16 +292,26 @@ _MANY: Final = f"""
         ) likely CROSS JOIN LATERAL (SELECT chunks FROM ingestions WHERE id = ingestion_id OFFSET 0) ingestion
     )
 """
-# One look-up by key for each document, whatever the planner thinks of the tables' sizes.
+# In a library of few documents each word's are read at once, and those that are not visible left out.
+_COUNTED_BY_WORD: Final = """
+    SELECT ingestion_id, word, rarity, share, is_on_first_page FROM word CROSS JOIN LATERAL (
+        SELECT ingestion_id, share, is_on_first_page FROM document_words
+        WHERE document_words.lexeme = word.lexeme OFFSET 0
+    ) counted WHERE (ingestion_id IN (SELECT ingestion_id FROM visible)) IS TRUE
+"""
+# In another, one look-up by key for each document, whatever the planner thinks of the tables' sizes.
+_COUNTED_BY_DOCUMENT: Final = """
+    SELECT ingestion_id, word, rarity, share, is_on_first_page FROM considered CROSS JOIN LATERAL (
+        SELECT lexeme, share, is_on_first_page FROM document_words
+        WHERE document_words.ingestion_id = considered.ingestion_id
+            AND document_words.lexeme = ANY(CAST(:lexemes AS text[])) OFFSET 0
+    ) counted JOIN word USING (lexeme)
+"""
 _DOCUMENT: Final = """
     held AS (
-        SELECT considered.ingestion_id, word, max(rarity * sqrt(share)) AS about,
+        SELECT ingestion_id, word, max(rarity * sqrt(share)) AS about,
             bool_or(is_on_first_page) AS is_on_first_page
-        FROM considered CROSS JOIN LATERAL (
-            SELECT lexeme, share, is_on_first_page FROM document_words
-            WHERE document_words.ingestion_id = considered.ingestion_id
-                AND document_words.lexeme = ANY(CAST(:lexemes AS text[])) OFFSET 0
-        ) counted JOIN word USING (lexeme) GROUP BY considered.ingestion_id, word
+        FROM ({counted}) counted GROUP BY ingestion_id, word
     ), document AS MATERIALIZED (
         SELECT ingestion_id, chunks, CAST(coalesce(sum(about), 0) AS float8) AS about{weights}
         FROM considered LEFT JOIN held USING (ingestion_id) GROUP BY ingestion_id, chunks

@@ -146,7 +146,7 @@ async def begin_question(
     plain = canonical(query)
     asked = {"question": plain, "phrases": [plain, *(canonical(phrase) for phrase in quoted)]}
     statement = sql(f"""
-        WITH visible AS ({beginning(conditions)}), word AS ({_FIND_WORDS})
+        WITH visible AS ({beginning(wanted, conditions)}), word AS ({_FIND_WORDS})
         SELECT * FROM visible LEFT JOIN word ON true ORDER BY position, lexeme
     """)
     rows = (await connection.execute(statement, parameters | asked)).all()
