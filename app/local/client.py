@@ -46,6 +46,8 @@ class Client:
             timeout=httpx.Timeout(60, connect=5),
             mounts=DIRECT,
         )
+        self.torn_uploads = 0
+        """Files that were sent, in part or whole, without an answer; each was sent again or given up."""
 
     def use_key(self, key: str) -> None:
         """From now on."""
@@ -179,8 +181,15 @@ class Client:
                     content = opened.enter_context(file.open("rb"))
                     name = file.name.encode(errors="replace").decode()
                     request["files"] = {"file": (name, content, "application/pdf")}
-                return await self._http.request(method, path, **request)
+                return await self._send_once(method, path, request)
         raise AssertionError("tenacity ended without an answer or an error")
+
+    async def _send_once(self, method: str, path: str, request: dict[str, Any]) -> httpx.Response:
+        try:
+            return await self._http.request(method, path, **request)
+        except httpx.TransportError as error:
+            self.torn_uploads += "files" in request and not isinstance(error, httpx.ConnectError)
+            raise
 
 
 def _json(response: httpx.Response) -> dict[str, Any]:

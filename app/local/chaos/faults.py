@@ -207,7 +207,7 @@ async def _kill_api_in_upload(world: World, specimen: Specimen) -> None:
         is_dead.set()
         await api.start()
     world.faults += 1
-    world.torn += 1
+    world.unaccepted += 1
     if await sending:
         world.mistakes.append("a killed API has answered an upload")
 

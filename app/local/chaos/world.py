@@ -77,7 +77,7 @@ class World:
     """By mark: the status that the scenario itself has brought about."""
     replaced: dict[str, UUID] = field(default_factory=dict)
     """Documents whose versions are replaced, by the mark of the first."""
-    torn: int = 0
+    unaccepted: int = 0
     """Uploads that were not accepted, each of which may leave a file for the sweeper."""
     faults: int = 0
     notes: list[str] = field(default_factory=list)
@@ -92,7 +92,8 @@ class World:
         bound = {"name": collection, "scopes": ["read", "write"], "collections": places}
         self.client.use_key((await self.administrator.create_key(bound))["secret"])
         self.accepted, self.excused, self.replaced = {}, {}, {}
-        self.notes, self.mistakes, self.faults, self.torn = [], [], 0, 0
+        self.notes, self.mistakes, self.faults, self.unaccepted = [], [], 0, 0
+        self.client.torn_uploads = 0
         self.uploading = None
         delay_seconds = SHORT_EMBEDDING_SECONDS if self.is_short and self.truths else EMBEDDING_SECONDS
         self.stub.behaviour.change({"delay_seconds": delay_seconds, "failures": [], "slow": {}, "key": None})
@@ -110,15 +111,20 @@ class World:
                 answer = await self.client.upload(specimen.path, {"collection": self.collection})
                 break
             except ServiceUnreachable:
-                self.torn += 1
+                pass
             except RequestRefused as refusal:
                 if refusal.code not in _TRY_AGAIN:
                     raise
-                self.torn += 1
+                self.unaccepted += 1
                 await asyncio.sleep(0.2)
         accepted = AcceptedUpload(specimen, UUID(answer["document_id"]), UUID(answer["task_id"]))
         self.accepted[specimen.mark] = accepted
         return accepted
+
+    @property
+    def torn(self) -> int:
+        """Uploads that may each have left a file for the sweeper: refused by a failure, or cut off."""
+        return self.unaccepted + self.client.torn_uploads
 
     async def delete(self, document_id: UUID) -> None:
         """A document that is gone already is as good as deleted."""
