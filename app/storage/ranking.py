@@ -102,8 +102,9 @@ class Ranking:
         self._visible = visible
         self._space_id = space_id
         self._vector_weight = CONTEXTUAL_VECTOR if is_contextual else STATIC_VECTOR
-        # few orders of many forms, and so few statements: those that were planned are kept
-        self._words = sorted(question.words, key=lambda word: len(word.lexemes))
+        # words of more forms last: so there are fewer statements, of which the plans are kept
+        self._order = sorted(range(len(question.words)), key=lambda n: len(question.words[n].lexemes))
+        self._words = [question.words[n] for n in self._order]
         self._numbers = range(len(self._words))
 
     @property
@@ -138,8 +139,8 @@ class Ranking:
 
     def matched(self, numbers: Sequence[int | None]) -> tuple[str, ...]:
         """The words of these numbers as they were asked, rarest first."""
-        held = {self._words[number] for number in numbers if number is not None}
-        return tuple(dict.fromkeys(word.text for word in self._question.words if word in held))
+        held = sorted(self._order[number] for number in numbers if number is not None)
+        return tuple(dict.fromkeys(self._question.words[n].text for n in held))
 
     def _lexemes(self) -> Iterator[tuple[int, int, Lexeme]]:
         for n, word in enumerate(self._words):
