@@ -160,7 +160,7 @@ async def _find(
 def _statement(text: str) -> Executable:
     """Vectors and queries go as what they are cast to: as text they would be parsed for every chunk."""
     statement = sql(text)
-    typed = [name for name in statement._bindparams if name.startswith(_TYPED)]
+    typed = [name for name in statement.compile().params if name.startswith(_TYPED)]
     statement = statement.bindparams(*(bindparam(name, type_=NullType()) for name in typed))
     return statement.columns(boxes=JSONB)
 
