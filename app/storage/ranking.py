@@ -5,11 +5,11 @@ than one row for each, since ts_rank of one word takes 0.13 us.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from app.storage.chunks import embeddings_table
-from app.storage.visible import Visible
+from app.storage.visible import FEW_DOCUMENTS, LIVE, Visible
 from app.storage.words import Lexeme, Question
 
 # The parts of a score are each between 0 and 1, and weigh this; words and vector share 1 between them.
@@ -50,6 +50,14 @@ COMPARED_CHUNKS: Final = 200
 SAMPLE_PAGES: Final = 20
 
 
+def listing(visible: Visible) -> str:
+    """A CTE `visible(ingestion_id, chunks)`; where it is long, it stands where it is used."""
+    how = "MATERIALIZED" if _is_listed(visible) else "NOT MATERIALIZED"
+    return (
+        f"visible AS {how} (SELECT i.id AS ingestion_id, i.chunks {LIVE.format(visible=visible.conditions)})"
+    )
+
+
 def nearest(visible: Visible, space_id: int) -> str:
     """CTEs that end in `nearest(chunk_id, ingestion_id, similarity)`: the :depth chunks nearest to :vector.
 
@@ -58,17 +66,30 @@ def nearest(visible: Visible, space_id: int) -> str:
     """
     vectors = embeddings_table(space_id)
     of_all = _NEAREST_OF_ALL.replace("{vectors}", vectors)
-    if visible.is_short:
-        return f"nearest AS MATERIALIZED ({of_all.replace('{visible}', visible.conditions)})"
-    is_needed = "(SELECT count(*) FROM quick) < :limit"
-    by_index = _NEAREST_BY_INDEX.replace("{vectors}", vectors)
+    if visible.is_narrow:
+        return f"nearest AS MATERIALIZED ({of_all.replace('{is_needed}', 'true')})"
+    by_index = _NEAREST_BY_INDEX.replace("{vectors}", vectors).replace("{is_visible}", _is_visible(visible))
     return f"""
-        quick AS MATERIALIZED ({by_index.replace("{visible}", visible.conditions)}),
-        thorough AS MATERIALIZED ({of_all.replace("{visible}", f"{visible.conditions} AND {is_needed}")}),
+        quick AS MATERIALIZED ({by_index}),
+        thorough AS MATERIALIZED ({of_all.replace("{is_needed}", "(SELECT count(*) FROM quick) < :limit")}),
         nearest AS MATERIALIZED (
             SELECT * FROM quick UNION SELECT * FROM thorough ORDER BY similarity DESC, chunk_id LIMIT :depth
         )
     """
+
+
+def _is_listed(visible: Visible) -> bool:
+    return visible.is_short or visible.has_few_documents
+
+
+def _is_visible(visible: Visible) -> str:
+    """SQL for whether the ingestion of `entry` is: a look-up for each, which no planner makes a join."""
+    if _is_listed(visible):
+        return "(entry.ingestion_id IN (SELECT ingestion_id FROM visible)) IS TRUE"
+    return f"""(
+        SELECT true FROM documents d JOIN versions i ON i.id = d.live_ingestion_id
+        WHERE d.live_ingestion_id = entry.ingestion_id AND {visible.conditions}
+    )"""
 
 
 class Ranking:
@@ -81,11 +102,14 @@ class Ranking:
         self._visible = visible
         self._space_id = space_id
         self._vector_weight = CONTEXTUAL_VECTOR if is_contextual else STATIC_VECTOR
-        self._words = range(len(question.words))
+        # words of more forms last: so there are fewer statements, of which the plans are kept
+        self._order = sorted(range(len(question.words)), key=lambda n: len(question.words[n].lexemes))
+        self._words = [question.words[n] for n in self._order]
+        self._numbers = range(len(self._words))
 
     @property
     def parameters(self) -> dict[str, Any]:
-        words = self._question.words
+        words = self._words
         return self._visible.parameters | {
             **{f"lexeme_{n}_{m}": lexeme.tsquery for n, m, lexeme in self._lexemes()},
             **{f"rarity_{n}": word.rarity for n, word in enumerate(words)},
@@ -101,8 +125,9 @@ class Ranking:
 
     def statement(self) -> str:
         """CTEs that end in `found(chunk_id, score, words, vector, document, …)`, best first."""
-        parts = [self._listed(), _WORD, self._considered(), self._document(), self._chosen()]
-        parts += [self._pool(), self._scored(), _BEST, self._found()]
+        parts = [listing(self._visible), self._listed(), _WORD]
+        parts += [self._considered(), self._document(), self._chosen()]
+        parts += [self._pool(), self._scored(), _PARTED, self._found()]
         return ", ".join(parts)
 
     def held_words(self) -> str:
@@ -112,8 +137,13 @@ class Ranking:
         ]
         return f"CAST(ARRAY[{', '.join(held)}] AS int[])"
 
+    def matched(self, numbers: Sequence[int | None]) -> tuple[str, ...]:
+        """The words of these numbers as they were asked, rarest first."""
+        held = sorted(self._order[number] for number in numbers if number is not None)
+        return tuple(dict.fromkeys(self._question.words[n].text for n in held))
+
     def _lexemes(self) -> Iterator[tuple[int, int, Lexeme]]:
-        for n, word in enumerate(self._question.words):
+        for n, word in enumerate(self._words):
             for m, lexeme in enumerate(word.lexemes):
                 yield n, m, lexeme
 
@@ -124,7 +154,7 @@ class Ranking:
 
     def _listed(self) -> str:
         """`listed(chunk_id, ingestion_id)`: chunks that indexes bring from anywhere, or that are quoted."""
-        candidates = _CANDIDATES.replace("{visible}", self._visible.conditions)
+        candidates = _CANDIDATES.replace("{is_visible}", _is_visible(self._visible))
         near = [] if self._space_id is None else [nearest(self._visible, self._space_id)]
         if self._question.quoted:
             sources = [candidates]
@@ -137,51 +167,58 @@ class Ranking:
     def _considered(self) -> str:
         """`considered(ingestion_id, chunks)`: documents to weigh."""
         considered = _FEW if self._visible.has_few_documents else _MANY
-        return considered.replace("{visible}", self._visible.conditions)
+        return considered.replace("{is_visible}", _is_visible(self._visible))
 
     def _document(self) -> str:
         """`document(ingestion_id, chunks, about, weight_0, …)`: how much each is about the question."""
         weights = "".join(
             f", CASE WHEN bool_or(is_on_first_page) FILTER (WHERE word = {n})"
             f" THEN CAST({FIRST_PAGE_WEIGHT} AS float8) ELSE 1 END AS weight_{n}"
-            for n in self._words
+            for n in self._numbers
         )
-        return _DOCUMENT.replace("{weights}", weights)
+        is_small = self._visible.documents_total <= FEW_DOCUMENTS
+        counted = _COUNTED_BY_WORD if is_small else _COUNTED_BY_DOCUMENT
+        return _DOCUMENT.replace("{weights}", weights).replace("{counted}", counted)
 
     def _chosen(self) -> str:
-        """`chosen(ingestion_id)`: documents all of whose chunks are compared."""
+        """`chosen(ingestion_id, about, weight_0, …)`: documents all of whose chunks are compared.
+
+        Those of a short list that were not weighed, without `about`: their chunks tell how rare words are.
+        """
         if self._question.quoted:
-            chosen = "SELECT CAST(NULL AS uuid) AS ingestion_id LIMIT 0"
+            chosen = "SELECT * FROM document LIMIT 0"
         elif self._visible.is_short:
-            chosen = f"SELECT i.id AS ingestion_id {_LIVE.replace('{visible}', self._visible.conditions)}"
+            weights = "".join(f", coalesce(weight_{n}, 1) AS weight_{n}" for n in self._numbers)
+            chosen = (
+                f"SELECT ingestion_id, about{weights} FROM visible LEFT JOIN document USING (ingestion_id)"
+            )
         else:
             chosen = _CHOSEN
         return f"chosen AS MATERIALIZED ({chosen})"
 
     def _pool(self) -> str:
-        """`pool(chunk_id, ingestion_id, has_phrase, rank_0, …)`: the chunks that are compared."""
-        ranks = "".join(f", {self._rank(n)} AS rank_{n}" for n in self._words)
-        return _POOL.replace("{ranks}", ranks)
+        """`pool(chunk_id, about, has_phrase, rank_0, …)`: the chunks that are compared."""
+        weights = "".join(f", weight_{n}" for n in self._numbers)
+        ranks = "".join(f", {self._rank(n)} * weight_{n} AS rank_{n}" for n in self._numbers)
+        return _POOL.replace("{ranks}", ranks).replace("{weights}", weights)
 
     def _rank(self, n: int) -> str:
         ranks = [
             f"ts_rank('{RANK_WEIGHTS}', tsv, CAST(:lexeme_{n}_{m} AS tsquery))"
-            for m in range(len(self._question.words[n].lexemes))
+            for m in range(len(self._words[n].lexemes))
         ]
         return ranks[0] if len(ranks) == 1 else f"greatest({', '.join(ranks)})"
 
     def _scored(self) -> str:
-        """`scored(chunk_id, about, subject, has_phrase, words, coverage)`."""
-        words = " + ".join(f"rarity_{n} * rank_{n} * weight_{n}" for n in self._words) or "0"
-        held = " + ".join(f"CASE WHEN rank_{n} > 0 THEN rarity_{n} ELSE 0 END" for n in self._words) or "0"
-        asked = " + ".join(f"rarity_{n}" for n in self._words) or "1"
+        """`scored(chunk_id, about, has_phrase, words, coverage)`."""
+        words = " + ".join(f"rarity_{n} * rank_{n}" for n in self._numbers) or "0"
+        held = " + ".join(f"CASE WHEN rank_{n} > 0 THEN rarity_{n} ELSE 0 END" for n in self._numbers) or "0"
         return f"""
             {self._rarities()},
             scored AS MATERIALIZED (
-                SELECT chunk_id, about, about / CAST(:asked AS float8) AS subject, has_phrase,
-                    CAST({words} AS float8) AS words,
-                    CAST(({held}) / ({asked}) AS float8) AS coverage
-                FROM pool JOIN document USING (ingestion_id), rarity
+                SELECT chunk_id, about, has_phrase, CAST({words} AS float8) AS words,
+                    CAST(({held}) / rarity_of_all AS float8) AS coverage
+                FROM pool, rarity WHERE about IS NOT NULL
             )
         """
 
@@ -191,16 +228,18 @@ class Ranking:
         What is compared of a long list is about the question, and would call its words common: there the
         sample of all chunks tells.
         """
+        of_all = " + ".join(f"rarity_{n}" for n in self._numbers) or "1"
+        rarity = f"rarity AS MATERIALIZED (SELECT *, {of_all} AS rarity_of_all FROM rarities)"
         if not self._visible.is_short:
-            rarities = [f"CAST(:rarity_{n} AS float8) AS rarity_{n}" for n in self._words]
-            return f"rarity AS MATERIALIZED (SELECT {', '.join(rarities)})"
-        counts = "".join(f", count(*) FILTER (WHERE rank_{n} > 0) AS chunks_{n}" for n in self._words)
+            rarities = [f"CAST(:rarity_{n} AS float8) AS rarity_{n}" for n in self._numbers]
+            return f"rarities AS (SELECT {', '.join(rarities)}), {rarity}"
+        counts = "".join(f", count(*) FILTER (WHERE rank_{n} > 0) AS chunks_{n}" for n in self._numbers)
         rarities = [
-            f"ln(1 + (total - chunks_{n} + 0.5) / (chunks_{n} + 0.5)) AS rarity_{n}" for n in self._words
+            f"ln(1 + (total - chunks_{n} + 0.5) / (chunks_{n} + 0.5)) AS rarity_{n}" for n in self._numbers
         ]
         return f"""
             counted AS MATERIALIZED (SELECT CAST(count(*) AS float8) AS total{counts} FROM pool),
-            rarity AS MATERIALIZED (SELECT {", ".join(rarities)} FROM counted)
+            rarities AS (SELECT {", ".join(rarities)} FROM counted), {rarity}
         """
 
     def _found(self) -> str:
@@ -213,28 +252,20 @@ class Ranking:
 
 
 _NOTHING: Final = "SELECT CAST(NULL AS uuid) AS chunk_id, CAST(NULL AS uuid) AS ingestion_id LIMIT 0"
-_LIVE: Final = "FROM documents d JOIN versions i ON i.id = d.live_ingestion_id WHERE {visible}"
 _NEAREST_OF_ALL: Final = """
-    SELECT chunk_id, ingestion_id, similarity
-    FROM documents d JOIN versions i ON i.id = d.live_ingestion_id CROSS JOIN LATERAL (
-        SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
-        FROM {vectors} WHERE ingestion_id = d.live_ingestion_id OFFSET 0
+    SELECT chunk_id, ingestion_id, similarity FROM visible CROSS JOIN LATERAL (
+        SELECT chunk_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
+        FROM {vectors} vector WHERE vector.ingestion_id = visible.ingestion_id OFFSET 0
     ) compared
-    WHERE {visible} ORDER BY similarity DESC LIMIT :depth
+    WHERE {is_needed} ORDER BY similarity DESC LIMIT :depth
 """
 _NEAREST_BY_INDEX: Final = """
     SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
-    FROM {vectors} JOIN documents d ON d.live_ingestion_id = ingestion_id
-        JOIN versions i ON i.id = d.live_ingestion_id
-    WHERE {visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
+    FROM {vectors} entry WHERE {is_visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
 """
-# Each OFFSET 0 keeps the planner from scanning the index of words once per document: 4-8 ms each.
 _CANDIDATES: Final = """
-    SELECT chunk_id, ingestion_id FROM (
-        SELECT id AS chunk_id, ingestion_id FROM chunks WHERE tsv @@ CAST(:candidates AS tsquery) OFFSET 0
-    ) chunk JOIN documents d ON d.live_ingestion_id = ingestion_id
-        JOIN versions i ON i.id = d.live_ingestion_id
-    WHERE {visible}
+    SELECT id AS chunk_id, ingestion_id FROM chunks entry
+    WHERE tsv @@ CAST(:candidates AS tsquery) AND {is_visible}
 """
 _WORD: Final = """
     word AS MATERIALIZED (
@@ -242,7 +273,7 @@ _WORD: Final = """
             AS asked(lexeme, word, rarity)
     )
 """
-_FEW: Final = f"considered AS MATERIALIZED (SELECT i.id AS ingestion_id, i.chunks {_LIVE})"
+_FEW: Final = "considered AS NOT MATERIALIZED (SELECT * FROM visible)"
 _MANY: Final = f"""
     holding AS (
         SELECT ingestion_id, word, max(rarity * sqrt(share)) AS about FROM word CROSS JOIN LATERAL (
@@ -253,56 +284,67 @@ _MANY: Final = f"""
         SELECT ingestion_id, sum(about) AS about FROM holding GROUP BY ingestion_id
         ORDER BY about DESC LIMIT {LISTED_DOCUMENTS}
     ), considered AS MATERIALIZED (
-        (
-            SELECT ingestion_id, i.chunks FROM likely JOIN documents d ON d.live_ingestion_id = ingestion_id
-                JOIN versions i ON i.id = ingestion_id
-            WHERE {{visible}} ORDER BY about DESC LIMIT {WEIGHED_DOCUMENTS}
-        )
-        UNION SELECT id, chunks FROM versions WHERE id IN (SELECT ingestion_id FROM listed)
+        SELECT ingestion_id, chunks FROM (
+            (
+                SELECT ingestion_id FROM likely entry WHERE {{is_visible}}
+                ORDER BY about DESC LIMIT {WEIGHED_DOCUMENTS}
+            )
+            UNION SELECT ingestion_id FROM listed
+        ) likely CROSS JOIN LATERAL (SELECT chunks FROM versions WHERE id = ingestion_id OFFSET 0) ingestion
     )
 """
-# One look-up by key for each document, whatever the planner thinks of the tables' sizes.
+# In a library of few documents each word's are read at once, and those that are not visible left out.
+_COUNTED_BY_WORD: Final = """
+    SELECT ingestion_id, word, rarity, share, is_on_first_page FROM word CROSS JOIN LATERAL (
+        SELECT ingestion_id, share, is_on_first_page FROM document_words
+        WHERE document_words.lexeme = word.lexeme OFFSET 0
+    ) counted WHERE (ingestion_id IN (SELECT ingestion_id FROM visible)) IS TRUE
+"""
+# In another, one look-up by key for each document, whatever the planner thinks of the tables' sizes.
+_COUNTED_BY_DOCUMENT: Final = """
+    SELECT ingestion_id, word, rarity, share, is_on_first_page FROM considered CROSS JOIN LATERAL (
+        SELECT lexeme, share, is_on_first_page FROM document_words
+        WHERE document_words.ingestion_id = considered.ingestion_id
+            AND document_words.lexeme = ANY(CAST(:lexemes AS text[])) OFFSET 0
+    ) counted JOIN word USING (lexeme)
+"""
 _DOCUMENT: Final = """
     held AS (
-        SELECT considered.ingestion_id, word, max(rarity * sqrt(share)) AS about,
+        SELECT ingestion_id, word, max(rarity * sqrt(share)) AS about,
             bool_or(is_on_first_page) AS is_on_first_page
-        FROM considered CROSS JOIN LATERAL (
-            SELECT lexeme, share, is_on_first_page FROM document_words
-            WHERE document_words.ingestion_id = considered.ingestion_id
-                AND document_words.lexeme = ANY(CAST(:lexemes AS text[])) OFFSET 0
-        ) counted JOIN word USING (lexeme) GROUP BY considered.ingestion_id, word
+        FROM ({counted}) counted GROUP BY ingestion_id, word
     ), document AS MATERIALIZED (
         SELECT ingestion_id, chunks, CAST(coalesce(sum(about), 0) AS float8) AS about{weights}
         FROM considered LEFT JOIN held USING (ingestion_id) GROUP BY ingestion_id, chunks
     )
 """
 _CHOSEN: Final = f"""
-    SELECT ingestion_id FROM (
-        SELECT ingestion_id, sum(chunks) OVER best - chunks AS chunks_before, row_number() OVER best AS place
+    SELECT * FROM (
+        SELECT document.*, sum(chunks) OVER best - chunks AS chunks_before, row_number() OVER best AS place
         FROM document WHERE about > 0
         WINDOW best AS (ORDER BY about DESC, ingestion_id ROWS UNBOUNDED PRECEDING)
     ) ranked WHERE place <= {CHOSEN_DOCUMENTS} AND chunks_before < {CHOSEN_CHUNKS}
 """
+# Without OFFSET 0 each rank would be computed again wherever it is used.
 _POOL: Final = """
-    pool AS MATERIALIZED (
-        SELECT chunk_id, ingestion_id, tsv @@ CAST(:phrase AS tsquery) AS has_phrase{ranks} FROM (
-            SELECT chunk.id AS chunk_id, ingestion_id, tsv FROM chosen CROSS JOIN LATERAL (
+    pool AS (
+        SELECT chunk_id, about, tsv @@ CAST(:phrase AS tsquery) AS has_phrase{ranks} FROM (
+            SELECT chunk.id AS chunk_id, about, tsv{weights} FROM chosen CROSS JOIN LATERAL (
                 SELECT id, tsv FROM chunks WHERE chunks.ingestion_id = chosen.ingestion_id OFFSET 0
             ) chunk
             UNION ALL
-            SELECT chunk_id, listed.ingestion_id, tsv FROM listed CROSS JOIN LATERAL (
-                SELECT tsv FROM chunks WHERE id = chunk_id OFFSET 0
-            ) chunk
-            WHERE listed.ingestion_id NOT IN (SELECT ingestion_id FROM chosen)
-        ) chunk
+            SELECT chunk_id, about, tsv{weights} FROM listed JOIN document USING (ingestion_id)
+                CROSS JOIN LATERAL (SELECT tsv FROM chunks WHERE id = chunk_id OFFSET 0) chunk
+            WHERE (ingestion_id IN (SELECT ingestion_id FROM chosen)) IS NOT TRUE
+        ) chunk OFFSET 0
     )
 """
-_BEST: Final = f"""
+_PARTED: Final = f"""
     most AS MATERIALIZED (
         SELECT nullif(max(words), 0) AS words, nullif(max(about), 0) AS about FROM scored
-    ), best AS MATERIALIZED (
+    ), parted AS NOT MATERIALIZED (
         SELECT parts.*, words + document + coverage + phrase AS by_words FROM (
-            SELECT chunk_id, scored.coverage AS held, subject,
+            SELECT chunk_id, scored.coverage AS held, scored.about / CAST(:asked AS float8) AS subject,
                 CAST(:words_weight AS float8) * coalesce(scored.words / most.words, 0) AS words,
                 CAST({DOCUMENT} AS float8) * coalesce(scored.about / most.about, 0) AS document,
                 CAST({COVERAGE} AS float8) * scored.coverage ^ 2 AS coverage,
@@ -331,22 +373,19 @@ _FOUND: Final = f"""
 """
 _EVIDENT_BY_WORDS: Final = """
     evident AS (
-        SELECT *, CAST(NULL AS float8) AS vector, 1.5 * held + subject AS evidence FROM best WHERE held > 0
+        SELECT *, CAST(NULL AS float8) AS vector, 1.5 * held + subject AS evidence FROM parted WHERE held > 0
     )
 """
 _EVIDENT: Final = f"""
-    compared AS MATERIALIZED (
-        SELECT best.*, coalesce(nearest.similarity, (
+    best AS MATERIALIZED (
+        (SELECT * FROM parted WHERE held > 0 ORDER BY by_words DESC, chunk_id LIMIT {COMPARED_CHUNKS})
+        UNION SELECT * FROM parted WHERE (chunk_id IN (SELECT chunk_id FROM nearest)) IS TRUE
+    ), compared AS MATERIALIZED (
+        SELECT best.*, coalesce(similarity, (
             SELECT -(embedding <#> CAST(:vector AS halfvec)) FROM {{vectors}} v
             WHERE v.chunk_id = best.chunk_id
         )) AS similarity
-        FROM (
-            SELECT chunk_id FROM nearest
-            UNION (
-                SELECT chunk_id FROM best WHERE held > 0 ORDER BY by_words DESC, chunk_id
-                LIMIT {COMPARED_CHUNKS}
-            )
-        ) near JOIN best USING (chunk_id) LEFT JOIN nearest USING (chunk_id)
+        FROM best LEFT JOIN nearest USING (chunk_id)
     ), usual AS MATERIALIZED (
         SELECT coalesce(avg(-(embedding <#> CAST(:vector AS halfvec))), 0) AS similarity
         FROM {{vectors}} TABLESAMPLE SYSTEM (

@@ -9,13 +9,14 @@ in its old version or in its new one, whole. Which plan it takes is chosen here,
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 from pgvector import HalfVector
-from sqlalchemy import bindparam
+from sqlalchemy import Executable, bindparam
 from sqlalchemy import text as sql
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,11 +25,14 @@ from sqlalchemy.types import NullType
 from app.pdf.pages import Box
 from app.storage.chunks import boxes_from_json
 from app.storage.filters import SearchFilter
-from app.storage.ranking import NEAREST_CHUNKS, Ranking, nearest
-from app.storage.visible import begin_search
-from app.storage.words import Question, begin_question
+from app.storage.ranking import NEAREST_CHUNKS, Ranking, listing, nearest
+from app.storage.visible import Visible, begin_search
+from app.storage.words import begin_question
 
 PARTS = ("words", "vector", "document", "coverage", "phrase")
+
+# Parameters of Postgres' own types, by how their names begin.
+_TYPED = ("vector", "lexeme_", "candidates", "phrase")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,12 @@ async def search_vector(
     """The chunks nearest to a vector of length 1. Scores are cosine similarities, -1 to 1."""
     visible = await begin_search(connection, wanted)
     parameters = visible.parameters | {"vector": HalfVector(vector), "depth": limit, "limit": limit}
-    ranked = f"{nearest(visible, space_id)}, found AS (SELECT chunk_id, similarity AS score FROM nearest)"
-    return _at_least(min_score, [_hit(row) for row in await _find(connection, ranked, parameters)])
+    ranked = f"""
+        {listing(visible)}, {nearest(visible, space_id)},
+        found AS (SELECT chunk_id, similarity AS score FROM nearest)
+    """
+    rows = await _find(connection, visible, ranked, parameters)
+    return _at_least(min_score, [_hit(row) for row in rows])
 
 
 async def search_text(
@@ -96,8 +104,8 @@ async def search_text(
         return []
     ranking = Ranking(question, visible, None)
     parameters = ranking.parameters | {"limit": limit}
-    rows = await _find(connection, ranking.statement(), parameters, ranking.held_words())
-    return _at_least(min_score, [_ranked_hit(row, question) for row in rows])
+    rows = await _find(connection, visible, ranking.statement(), parameters, ranking.held_words())
+    return _at_least(min_score, [_ranked_hit(row, ranking) for row in rows])
 
 
 async def search_hybrid(  # noqa: PLR0913, PLR0917 - a space and its vector, a query and its filter
@@ -122,26 +130,39 @@ async def search_hybrid(  # noqa: PLR0913, PLR0917 - a space and its vector, a q
         "depth": max(limit, NEAREST_CHUNKS),
         "limit": limit,
     }
-    rows = await _find(connection, ranking.statement(), parameters, ranking.held_words())
-    return _at_least(min_score, [_ranked_hit(row, question) for row in rows])
+    rows = await _find(connection, visible, ranking.statement(), parameters, ranking.held_words())
+    return _at_least(min_score, [_ranked_hit(row, ranking) for row in rows])
 
 
 async def _find(
-    connection: AsyncConnection, ranked: str, parameters: dict[str, Any], held: str = "NULL"
+    connection: AsyncConnection, visible: Visible, ranked: str, parameters: dict[str, Any], held: str = "NULL"
 ) -> list[Any]:
-    """The rows of the CTE `found(chunk_id, score, …)` and of their chunks, best first."""
-    statement = sql(f"""
-        WITH {ranked}
-        SELECT found.*, d.id AS document_id, i.filename, coalesce(d.title, i.title) AS title,
-            c.page_start, c.page_end, c.text,
-            c.boxes, c.heading, c.ordinal, {held} AS held
-        FROM found JOIN chunks c ON c.id = found.chunk_id JOIN ingestions i ON i.id = c.ingestion_id
-            JOIN documents d ON d.live_ingestion_id = i.id
+    """The rows of the CTE `found(chunk_id, score, …)` and of their chunks, best first.
+
+    A plan is kept with its connection and used for all questions of one shape. It is for a library of this
+    scale: what was planned while there was nothing is not used when there is much.
+    """
+    statement = _statement(f"""
+        /* scale {visible.scale} */ WITH {ranked}
+        SELECT found.*, hit.* FROM found CROSS JOIN LATERAL (
+            SELECT d.id AS document_id, i.filename, coalesce(d.title, i.title) AS title,
+                c.page_start, c.page_end, c.text, c.boxes, c.heading, c.ordinal, {held} AS held
+            FROM chunks c JOIN ingestions i ON i.id = c.ingestion_id
+                JOIN documents d ON d.live_ingestion_id = i.id
+            WHERE c.id = found.chunk_id OFFSET 0
+        ) hit
         ORDER BY found.score DESC, found.chunk_id
     """)
-    if "vector" in parameters:  # bytes would be sent as bytea
-        statement = statement.bindparams(bindparam("vector", type_=NullType()))
-    return list(await connection.execute(statement.columns(boxes=JSONB), parameters))
+    return list(await connection.execute(statement, parameters))
+
+
+@lru_cache(maxsize=256)
+def _statement(text: str) -> Executable:
+    """Vectors and queries go as what they are cast to: as text they would be parsed for every chunk."""
+    statement = sql(text)
+    typed = [name for name in statement.compile().params if name.startswith(_TYPED)]
+    statement = statement.bindparams(*(bindparam(name, type_=NullType()) for name in typed))
+    return statement.columns(boxes=JSONB)
 
 
 def _hit(row: Any, score: float | None = None, **more: Any) -> Hit:
@@ -161,13 +182,12 @@ def _hit(row: Any, score: float | None = None, **more: Any) -> Hit:
     )
 
 
-def _ranked_hit(row: Any, question: Question) -> Hit:
-    held = [question.words[number].text for number in row.held if number is not None]
+def _ranked_hit(row: Any, ranking: Ranking) -> Hit:
     parts = {part: float(value) for part in PARTS if (value := getattr(row, part)) is not None}
     places = {"words": row.words_place, "vector": row.vector_place}
     return _hit(
         row,
-        matched=tuple(dict.fromkeys(held)),
+        matched=ranking.matched(row.held),
         explain=parts,
         places={name: place for name, place in places.items() if place is not None},
     )

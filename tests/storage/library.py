@@ -170,7 +170,7 @@ class Library:
         """The first ten for a question, when every visible chunk is compared and every document weighed."""
         async with self.database.transaction() as connection:
             question, visible = await begin_question(connection, query, wanted)
-            everything = replace(visible, is_short=True, has_few_documents=True)
+            everything = replace(visible, is_short=True, is_narrow=True, has_few_documents=True)
             space_id = None if vector is None else self.space_id
             ranking = Ranking(question, everything, space_id, is_contextual=is_contextual)
             statement = text(f"WITH {ranking.statement()} SELECT chunk_id FROM found")

@@ -95,10 +95,10 @@ async def in_postgres(
     asked = condition_sql(condition, parameters)
     result: bool | None = await connection.scalar(
         text(f"""
+            WITH ingestions (id, filename) AS (SELECT 1, CAST(:filename AS text))
             SELECT {asked} FROM
                 (SELECT CAST(:metadata AS jsonb), CAST(:created_at AS timestamptz)) d (metadata, created_at),
-                (SELECT CAST(:filename AS text), CAST(:pages AS int), CAST(:language AS text))
-                    i (filename, pages_total, language)
+                (SELECT 1, CAST(:pages AS int), CAST(:language AS text)) i (id, pages_total, language)
         """),
         parameters
         | {

@@ -1,0 +1,125 @@
+"""Plans of searches are kept with their connection: they have to be right for whatever there is later."""
+
+import re
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.embeddings.base import EmbeddingIdentity
+from app.local.embedded import EmbeddedPostgres
+from app.storage.database import Database
+from app.storage.filters import Comparison, Containment, SearchFilter
+from app.storage.reach import Reach
+from app.storage.search import Hit, search_hybrid, search_text, search_vector
+from app.storage.spaces import open_space
+from app.storage.visible import FEW_DOCUMENTS
+from tests.databases import migrated
+from tests.storage.library import Library, Shelf
+
+SEARCHES = text(
+    "SELECT statement, parameter_types FROM pg_prepared_statements"
+    " WHERE statement ~ 'SELECT f[o]und' AND NOT statement ~ 'PREPARE'"
+)
+QUERY = "annual heading"
+NOTES = Shelf("notes", FEW_DOCUMENTS + 10, 3, {"kind": "note"}, phrase="annual")
+REPORTS = Shelf("reports", 14, 300, {"kind": "report"}, phrase="annual")
+BOUND = Reach(collections=("rep*",))
+FILTERS = {
+    "everything": SearchFilter(),
+    "a long collection": SearchFilter("reports"),
+    "many small documents": SearchFilter("notes"),
+    "metadata": SearchFilter(condition=Containment({"kind": "report"})),
+    "fields": SearchFilter(condition=Comparison("eq", "filename", "reports.pdf")),
+    "bound": SearchFilter(reach=BOUND),
+}
+
+
+@pytest.fixture(scope="module")
+async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
+    """5,700 chunks, of a few long documents and many short ones."""
+    library = await empty(postgres, "plans")
+    await library.fill([NOTES, REPORTS])
+    yield library
+    await library.database.close()
+
+
+async def empty(postgres: EmbeddedPostgres, name: str) -> Library:
+    database = Database(await migrated(postgres, name), pool_size=1)
+    return Library(database, await open_space(database, EmbeddingIdentity("test", "clusters", 64)), 64)
+
+
+async def ask_all(
+    library: Library, wanted: SearchFilter, database: Database | None = None
+) -> list[list[Hit]]:
+    """In all three modes, in one transaction."""
+    vector, space_id = library.centers[0].astype("float32"), library.space_id
+    async with (database or library.database).snapshot(wanted.reach) as connection:
+        return [
+            await search_hybrid(connection, space_id, vector, QUERY, wanted, 10),
+            await search_hybrid(connection, space_id, vector, '"annual" heading', wanted, 10),
+            await search_text(connection, QUERY, wanted, 10),
+            await search_vector(connection, space_id, vector, wanted, 10),
+        ]
+
+
+async def plan(connection: AsyncConnection, statement: str, parameters: int) -> str:
+    """Of a prepared statement, whatever it is executed with."""
+    await connection.execute(text("SET LOCAL plan_cache_mode = force_generic_plan"))
+    await connection.execute(text("SET LOCAL enable_seqscan = off"))
+    await connection.exec_driver_sql(f"PREPARE asked AS {statement}")
+    nulls = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
+    rows = await connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) EXECUTE asked{nulls}")
+    await connection.exec_driver_sql("DEALLOCATE asked")
+    return "\n".join(row[0] for row in rows)
+
+
+def scans(plan: str) -> list[str]:
+    """The indexes that are read, but for those by which the documents of a filter are found."""
+    found: list[str] = re.findall(r"(?:Index.* using|Bitmap Index Scan on|Seq Scan on) (\w+)", plan)
+    return sorted(name for name in found if "_documents_" not in name)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+async def test_in_an_empty_library_all_is_planned_as_in_a_full_one(
+    postgres: EmbeddedPostgres, library: Library, name: str
+) -> None:
+    wanted = FILTERS[name]
+    nothing = await empty(postgres, f"plans_{name}")
+    await ask_all(library, wanted)
+    async with library.database.snapshot(wanted.reach) as connection:
+        prepared = (await connection.execute(SEARCHES)).all()
+        full = [await plan(connection, row.statement, len(row.parameter_types)) for row in prepared]
+    async with nothing.database.snapshot(wanted.reach) as connection:
+        there = [await plan(connection, row.statement, len(row.parameter_types)) for row in prepared]
+    await nothing.database.close()
+    assert len(prepared) >= 4
+    for one, other in zip(full, there, strict=True):
+        assert scans(one) == scans(other)
+        assert "Seq Scan" not in one
+
+
+async def test_who_asked_while_there_was_nothing_finds_what_others_find(postgres: EmbeddedPostgres) -> None:
+    library = await empty(postgres, "plans_grown")
+    async with library.database.transaction() as connection:
+        for table in ("documents", "ingestions", "chunks", "document_words"):
+            await connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
+    for _ in range(10):
+        assert await ask_all(library, SearchFilter()) == [[], [], [], []]
+    for _ in range(18):
+        await library.add_document(REPORTS)
+    newcomer = Database(postgres.url("plans_grown"), pool_size=1)
+    one = await some_document(library)
+    for wanted in (*FILTERS.values(), SearchFilter(document_ids=(one,))):
+        found = await ask_all(library, wanted)
+        assert found == await ask_all(library, wanted, newcomer)
+        assert all(len(hits) == (0 if wanted.collection == "notes" else 10) for hits in found)
+    await newcomer.close()
+    await library.database.close()
+
+
+async def some_document(library: Library) -> UUID:
+    async with library.database.transaction() as connection:
+        return await connection.scalar(text("SELECT id FROM documents ORDER BY id LIMIT 1"))
