@@ -8,24 +8,18 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, chain
-from typing import Any
 
-import orjson
 from tokenizers import Tokenizer
+from tokenizers.models import BPE, WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 _MOST_TOKENS = 2**17  # of known words, 20 MB; ten annual reports have 33,000 words of 4 tokens
 
 # White space goes with the word behind it: to many tokenizers a space is part of a token.
 _WORD = re.compile(r"[ \t\n]*[^ \t\n]+|[ \t\n]+")
-_ACROSS_WORDS = re.compile(r"[^▁ \t\n][▁ \t\n]")
-_BERT = ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
-_LLAMA_NORMALIZER = {
-    "type": "Sequence",
-    "normalizers": [
-        {"type": "Prepend", "prepend": "▁"},
-        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-    ],
-}
+_ACROSS_WORDS = re.compile(r"[^▁ \t\n\0][▁ \t\n]")
+_LLAMA_NORMALIZER = 'Sequence(normalizers=[Prepend(prepend="▁"), Replace(pattern=String(" "), content="▁")])'
 
 Ids = Sequence[int]
 Offsets = Sequence[tuple[int, int]]
@@ -70,10 +64,9 @@ class Encoder:
     """Gives the tokens that the tokenizer gives, without special ones. For use by any thread."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        described = orjson.loads(tokenizer.to_str())
         self._tokenizer = tokenizer
-        self._added = [token["content"] for token in described["added_tokens"]]
-        self._keeps_words_apart = _keeps_words_apart(described)
+        self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        self._keeps_words_apart = _keeps_words_apart(tokenizer)
         self._known = _KnownWords()
 
     def encode(self, text: str) -> Encoded:
@@ -123,20 +116,23 @@ class _KnownWords:
             self.ids[word] = ids
 
 
-def _keeps_words_apart(described: Mapping[str, Any]) -> bool:
+def _keeps_words_apart(tokenizer: Tokenizer) -> bool:
     """Whether a word has the same tokens whatever stands around it, unless it is the first of its text.
 
     So it is with BERT's tokenizers, which cut at white space before all else, and with Llama's, if no token
     of the vocabulary goes from one word into the next.
     """
-    if any(token["normalized"] or token["lstrip"] or token["rstrip"] for token in described["added_tokens"]):
+    added = tokenizer.get_added_tokens_decoder().values()
+    if any(token.normalized or token.lstrip or token.rstrip for token in added):
         return False
-    normalizer, cutter, model = (described[step] for step in ("normalizer", "pre_tokenizer", "model"))
-    if [step and step["type"] for step in (normalizer, cutter, model)] == _BERT:
-        return True
+    normalizer, cutter, model = tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model
+    if isinstance(model, WordPiece):
+        return isinstance(normalizer, BertNormalizer) and isinstance(cutter, BertPreTokenizer)
     return (
-        (normalizer, cutter, model["type"]) == (_LLAMA_NORMALIZER, None, "BPE")
-        and model["byte_fallback"]
-        and not model["dropout"]
-        and not any(map(_ACROSS_WORDS.search, model["vocab"]))
+        isinstance(model, BPE)
+        and repr(normalizer) == _LLAMA_NORMALIZER
+        and cutter is None
+        and model.byte_fallback
+        and not model.dropout
+        and not _ACROSS_WORDS.search("\0".join(tokenizer.get_vocab()))
     )
