@@ -120,7 +120,7 @@ class Splitting:
     def add(self, page: Page) -> list[Chunk]:
         """The chunks that are complete with this page. A short rest waits for the next one.
 
-        Takes CPU time in proportion to the text, 0.5 s a megabyte: call it in a thread for big pages.
+        Takes CPU time in proportion to the text, 0.4 s a megabyte: call it in a thread for big pages.
         """
         chunks: list[Chunk] = []
         begun = self._sections.begun_on(page)
