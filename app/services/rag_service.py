@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 EMBEDDING_BATCHES_AT_ONCE = 4  # of one document: three are embedded while one is stored
 BATCH_SECONDS = 0.5
-LARGE_PAGE_CHARACTERS = 20_000  # split in 8 ms; a usual page in 1, and a thread for it would take as long again
+LARGE_PAGE_CHARACTERS = 20_000  # split in 8 ms; a usual page in 1, and a thread would take 0.2 more
 FEWEST_CHUNKS = 8  # in a batch of what is read slowly: enough to tell the language from the first one
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 DISK_OF_WORKER = "The disk of a worker is full, or that of its temporary files."
