@@ -4,6 +4,9 @@
 .PHONY: help install demo up chaos bench test test-once test-bare test-browser test-all test-python test-fastembed \
 	test-openapi audit screenshots lint compose-check lock
 
+# Our programs are started hundreds of times: with nothing compiled kept, each start compiles all anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON := .venv/bin/python
 CHROMIUM := chromium
 # Three processes, each with servers of its own: two leave a third of two cores idle, since tests wait.

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.storage.database import keep_alive
 from app.storage.models import Base
+from app.storage.readiness import is_ahead
 
 LOCK = 0x4D69_6772  # any number, the same in every process
 CONNECT_SECONDS = 10
@@ -20,9 +21,15 @@ def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
 
 
 def migrate(connection: Connection) -> None:
+    """Leaves a database of a newer version alone: it has all that this one needs."""
     context.configure(connection=connection, target_metadata=Base.metadata, include_name=is_ours)
     with context.begin_transaction():
-        context.run_migrations()
+        if is_ahead(revision := context.get_context().get_current_revision()):
+            context.config.print_stdout(
+                "The database is of a newer version (%s); nothing to migrate.", revision
+            )
+        else:
+            context.run_migrations()
 
 
 async def migrate_async(url: str) -> None:

@@ -31,7 +31,7 @@ from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
-from app.api.problems import answer_errors_with_problems, problem_responses
+from app.api.problems import StartsInWords, answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import Guard, SecurityHeaders
 from app.api.web_page import serve_page
@@ -67,7 +67,7 @@ class GuardedAPI(DescribedAPI):
     """Ids and security headers go around everything: an answer to an unexpected error has them too."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return RequestIds(SecurityHeaders(super().build_middleware_stack()))
+        return StartsInWords(RequestIds(SecurityHeaders(super().build_middleware_stack())))
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

@@ -48,9 +48,9 @@ def main() -> None:
 
 def create_app() -> "FastAPI":
     """In each process."""
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)  # first: 0.3 s of importing the rest is looking for cycles
     from app import main as application  # not in the parent of several, which serves nothing
 
-    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     return application.create_app()
 

@@ -1,10 +1,7 @@
 """Real servers for all tests: one Postgres and one Valkey a session, started here, gone at the end."""
 
 import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +12,8 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.buckets import Bucket, S3Server
+from tests.databases import migrated
 from tests.stacks import Up
-
-PROJECT = Path(__file__).parent.parent
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)
@@ -37,18 +33,9 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]
 
 
 @pytest.fixture(scope="session")
-def database_url(postgres: EmbeddedPostgres) -> str:
+async def database_url(postgres: EmbeddedPostgres) -> str:
     """A fresh migrated database, shared by all tests: use your own collections and ids."""
-    postgres.create_database("tests")
-    url = postgres.url("tests")
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=PROJECT,
-        env=os.environ | {"DATABASE_URL": url},
-        check=True,
-        capture_output=True,
-    )
-    return url
+    return await migrated(postgres, "tests")
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr, ValidationError
 
-from app.config import Settings
+from app.config import Settings, get_settings, settings_or_exit
 from tests.processes import PROJECT
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
@@ -177,8 +177,16 @@ def test_keys_that_cannot_be_understood_are_refused_without_being_told(keys: str
         ({"CELERY_RESULT_BACKEND": "redis:6379"}, "CELERY_RESULT_BACKEND: must be a URL"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_starts(wrong: dict[str, str], remedy: str) -> None:
-    assert remedy in refusal_of(["app.serve", "--port", "9"], wrong)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    wrong: dict[str, str], remedy: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    get_settings.cache_clear()  # in a process that has some already
+    with pytest.raises(SystemExit) as ending:
+        settings_or_exit()
+    assert ending.value.code == 2
+    assert remedy in said_in_one_line(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +221,10 @@ def refusal_of(program: list[str], settings: dict[str, str]) -> str:
         check=False,
     )
     assert ended.returncode == 2, ended.stderr
-    assert ended.stderr.startswith("The settings are not valid. ")
-    assert ended.stderr.count("\n") == 1, ended.stderr
-    return ended.stderr
+    return said_in_one_line(ended.stderr)
+
+
+def said_in_one_line(refusal: str) -> str:
+    assert refusal.startswith("The settings are not valid. ")
+    assert refusal.count("\n") == 1, refusal
+    return refusal

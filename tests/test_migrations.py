@@ -27,7 +27,8 @@ WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT gra
 CATALOG = {
     "columns": """
         SELECT table_name, column_name, udt_name, is_nullable, column_default
-        FROM information_schema.columns WHERE table_schema = 'public'
+        FROM information_schema.columns JOIN information_schema.tables USING (table_schema, table_name)
+        WHERE table_schema = 'public' AND table_type = 'BASE TABLE'
     """,
     "indexes": "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     "constraints": """
@@ -164,11 +165,23 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
     assert await execute(url, f"{TABLES} AND tablename = 'documents'")
 
 
-async def start_migrating(url: str) -> asyncio.subprocess.Process:
+async def test_a_database_of_a_newer_version_is_left_alone(postgres: EmbeddedPostgres) -> None:
+    """Who goes back to the version before starts it as ever, with `migrate` first."""
+    url = await migrated(postgres, "migrations_ahead")
+    await execute(url, "UPDATE alembic_version SET version_num = '29990101a'")
+    process = await start_migrating(url, "-m", "app.local.cli", "migrate")
+    said = await process.communicate()
+    assert process.returncode == 0, said
+    assert b"of a newer version (29990101a)" in said[0]
+    assert await execute(url, "SELECT version_num FROM alembic_version") == {("29990101a",)}
+
+
+async def start_migrating(url: str, *command: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "alembic", "upgrade", "head"),
+        *(sys.executable, *(command or ("-m", "alembic", "upgrade", "head"))),
         cwd=PROJECT,
         env=os.environ | {"DATABASE_URL": url},
+        stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
 

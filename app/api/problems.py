@@ -1,5 +1,6 @@
 """Errors on the wire: RFC 9457 `application/problem+json`, the same shape for every refusal."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InternalError, InvalidQuery, PDFIngestError
 
@@ -172,3 +174,19 @@ def _sentence(error: HTTPException) -> str:
             return "This path does not answer this method; the header Allow says which it does."
         case _:
             return str(error.detail)
+
+
+class StartsInWords:
+    """Has the server's log say in a sentence why the service does not start, as far as there is one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_words(message: Message) -> None:
+            error = sys.exc_info()[1]
+            if message["type"] == "lifespan.startup.failed" and isinstance(error, PDFIngestError):
+                message["message"] = error.message
+            await send(message)
+
+        await self._app(scope, receive, send_in_words if scope["type"] == "lifespan" else send)

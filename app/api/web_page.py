@@ -26,6 +26,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
+@router.head("/")  # what watches a site asks for the status alone
 async def show_page() -> FileResponse:
     return FileResponse(WEB / "index.html", headers=_HEADERS)
 

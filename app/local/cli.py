@@ -1,4 +1,7 @@
-"""The `pdf-ingest` command."""
+"""The `pdf-ingest` command.
+
+What one command alone needs is imported in it: most are a question to a service and need HTTP only.
+"""
 
 import asyncio
 import json
@@ -9,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 from uuid import UUID
 
 import typer
@@ -17,21 +20,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.text import Text
 
-from app.config import Settings, settings_or_exit
 from app.local.client import Client, RequestRefused, ServiceUnreachable
-from app.local.demo import run_demo
-from app.local.embedded import ServerFailed
-from app.local.evaluate import (
-    NotEvaluable,
-    compare,
-    evaluate,
-    read_evaluation,
-    read_names,
-    read_questions,
-    write_evaluation,
-)
+from app.local.failures import Failure
 from app.local.progress_bars import ingest_files, pdfs_in
-from app.local.stack import PROJECT, Stack
 from app.local.terminal import (
     LogPrinter,
     print_comparison,
@@ -48,6 +39,10 @@ from app.local.terminal import (
     print_verdicts,
     verdicts_as_json,
 )
+
+if TYPE_CHECKING:
+    from app.config import Settings
+    from app.local.stack import Stack
 
 T = TypeVar("T")
 
@@ -87,6 +82,9 @@ def up(
     workers: Annotated[int, typer.Option(min=1, help="Processes of the worker.")] = 2,
 ) -> None:
     """Run the whole service here: Postgres, Valkey, a worker and the API, until Ctrl-C."""
+    from app.config import settings_or_exit
+    from app.local.stack import Stack
+
     settings_or_exit()
     stack = Stack(data_dir, port=port, workers=workers, say=LogPrinter(console))
     _run(_serve(stack), hurry=stack.hurry)
@@ -95,6 +93,9 @@ def up(
 @cli.command()
 def demo() -> None:
     """Ingest sample PDFs on a stack of its own, search them, stop everything."""
+    from app.config import settings_or_exit
+    from app.local.demo import run_demo
+
     settings_or_exit()
     if not _run(run_demo(console)):
         raise typer.Exit(1)
@@ -115,7 +116,7 @@ def chaos(
 ) -> None:
     """Kill, stop and empty every part of a stack of its own, and count that nothing is lost."""
     try:
-        from app.local.chaos.run import run_chaos  # here: it brings a web server and numpy
+        from app.local.chaos.run import run_chaos
         from app.local.chaos.scenarios import SCENARIOS, choose
     except ModuleNotFoundError:
         _refuse("There is no chaos in the container image; `make chaos` runs it in a checkout.")
@@ -141,6 +142,8 @@ def chaos(
 )
 def bench(context: typer.Context) -> None:
     """Measure how fast everything is, on stacks of its own; `bench --help` tells what can be measured."""
+    from app.local.stack import PROJECT
+
     if not (PROJECT / "benchmarks").is_dir():
         _refuse("There are no benchmarks in the container image; `make bench` runs them in a checkout.")
     path = os.pathsep.join(filter(None, (str(PROJECT), os.environ.get("PYTHONPATH"))))
@@ -154,10 +157,12 @@ def migrate() -> None:
 
     Documents of older versions are brought along in steps, while a running service goes on.
     """
-    from alembic import command  # here: it brings SQLAlchemy, a sixth of every command's start
+    from alembic import command
     from alembic.config import Config
 
+    from app.config import settings_or_exit
     from app.errors import DatabaseUnavailable, TenantRoleRefused
+    from app.local.stack import PROJECT
     from app.logs import configure_logging
     from app.storage.passwords import make_key_file
 
@@ -275,6 +280,14 @@ def evaluate_search(  # noqa: PLR0913 - the options of the command
     url: Url = DEFAULT_URL,
 ) -> None:
     """Measure the search with questions whose pages are known."""
+    from app.local.evaluate import (
+        compare,
+        evaluate,
+        read_evaluation,
+        read_names,
+        read_questions,
+        write_evaluation,
+    )
 
     async def work() -> None:
         earlier = read_evaluation(against) if against else None
@@ -436,7 +449,7 @@ def main() -> None:
     cli(prog_name="pdf-ingest")
 
 
-async def _serve(stack: Stack) -> None:
+async def _serve(stack: "Stack") -> None:
     async with stack:
         stack.say("stack", f"ready: {stack.url} in a browser, {stack.url}/docs for the API; Ctrl-C ends all")
         await asyncio.Event().wait()
@@ -478,7 +491,7 @@ def _run(work: Coroutine[Any, Any, T], *, hurry: Callable[[], None] | None = Non
         return asyncio.run(_until_signal(work, hurry or (lambda: None)))
     except asyncio.CancelledError:
         raise typer.Exit(130 if hurry is None else 0) from None
-    except (NotEvaluable, ServerFailed, ServiceUnreachable, RequestRefused) as error:
+    except Failure as error:
         _refuse(str(error))
     except ExceptionGroup as group:  # of files that were uploaded side by side
         expected, others = group.split((ServiceUnreachable, RequestRefused))
@@ -501,7 +514,7 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
     return await task
 
 
-async def _bring_along(settings: Settings) -> None:
+async def _bring_along(settings: "Settings") -> None:
     """Add what data of older versions lacks. Raises DatabaseUnavailable."""
     from app.services.backfill import DocumentWords, Languages, TitleWords, backfill
     from app.services.detection import LanguageDetector

@@ -13,6 +13,7 @@ from uuid import uuid4
 import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from app.local.failures import Failure
 from app.loopback import DIRECT
 
 FINAL = frozenset({"success", "error", "cancelled"})
@@ -20,11 +21,11 @@ WAIT_SECONDS = 0.5  # how long one poll waits for the end: short, so that the ba
 RECONNECT_SECONDS = 30  # a restart of the API takes 2 s
 
 
-class ServiceUnreachable(Exception):  # noqa: N818 - errors here state the fact
+class ServiceUnreachable(Failure):
     """Nothing answers at the service's address."""
 
 
-class RequestRefused(Exception):  # noqa: N818 - errors here state the fact
+class RequestRefused(Failure):
     """The service said no; the message is its own sentence."""
 
     def __init__(self, message: str, code: str, retry_after_seconds: float) -> None:

@@ -26,6 +26,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.local.failures import Failure
+
 START_SECONDS = 60  # a crash recovery on a slow disk; a usual start takes under a second
 STOP_SECONDS = 30
 
@@ -39,7 +41,7 @@ _AS_NOBODY = (
 )
 
 
-class ServerFailed(Exception):  # noqa: N818 - errors here state the fact
+class ServerFailed(Failure):
     """An embedded server cannot be started; the message says why."""
 
 

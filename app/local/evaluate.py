@@ -17,6 +17,7 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, ValidationError, computed_field
 
 from app.local.client import Client, RequestRefused
+from app.local.failures import Failure
 
 HITS = 100  # asked for by question, the most the API gives: enough for 10 pages and 5 documents
 DOCUMENTS = 5  # the k of document hit@k
@@ -26,7 +27,7 @@ _Z = NormalDist().inv_cdf(0.975)  # of a 95 % interval
 Pages = Annotated[dict[str, Annotated[list[PositiveInt], Field(min_length=1)]], Field(min_length=1)]
 
 
-class NotEvaluable(Exception):  # noqa: N818 - errors here state the fact
+class NotEvaluable(Failure):
     """A file or the service has not what an evaluation needs; the message says what to do."""
 
 

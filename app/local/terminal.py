@@ -8,14 +8,16 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.local.evaluate import Difference, Evaluation, Outcome
 from app.local.progress_bars import Verdict
+
+if TYPE_CHECKING:
+    from app.local.evaluate import Difference, Evaluation, Outcome
 
 SHORTEST_MARKED_WORD = 4
 ID_CHARACTERS = 36
@@ -152,7 +154,7 @@ def print_fields(console: Console, fields: dict[str, Any]) -> None:
     console.print(table)
 
 
-def print_evaluation(console: Console, evaluation: Evaluation) -> None:
+def print_evaluation(console: Console, evaluation: "Evaluation") -> None:
     """The scores, the time of a search, and a line for each question that was missed."""
     missed = evaluation.missed
     for outcome in missed:
@@ -171,7 +173,7 @@ def print_evaluation(console: Console, evaluation: Evaluation) -> None:
         console.print(f"{len(evaluation.left_out)} questions left out: none of their documents is there")
 
 
-def print_comparison(console: Console, hits: Difference, ranks: Difference) -> None:
+def print_comparison(console: Console, hits: "Difference", ranks: "Difference") -> None:
     """Both in the number of questions, with the p of the exact sign test."""
     for name, one in (("hits", hits), ("ranks", ranks)):
         console.print(
@@ -180,7 +182,7 @@ def print_comparison(console: Console, hits: Difference, ranks: Difference) -> N
         )
 
 
-def _miss(outcome: Outcome) -> Text:
+def _miss(outcome: "Outcome") -> Text:
     gold = "; ".join(f"{name} {', '.join(map(str, pages))}" for name, pages in outcome.pages.items())
     ranks = f"page {outcome.rank or 'none'}, document {outcome.document_rank or 'none'}"
     return Text.assemble(("missed ", "red"), f"{outcome.id} (rank of {ranks}): {outcome.question} [{gold}]")

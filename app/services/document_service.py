@@ -76,7 +76,10 @@ class UploadOptions:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedFile:
-    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now."""
+    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now.
+
+    `known_as`: where the same bytes are kept for a task that was there before.
+    """
 
     document_id: UUID
     task_id: UUID
@@ -84,6 +87,7 @@ class AcceptedFile:
     status: str = "queued"
     is_duplicate: bool = False
     is_new_task: bool = True
+    known_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,9 @@ class DocumentService:
         for file in begun:
             audit("document.upload", document_id=file.document_id, collection=options.collection)
         self._announce(*begun)
+        for received, outcome in zip(arrived, outcomes, strict=True):
+            if isinstance(received, ReceivedFile) and isinstance(outcome, AcceptedFile) and outcome.known_as:
+                await self._put_back(received, outcome.known_as)
         return answered
 
     async def require_room(self, announced_bytes: int) -> None:
@@ -437,6 +444,7 @@ class DocumentService:
                 known.status,
                 is_duplicate=True,
                 is_new_task=False,
+                known_as=known.storage_key,
             )
         if await documents.lock_document(connection, known.document_id):
             await self._add_version(connection, known.document_id, new, options.metadata)
@@ -506,6 +514,18 @@ class DocumentService:
         if self._cipher is None:
             raise PasswordNeedsKey
         return self._cipher.encrypt(password)
+
+    async def _put_back(self, received: ReceivedFile, key: str) -> None:
+        """What a document has lost, as in a file store that came from an older backup, is here again.
+
+        Should the store fail, it stays lost until the next time.
+        """
+        with suppress(StorageFailed):
+            try:
+                await self._files.size(key)
+            except FileNotFound:
+                await self._files.move(received.storage_key, key)
+                log.info("file_put_back", storage_key=key)
 
     async def _delete_files(self, storage_keys: Sequence[str]) -> None:
         """What fails here is left to the sweeper."""

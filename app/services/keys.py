@@ -287,14 +287,17 @@ class Keys:
             return await keys.list_keys(connection, after, limit)
 
     async def usage(self, caller: Caller, begin: datetime, end: datetime) -> list[UsageOf]:
-        """What was asked for between two times: on the caller's account or, for administrators, on all."""
+        """What was asked for between two times: on the caller's account or, for administrators, on all.
+
+        A key is told of all on its account, but of no names out of its reach; a token, of its part alone.
+        """
         account = None if caller.has_scope("admin") else caller.account
         async with self._database.transaction() as connection:
             rows = await list_usage(connection, begin, end, account)
-        return [
-            row if caller.reach.has_collection(row.collection) else replace(row, collection=None)
-            for row in rows
-        ]
+        seen = [row for row in rows if caller.reach.has_all_of(row.collection)]
+        if caller.is_token:
+            return seen
+        return [row if row in seen else replace(row, collection=None) for row in rows]
 
     async def revoke(self, key_id: UUID) -> None:
         """The key opens nothing any more: here at once, in all processes 2 s later. Raises KeyNotFound."""

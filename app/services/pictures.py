@@ -77,7 +77,8 @@ class PagePictures:
 
     async def draw(self, wanted: Wanted) -> bytes:
         """A PNG. Raises PageNotFound, FileGone, PasswordGone, PicturesBusy, and the Unreadable family."""
-        return await self._renderings.picture(wanted.tag, lambda: self._render(wanted))
+        of_document = f"{wanted.document_id} {wanted.tag}"  # who has the same file may not have its password
+        return await self._renderings.picture(of_document, lambda: self._render(wanted))
 
     async def close(self) -> None:
         await self._renderings.close()

@@ -319,7 +319,8 @@ class RAGService:
             pace.note(read.pid)
             if read.stage == "ocr":  # else it stays reading, and then embedding
                 progress.stage = read.stage
-            progress.pages_total = read.pages_total
+            if read.pages_total:  # 0 before it is open
+                progress.pages_total = read.pages_total
 
         async with (
             beside(self._make_way(lease, pace)),

@@ -144,13 +144,7 @@ class Sweeper:
                 log.info("runs forgotten", count=RUNS_AT_ONCE)
             while await outbox.forget_deliveries(connection, self.retention_days, RUNS_AT_ONCE):
                 log.info("webhook deliveries forgotten")
-        keys: list[str] = []
-        async for key in self.files.keys_older_than(ORPHAN_SECONDS):
-            keys.append(key)
-            if len(keys) == KEYS_PER_LOOK:
-                await self._delete_orphans(keys)
-                keys = []
-        await self._delete_orphans(keys)
+        await self._delete_orphans()
 
     async def bring_along(self) -> None:
         """What workers of an older version have published after `migrate`, while all were replaced."""
@@ -196,11 +190,38 @@ class Sweeper:
             if not await self.queue.enqueue(ingestion_id, is_begun=is_begun):
                 return
 
-    async def _delete_orphans(self, keys: Sequence[str]) -> None:
+    async def _delete_orphans(self) -> None:
+        """Files of killed uploads, which are few. Where most files are no document's, the store is another
+        database's, or the database has lost its rows: then they are somebody's, and stay.
+        """
+        orphans = await self._find_orphans()
+        if not orphans:
+            return
         async with self.database.autocommit() as connection:
-            orphans = await sweep.keys_without_row(connection, keys)
+            known = await sweep.count_files(connection)
+        if len(orphans) > known:
+            log.error(
+                "most files of the store belong to no document of this database: none is deleted",
+                without_document=len(orphans),
+                with_document=known,
+            )
+            return
         for orphan in orphans:
             await self._delete(orphan)
+
+    async def _find_orphans(self) -> list[str]:
+        orphans: list[str] = []
+        keys: list[str] = []
+        async for key in self.files.keys_older_than(ORPHAN_SECONDS):
+            keys.append(key)
+            if len(keys) == KEYS_PER_LOOK:
+                orphans += await self._without_row(keys)
+                keys = []
+        return [*orphans, *await self._without_row(keys)]
+
+    async def _without_row(self, keys: Sequence[str]) -> Sequence[str]:
+        async with self.database.autocommit() as connection:
+            return await sweep.keys_without_row(connection, keys)
 
     async def _delete(self, storage_key: str) -> bool:
         try:

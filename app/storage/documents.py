@@ -34,6 +34,7 @@ class KnownContent:
     status: str
     chunks: int
     is_live: bool
+    storage_key: str | None
 
     @property
     def is_in_work(self) -> bool:
@@ -351,7 +352,7 @@ async def _give_up_files(connection: AsyncConnection, which: str, **parameters: 
 
 _KNOWN_CONTENT = f"""
     SELECT document.id AS document_id, ingestions.id AS ingestion_id, status, chunks,
-        live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live
+        live_ingestion_id IS NOT DISTINCT FROM ingestions.id AS is_live, storage_key
     FROM ingestions JOIN documents AS document ON document.id = document_id
         AND ingestions.id IN (live_ingestion_id, latest_ingestion_id)
     WHERE sha256 = :sha256 AND collection = :collection AND NOT {IS_DOOMED}
@@ -375,8 +376,8 @@ _ADD_DOCUMENT = text(f"""
         INSERT INTO documents (id, collection, metadata, latest_ingestion_id)
         SELECT document_id, :collection, CAST(:metadata AS jsonb), id FROM ingestion RETURNING id
     )
-    SELECT document_id, ingestion_id, status, chunks, is_live FROM known
-    UNION ALL SELECT id, NULL, NULL, NULL, NULL FROM made
+    SELECT document_id, ingestion_id, status, chunks, is_live, storage_key FROM known
+    UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL FROM made
 """)
 
 

@@ -138,6 +138,15 @@ class FileStore:
             await self._copy_out(key, path)
             yield path
 
+    async def move(self, key: str, new_key: str) -> None:
+        """Give the file another key; a file that has it is overwritten."""
+        _check(key)
+        _check(new_key)
+        with _storage_errors(missing=FileNotFound):
+            await obstore.rename_async(self._open(), key, new_key)
+            if self._folder is not None:
+                await asyncio.to_thread(_flush_to_disk, self._folder / new_key)
+
     async def delete(self, key: str) -> None:
         """Remove the file; one that is not there is fine."""
         _check(key)

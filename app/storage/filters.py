@@ -1,4 +1,4 @@
-"""Which documents are searched, as a condition in SQL over `documents d` and their live `ingestions i`.
+"""Which documents are searched, as a condition in SQL over `documents d` and their live `versions i`.
 
 A comparison looks at one field of a document as a JSON value: a field of the document's own (FIELDS), or
 a key of its metadata. `metadata.pages` is the key `pages` of the metadata, which its own `pages` hides.
@@ -110,7 +110,7 @@ class SearchFilter:
     """Of the collections in reach, once they are known (`visible.with_names`)."""
 
     def sql(self) -> tuple[str, dict[str, Any]]:
-        """What visible documents fulfil, over `documents d` and `ingestions i`, and its parameters.
+        """What visible documents fulfil, over `documents d` and `versions i`, and its parameters.
 
         All that comes from outside is in the parameters.
         """

@@ -33,7 +33,7 @@ _FITTING: Final = f"""
         SELECT array_agg(DISTINCT lexeme) AS lexemes FROM ({question_words("CAST(:question AS text)")}) word
     ), config_of AS MATERIALIZED (
         SELECT d.id, CAST(coalesce(i.text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
-        FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id
+        FROM documents d JOIN versions i ON i.id = d.live_ingestion_id
         WHERE d.id = ANY(CAST(:document_ids AS uuid[]))
     ), form AS MATERIALIZED (
         SELECT DISTINCT config, form FROM unnest(CAST(:documents AS uuid[]), CAST(:forms AS text[]))

@@ -17,7 +17,7 @@ from app.storage.filters import FIELDS, Scalar, SearchFilter, key_of, name_of
 MOST_CHARACTERS: Final = 200  # of a text that is listed; a longer one is nothing to choose from
 COUNTED_FIELDS: Final = tuple(name for name, field in FIELDS.items() if field.kind != "time")
 
-_VISIBLE: Final = "documents d JOIN ingestions i ON i.id = d.live_ingestion_id"
+_VISIBLE: Final = "documents d JOIN versions i ON i.id = d.live_ingestion_id"
 
 
 @dataclass(frozen=True, slots=True)

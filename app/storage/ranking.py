@@ -213,10 +213,10 @@ class Ranking:
 
 
 _NOTHING: Final = "SELECT CAST(NULL AS uuid) AS chunk_id, CAST(NULL AS uuid) AS ingestion_id LIMIT 0"
-_LIVE: Final = "FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id WHERE {visible}"
+_LIVE: Final = "FROM documents d JOIN versions i ON i.id = d.live_ingestion_id WHERE {visible}"
 _NEAREST_OF_ALL: Final = """
     SELECT chunk_id, ingestion_id, similarity
-    FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id CROSS JOIN LATERAL (
+    FROM documents d JOIN versions i ON i.id = d.live_ingestion_id CROSS JOIN LATERAL (
         SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
         FROM {vectors} WHERE ingestion_id = d.live_ingestion_id OFFSET 0
     ) compared
@@ -225,7 +225,7 @@ _NEAREST_OF_ALL: Final = """
 _NEAREST_BY_INDEX: Final = """
     SELECT chunk_id, ingestion_id, -(embedding <#> CAST(:vector AS halfvec)) AS similarity
     FROM {vectors} JOIN documents d ON d.live_ingestion_id = ingestion_id
-        JOIN ingestions i ON i.id = d.live_ingestion_id
+        JOIN versions i ON i.id = d.live_ingestion_id
     WHERE {visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
 """
 # Each OFFSET 0 keeps the planner from scanning the index of words once per document: 4-8 ms each.
@@ -233,7 +233,7 @@ _CANDIDATES: Final = """
     SELECT chunk_id, ingestion_id FROM (
         SELECT id AS chunk_id, ingestion_id FROM chunks WHERE tsv @@ CAST(:candidates AS tsquery) OFFSET 0
     ) chunk JOIN documents d ON d.live_ingestion_id = ingestion_id
-        JOIN ingestions i ON i.id = d.live_ingestion_id
+        JOIN versions i ON i.id = d.live_ingestion_id
     WHERE {visible}
 """
 _WORD: Final = """
@@ -255,10 +255,10 @@ _MANY: Final = f"""
     ), considered AS MATERIALIZED (
         (
             SELECT ingestion_id, i.chunks FROM likely JOIN documents d ON d.live_ingestion_id = ingestion_id
-                JOIN ingestions i ON i.id = ingestion_id
+                JOIN versions i ON i.id = ingestion_id
             WHERE {{visible}} ORDER BY about DESC LIMIT {WEIGHED_DOCUMENTS}
         )
-        UNION SELECT id, chunks FROM ingestions WHERE id IN (SELECT ingestion_id FROM listed)
+        UNION SELECT id, chunks FROM versions WHERE id IN (SELECT ingestion_id FROM listed)
     )
 """
 # One look-up by key for each document, whatever the planner thinks of the tables' sizes.

@@ -33,8 +33,8 @@ class Reach:
             return True
         return collection is not None and any(_fits(collection, one) for one in self.collections)
 
-    def has_all_of(self, collection: str) -> bool:
-        """Whether the collection itself, and what it counts, is to be seen."""
+    def has_all_of(self, collection: str | None) -> bool:
+        """Whether the collection itself, and what it counts, is to be seen; None as in `has_collection`."""
         return self.document_ids is None and self.has_collection(collection)
 
     def has_document(self, collection: str | None, document_id: UUID) -> bool:

@@ -1,10 +1,10 @@
 """Whether the database is as this version of the program needs it, and whether its work is taken up."""
 
+import re
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -12,12 +12,23 @@ from app.storage.runs.conditions import IS_DUE
 
 WORKERS_SILENT_SECONDS = 30  # a message for a worker that is there is answered in one
 _MIGRATIONS = Path(__file__).parents[2] / "alembic"
+_REVISION = re.compile(r'^(revision|down_revision) = (?:"(\w+)"|None)$', re.MULTILINE)
 
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """All migrations of this version of the program, newest first. Reads files."""
-    return tuple(script.revision for script in ScriptDirectory(str(_MIGRATIONS)).walk_revisions())
+    """All migrations of this version of the program, newest first. Reads files.
+
+    Alembic says the same, as a test sees to; to load it and all the migrations takes 0.4 s of a start.
+    """
+    next_after: dict[str, str] = {}
+    for file in (_MIGRATIONS / "versions").glob("*.py"):
+        names = dict(_REVISION.findall(file.read_text()))
+        next_after[names["down_revision"]] = names["revision"]
+    revisions = [next_after[""]]
+    while revisions[0] in next_after:
+        revisions.insert(0, next_after[revisions[0]])
+    return tuple(revisions)
 
 
 def newest_revision() -> str:
@@ -25,8 +36,13 @@ def newest_revision() -> str:
 
 
 def is_behind(revision: str | None) -> bool:
-    """Whether migrations are missing. One that is not known is newer: an upgrade is under way."""
+    """Whether migrations are missing."""
     return revision is None or revision in _revisions()[1:]
+
+
+def is_ahead(revision: str | None) -> bool:
+    """Whether a newer version has migrated: an upgrade is under way, or was gone back from."""
+    return revision is not None and revision not in _revisions()
 
 
 async def read_revision(connection: AsyncConnection) -> str | None:

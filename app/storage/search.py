@@ -135,7 +135,7 @@ async def _find(
         SELECT found.*, d.id AS document_id, i.filename, coalesce(d.title, i.title) AS title,
             c.page_start, c.page_end, c.text,
             c.boxes, c.heading, c.ordinal, {held} AS held
-        FROM found JOIN chunks c ON c.id = found.chunk_id JOIN ingestions i ON i.id = c.ingestion_id
+        FROM found JOIN chunks c ON c.id = found.chunk_id JOIN versions i ON i.id = c.ingestion_id
             JOIN documents d ON d.live_ingestion_id = i.id
         ORDER BY found.score DESC, found.chunk_id
     """)

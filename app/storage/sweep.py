@@ -136,6 +136,11 @@ async def count_undeletable(connection: AsyncConnection) -> int:
     return await connection.scalar(text("SELECT count(*) FROM files_to_delete WHERE failures > 0")) or 0
 
 
+async def count_files(connection: AsyncConnection) -> int:
+    """Files that documents have."""
+    return await connection.scalar(text("SELECT count(storage_key) FROM ingestions")) or 0
+
+
 async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[str]) -> Sequence[str]:
     """Those of the keys that are ours and belong to no ingestion. Files that others keep there stay."""
     found = await connection.execute(

@@ -31,7 +31,7 @@ _SETTINGS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Visible:
-    """What the filter leaves: its conditions over `documents d` and `ingestions i`, and how much that is.
+    """What the filter leaves: its conditions over `documents d` and `versions i`, and how much that is.
 
     `documents_total` counts all published documents, filtered or not.
     """
@@ -85,7 +85,7 @@ def beginning(conditions: str) -> str:
 _MEASURE: Final = """
     SELECT FROM (
         SELECT {sum} OVER (ORDER BY d.id ROWS UNBOUNDED PRECEDING) AS up_to_here
-        FROM documents d JOIN ingestions i ON i.id = d.live_ingestion_id WHERE {{visible}}
+        FROM documents d JOIN versions i ON i.id = d.live_ingestion_id WHERE {{visible}}
     ) measured WHERE up_to_here > {limit}
 """
 _SET: Final = " || ".join(f"set_config('{name}', '{value}', true)" for name, value in _SETTINGS.items())

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.config import Settings
+from app.errors import EmbeddingSpaceMismatch
 from app.local.embedded import EmbeddedPostgres, free_port
 from app.main import create_app
 from app.storage.database import Database
@@ -33,7 +34,7 @@ async def test_the_process_is_alive(client: httpx.AsyncClient) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/"])
 async def test_a_probe_may_ask_for_the_status_alone(client: httpx.AsyncClient, path: str) -> None:
     answer = await client.head(path)
     assert (answer.status_code, answer.content) == (200, b"")
@@ -41,6 +42,22 @@ async def test_a_probe_may_ask_for_the_status_alone(client: httpx.AsyncClient, p
 
 async def test_the_service_is_ready_with_a_database_and_a_broker(client: httpx.AsyncClient) -> None:
     await until_ready(client, degraded=[])
+
+
+@pytest.mark.usefixtures("client")
+async def test_why_it_does_not_start_is_said_in_a_sentence(settings: Settings) -> None:
+    said: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    app = create_app(settings.model_copy(update={"embedding_dimensions": 128}))
+    with pytest.raises(EmbeddingSpaceMismatch) as raised:
+        await app({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
+    assert said == [{"type": "lifespan.startup.failed", "message": raised.value.message}]
 
 
 async def test_a_broker_that_is_down_degrades_the_service(settings: Settings, serve: Any) -> None:

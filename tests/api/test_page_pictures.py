@@ -74,6 +74,21 @@ async def test_the_pages_of_an_encrypted_pdf_cannot_be_drawn_once_its_password_i
     assert (answer.status_code, answer.json()["code"]) == (409, "password_gone")
 
 
+async def test_who_has_an_encrypted_pdf_but_no_password_is_not_shown_what_was_drawn_for_another(
+    client: httpx.AsyncClient,
+) -> None:
+    content = encrypted("AES-256", PASSWORD, "owner") + b"\n\n"
+    pages = {}
+    for collection, known in (("pages", {"password": PASSWORD}), ("pages of others", {})):
+        answer = await client.post(
+            "/documents", files={"file": ("locked.pdf", content)}, data={"collection": collection} | known
+        )
+        pages[collection] = f"/documents/{answer.json()['document_id']}/pages/1.png"
+    assert (await client.get(pages["pages"], params={"width": 304})).status_code == 200
+    answer = await client.get(pages["pages of others"], params={"width": 304})
+    assert (answer.status_code, answer.json()["code"]) == (409, "password_gone")
+
+
 async def test_the_pages_of_an_encrypted_pdf_are_drawn_while_its_password_is_known(
     client: httpx.AsyncClient, served: Served
 ) -> None:

@@ -412,6 +412,34 @@ async def test_of_what_is_out_of_its_reach_a_key_learns_and_changes_nothing(
     assert await everything_of(root, foreign) == before
 
 
+@pytest.mark.parametrize("operation", [one for one in WALKS if one[:4] == "GET " and one != "GET /usage"])
+async def test_a_token_of_an_unbound_key_reads_as_little_as_a_bound_key(
+    locked: Served, operation: str, root: httpx.AsyncClient, own: Library, foreign: Library
+) -> None:
+    token = (await root.post("/keys/tokens", json={"collections": ["reports*"]})).json()["token"]
+    async with httpx.AsyncClient(base_url=locked.url, timeout=30, headers=bearer(token)) as client:
+        for answer in await WALKS[operation](client, own, foreign):
+            told = answer.content.decode(errors="replace")
+            assert not [trace for trace in foreign.traces if trace in told], (operation, told)
+
+
+@pytest.mark.parametrize("path", ["/documents/{}/file", "/documents/{}/pages/1.png"])
+@pytest.mark.parametrize(
+    ("method", "headers"),
+    [("HEAD", {}), ("GET", {"If-None-Match": "*"}), ("GET", {"Range": "bytes=0-0"}), ("OPTIONS", {})],
+)
+async def test_no_condition_of_a_request_tells_that_a_foreign_document_is_there(
+    bound: httpx.AsyncClient, foreign: Library, path: str, method: str, headers: dict[str, str]
+) -> None:
+    answers = [
+        await bound.request(method, path.format(document_id), headers=headers)
+        for document_id in (foreign.ready["document_id"], NOBODY)
+    ]
+    there, nowhere = [(answer.status_code, answer.content, set(answer.headers)) for answer in answers]
+    assert there == nowhere
+    assert there[0] in {404, 405}
+
+
 async def everything_of(root: httpx.AsyncClient, library: Library) -> list[Any]:
     documents = (library.ready, library.failed, library.waiting)
     paths = [f"/documents/{one['document_id']}" for one in documents]

@@ -92,6 +92,22 @@ async def test_a_token_can_be_narrower_than_its_key(
     assert [one["document_id"] for one in tasks.json()["data"]] == [here]
 
 
+async def test_a_token_tells_what_was_asked_for_where_it_opens_all_and_nowhere_else(
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
+) -> None:
+    here, _ = await upload(root, "letters used"), await upload(root, "reports used")
+    for wanted, named in (
+        ({"document_ids": [here]}, set()),
+        ({"document_ids": [here], "collections": ["letters*"]}, set()),
+        ({"collections": ["letters used"]}, {"letters used"}),
+    ):
+        token = await token_of(stranger, ROOT, **wanted)
+        used = await stranger.get("/usage", headers=bearer(token))
+        assert {one["collection"] for one in used.json()["data"]} == named, wanted
+    everything = await stranger.get("/usage", headers=bearer(await token_of(stranger, ROOT)))
+    assert {"letters used", "reports used"} <= {one["collection"] for one in everything.json()["data"]}
+
+
 async def test_a_token_ends_with_its_key(stranger: httpx.AsyncClient, root: httpx.AsyncClient) -> None:
     key = await made(root)
     token = await token_of(stranger, key["secret"])

@@ -41,6 +41,13 @@ def test_the_command_line_does_without_chaos_which_is_not_in_the_container_image
     assert "no chaos in the container image" in refused.stderr
 
 
+def test_a_question_to_a_service_waits_for_no_server_to_be_imported() -> None:
+    """Each takes a tenth of a second or more of every command."""
+    heavy = "{'alembic', 'fastapi', 'numpy', 'pydantic', 'redis', 'sqlalchemy'}"
+    program = f"import sys, app.local.cli; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
 def test_the_exit_code_tells_that_a_file_of_a_folder_failed(up: Up, tmp_path: Path) -> None:
     (tmp_path / "deeper").mkdir()
     for sample, name in (

@@ -96,6 +96,35 @@ async def test_a_note_typed_onto_the_page_is_read(reader: PDFReader, write: Writ
     assert [line.text for line in lines] == ["Paid in full", *PROSE]
 
 
+async def test_a_note_whose_looks_are_not_in_the_file_is_read(reader: PDFReader, write: Write) -> None:
+    note = b"<</Type/Annot/Subtype/FreeText/F 4/Contents(Paid\\rin full)/Rect[150 700 350 720]>>"
+    content = one_page(stream(shown(*PROSE, top=600)), entries=b"/Annots[6 0 R]", more=[note])
+    lines = await lines_of(reader, content, write)
+    assert [line.text for line in lines] == ["Paid in full", *PROSE]
+    assert lines[0].box == (150, 72, 350, 84)
+    lines = await lines_of(reader, content.replace(b"/F 4", b"/F 2"), write)
+    assert [line.text for line in lines] == list(PROSE)
+
+
+async def test_a_stamp_is_read(reader: PDFReader, write: Write) -> None:
+    stamp = b"/AP<</N 6 0 R>>/Rect[150 700 350 720]"
+    content = form(stamp, content=shown(*PROSE, top=600), looks=placed("Approved", 2, 6))
+    lines = await lines_of(reader, content.replace(b"/Widget", b"/Stamp"), write)
+    assert [(line.text, line.is_hidden) for line in lines] == [(text, False) for text in ("Approved", *PROSE)]
+
+
+async def test_a_form_that_only_its_maker_s_program_draws_has_no_text(
+    reader: PDFReader, write: Write
+) -> None:
+    content = one_page(
+        stream(shown("Please wait...")),
+        catalog=b"/NeedsRendering true/AcroForm<</Fields[]/XFA 6 0 R>>",
+        more=[stream(b"<xdp:xdp/>")],
+    )
+    with pytest.raises(NoText, match="dynamic XFA form"):
+        await lines_of(reader, content, write)
+
+
 async def test_the_script_of_a_field_does_not_run(reader: PDFReader, write: Write) -> None:
     script = b"<</S/JavaScript/JS(event.value = 'Eve'; this.getField('name').value = 'Eve')>>"
     actions = b"/AA<</F %b/C %b/K %b>>" % (script, script, script)

@@ -19,7 +19,7 @@ from app.errors import Encrypted, ReaderKilled, ReadingStalled
 from app.pdf.pages import DocumentFacts, OutlineEntry, Page
 from app.pdf.reader import PDFReader, ReadingProgress
 from tests.pdf.conftest import Write, needs_tesseract
-from tests.pdfs.builder import one_page, pages, shown, stream
+from tests.pdfs.builder import one_page, pages, placed, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PASSWORD, PROSE, encrypted, prose, scan, slow_page
 
 PROJECT = Path(__file__).parents[2]
@@ -79,6 +79,13 @@ async def test_pages_come_in_order_with_lines_and_places(reader: PDFReader, writ
     first = read_pages[0].lines[0]
     assert first.text == PROSE[0]
     assert first.box == pytest.approx((72, 63, 335, 75), abs=2)
+
+
+async def test_dots_that_lead_to_a_page_number_are_no_line(reader: PDFReader, write: Write) -> None:
+    dots = b"".join(placed(".", left, 700) for left in range(150, 480, 8))
+    contents = placed("Imports", 72, 700) + dots + placed("31", 500, 700) + placed("...", 72, 680)
+    _, (page,) = await read(reader, write(one_page(stream(contents))))
+    assert [line.text for line in page.lines] == ["Imports\t31", "..."]
 
 
 async def test_reading_is_deterministic(reader: PDFReader) -> None:

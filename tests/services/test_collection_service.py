@@ -203,6 +203,16 @@ async def test_a_document_that_goes_with_its_collection_takes_no_new_version(
     await delete_all_doomed(workshop)
 
 
+async def test_who_has_the_name_next_does_not_count_what_waits_to_be_deleted(
+    workshop: Workshop, service: CollectionService
+) -> None:
+    await workshop.add(pdf())
+    await service.delete(workshop.collection)
+    await workshop.add(pdf())
+    assert await workshop.service.cancel_waiting(workshop.collection) == 1
+    await delete_all_doomed(workshop)
+
+
 async def test_a_deletion_waits_for_a_document_on_its_way_in_and_takes_it_along(
     workshop: Workshop, service: CollectionService
 ) -> None:

@@ -170,6 +170,23 @@ async def test_a_served_document_answers_for_its_bytes_though_a_newer_run_is_in_
     assert (again.task_id, again.status, again.is_new_task) == (first.task_id, "success", False)
 
 
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_the_same_bytes_again_put_back_a_file_that_the_store_has_lost(
+    workshop: Workshop, is_served: bool
+):
+    """As after the file store came from an older backup than the database."""
+    content = pdf()
+    first = await workshop.add(content)
+    if is_served:
+        await workshop.ingest(first.task_id)
+    (kept,) = workshop.stored()
+    (workshop.folder / kept).unlink()
+    again = await workshop.add(content)
+    assert (again.task_id, again.is_new_task) == (first.task_id, False)
+    assert workshop.stored() == {kept}
+    assert (workshop.folder / kept).read_bytes() == content
+
+
 @pytest.mark.parametrize("end", ["failed", "cancelled"])
 async def test_a_document_that_failed_starts_again_with_the_new_file(workshop: Workshop, end: str):
     content = pdf()

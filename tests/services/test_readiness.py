@@ -3,6 +3,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -135,6 +136,14 @@ async def test_a_database_without_tables_is_not_migrated(postgres: EmbeddedPostg
 async def test_another_live_embedding_space_is_named(database: Database, space_id: int) -> None:
     readiness = await check_readiness(database, space_id + 1, broker_is_up)
     assert list(readiness.faults) == ["embedding_space"]
+
+
+def test_every_migration_but_the_newest_is_behind() -> None:
+    newest, *older = [script.revision for script in ScriptDirectory("alembic").walk_revisions()]
+    assert newest == newest_revision()
+    assert len(older) > 10
+    assert all(map(is_behind, older))
+    assert not is_behind(newest)
 
 
 def test_a_database_migrated_by_a_newer_version_is_in_order() -> None:

@@ -155,19 +155,36 @@ async def test_chunks_without_a_hash_are_not_gone_on_with(services: Services, st
     assert len(await texts_of(services, task_id)) == count
 
 
-async def test_a_heartbeat_that_waits_behind_the_publishing_loses_no_lease(services: Services) -> None:
-    """The run's row is locked by what publishes it for longer than a heartbeat, as on a busy disk."""
+async def when_a_run_changes(services: Services, change: str, then: str) -> None:
+    """Let a change of a run's row take its time, or be refused."""
+    name = f"trigger_{uuid4().hex}"
     async with services.database.transaction() as connection:
         await connection.execute(
-            text("""
-            CREATE FUNCTION slow_disk() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN PERFORM pg_sleep(2.5); RETURN NULL; END $$
+            text(f"""
+            CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {then}; RETURN NULL; END $$
         """)
         )
         await connection.execute(
-            text("""
-            CREATE TRIGGER slow_disk AFTER UPDATE ON ingestions FOR EACH ROW
-            WHEN (NEW.status = 'success') EXECUTE FUNCTION slow_disk()
+            text(f"""
+            CREATE TRIGGER {name} AFTER UPDATE ON ingestions FOR EACH ROW
+            WHEN ({change}) EXECUTE FUNCTION {name}()
         """)
         )
+
+
+async def test_a_heartbeat_that_waits_behind_the_publishing_loses_no_lease(services: Services) -> None:
+    """The run's row is locked by what publishes it for longer than a heartbeat, as on a busy disk."""
+    await when_a_run_changes(services, "NEW.status = 'success'", "PERFORM pg_sleep(2.5)")
     assert await services.rag.ingest_pdf("", await upload(services)) > 0
+
+
+async def test_a_heartbeat_from_before_the_first_page_takes_no_number_of_pages_back(
+    services: Services,
+) -> None:
+    """It waits for what writes the number down, and comes after it."""
+    await when_a_run_changes(services, "OLD.recipe IS DISTINCT FROM NEW.recipe", "PERFORM pg_sleep(0.6)")
+    await when_a_run_changes(services, "NEW.pages_total < OLD.pages_total", "RAISE EXCEPTION 'taken back'")
+    task_id = await upload(services, pages=2)
+    await services.rag.ingest_pdf("", task_id)
+    row = await row_of(services, task_id)
+    assert (row.status, row.pages_done, row.pages_total) == ("success", 2, 2)

@@ -229,6 +229,25 @@ async def test_old_runs_are_forgotten_but_for_what_a_document_needs(
     assert await column(own_database, "SELECT storage_key FROM files_to_delete") == ["left.pdf"]
 
 
+@pytest.mark.parametrize(("documents", "left"), [(2, 2), (1, 3), (0, 2)])
+async def test_files_of_no_document_are_deleted_unless_they_are_most(
+    own_database: Database, sweepers: list[Sweeper], tmp_path: Path, documents: int, left: int
+) -> None:
+    """Two such files. If they are most, the database is another one, or empty, and they are somebody's."""
+    known = [f"{await queued(own_database)}.pdf" for _ in range(documents)]
+    async with own_database.transaction() as connection:
+        await connection.execute(text("UPDATE ingestions SET storage_key = id || '.pdf'"))
+    for name in (*known, f"{uuid4()}.pdf", f"{uuid4()}.pdf"):
+        path = tmp_path / "files" / name
+        path.write_bytes(b"%PDF")
+        os.utime(path, (0, 0))
+    await sweepers[0].sweep()
+    await sweepers[0].tidy()
+    names = {path.name for path in (tmp_path / "files").iterdir()}
+    assert names >= set(known)
+    assert len(names) == left
+
+
 async def test_chunks_that_somebody_was_killed_before_deleting_are_deleted(
     own_database: Database, sweepers: list[Sweeper]
 ) -> None:

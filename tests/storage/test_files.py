@@ -78,6 +78,15 @@ async def test_a_file_that_is_gone_is_said_to_be_gone(store: FileStore) -> None:
             pass
 
 
+async def test_a_moved_file_has_its_new_key_only(store: FileStore) -> None:
+    await store.write("a.pdf", parts(1))
+    await store.move("a.pdf", "b.pdf")
+    assert await keys(store, -60) == ["b.pdf"]
+    assert await whole(store, "b.pdf") == b"\0" * MEGABYTE
+    with pytest.raises(FileNotFound):
+        await store.move("a.pdf", "b.pdf")
+
+
 async def test_deleting_twice_is_fine(store: FileStore) -> None:
     await store.write("a.pdf", parts(1))
     await store.delete("a.pdf")

@@ -94,6 +94,29 @@ async def test_the_role_sees_nothing_without_settings(library: Database, table: 
         assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
 
 
+@pytest.mark.parametrize(("setting", "value"), [("collections", '{"%"}'), ("documents", "*")])
+@pytest.mark.parametrize("table", ["documents", "ingestions", "collections"])
+async def test_the_role_sees_nothing_with_half_of_the_settings(
+    library: Database, table: str, setting: str, value: str
+) -> None:
+    async with library.transaction() as connection:
+        await connection.execute(text(f"SET LOCAL ROLE {TENANT_ROLE}"))
+        await connection.execute(text(f"SET LOCAL pdf_ingest.{setting} = '{value}'"))
+        assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0
+
+
+async def test_versions_have_no_policy_and_show_nothing_of_a_file_but_its_name(library: Database) -> None:
+    """They are joined with documents, which have one."""
+    async with library.transaction(A) as connection:
+        assert set((await connection.execute(text("SELECT * FROM versions LIMIT 0"))).keys()) == {
+            "id", "filename", "title", "language", "text_search_config", "pages_total", "chunks"
+        }  # fmt: skip
+        found = text("SELECT filename FROM documents d JOIN versions i ON i.id = d.latest_ingestion_id")
+        assert set(await connection.scalars(found)) == {"1", "2", "4"}
+        with pytest.raises(DBAPIError, match="permission denied for view versions"):
+            await connection.execute(text("UPDATE versions SET title = 'mine'"))
+
+
 async def test_what_is_out_of_reach_is_neither_changed_nor_made(library: Database) -> None:
     async with library.transaction(A) as connection:
         for statement in (

@@ -39,6 +39,7 @@ PAGES_AHEAD = 16
 FAILURES_IN_A_ROW = 50
 OCR_PIXELS = 25_000_000
 LONGEST_PROPERTY = 1_000
+DOTS_OF_AN_ELLIPSIS = 4
 
 # A page's number and what was found on it; None: no engine could read it.
 Found = tuple[int, PageText | None]
@@ -159,7 +160,7 @@ class DocumentReading:
                     raise NoPages
                 if engine.pages_total > self._request.max_pages:
                     raise TooManyPages
-            except TooManyPages:
+            except (TooManyPages, NoText):
                 raise
             except Unreadable as verdict:
                 verdicts.append(verdict)
@@ -262,10 +263,16 @@ def _property(text: str) -> str | None:
     return " ".join(clean(text[:LONGEST_PROPERTY]).split()) or None
 
 
+def _is_leader(text: str) -> bool:
+    """Dots alone, as they lead from a heading to its page, so low that they are a line of their own."""
+    return text.count(".") > DOTS_OF_AN_ELLIPSIS and not text.strip(". \t")
+
+
 def _cleaned(lines: Iterable[Line]) -> tuple[Line, ...]:
     """Of what JSON cannot hold and the eye cannot see. Whoever owns the process cleans all of it."""
     texts = ((line, _visible(line.text).strip()) for line in lines)
-    return tuple([line if text == line.text else replace(line, text=text) for line, text in texts if text])
+    kept = (one for one in texts if one[1] and not (one[1][0] == "." and _is_leader(one[1])))
+    return tuple([line if text == line.text else replace(line, text=text) for line, text in kept])
 
 
 def _visible(text: str) -> str:

@@ -4,7 +4,7 @@ Only the copy in memory changes, and no script runs: pdfium is used only where i
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -18,7 +18,11 @@ MOST_FIELDS = 1_000
 MOST_OPTIONS = 2_000
 DEEPEST_FORM = 8
 CHECKED = "☒"
-_FILLED_IN = (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT)
+LONGEST_NOTE = 10_000
+_FILLED_IN = (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_STAMP)
+_UNSEEN = raw.FPDF_ANNOT_FLAG_HIDDEN | raw.FPDF_ANNOT_FLAG_NOVIEW
+# Bytes of an empty string in UTF-16, with its end.
+_EMPTY = 2
 _BOXES = (raw.FPDF_FORMFIELD_CHECKBOX, raw.FPDF_FORMFIELD_RADIOBUTTON)
 
 # Left, top, right, bottom, as the PDF counts: y upwards.
@@ -27,18 +31,21 @@ Rectangle = tuple[float, float, float, float]
 
 @dataclass(slots=True)
 class Fields:
-    """Where the fields and typed notes of a page are, and which of them are checked boxes.
+    """Where the fields, typed notes and stamps of a page are, and which of them are checked boxes.
 
-    `options` are there to choose from, in all lists together.
+    `options` are there to choose from, in all lists together. `notes` are those whose looks the file does not
+    hold: viewers draw them from their texts, pdfium only beside a form.
     """
 
     places: list[Rectangle] = field(default_factory=list)
     checked: list[Rectangle] = field(default_factory=list)
+    notes: list[Rectangle] = field(default_factory=list)
+    note_texts: list[str] = field(default_factory=list)
     options: int = 0
 
 
 def is_filled_in(page: pypdfium2.PdfPage) -> bool:
-    """Has the page fields of a form, or text typed onto it?"""
+    """Has the page fields of a form, stamps, or text typed onto it?"""
     return any(raw.FPDFAnnot_GetSubtype(annotation) in _FILLED_IN for annotation in _annotations(page))
 
 
@@ -63,6 +70,10 @@ class Forms:
                     for annotation in _annotations(page)
                     if _is_checked(environment, annotation)
                 ]
+            for annotation in _annotations(page):
+                if text := _undrawn_text(annotation):
+                    fields.notes.append(_rectangle(annotation))
+                    fields.note_texts.append(text)
             raw.FPDFPage_Flatten(page.raw, raw.FLAT_NORMALDISPLAY)
             if environment:
                 raw.FORM_OnBeforeClosePage(page.raw, environment)
@@ -110,6 +121,24 @@ def _annotations(page: pypdfium2.PdfPage) -> Iterator[object]:
                 yield annotation
             finally:
                 raw.FPDFPage_CloseAnnot(annotation)
+
+
+def _undrawn_text(annotation: object) -> str:
+    """Of a typed note that is to be seen, but whose looks are not in the file."""
+    is_note = raw.FPDFAnnot_GetSubtype(annotation) == raw.FPDF_ANNOT_FREETEXT
+    if not is_note or raw.FPDFAnnot_GetFlags(annotation) & _UNSEEN:
+        return ""
+    if raw.FPDFAnnot_GetAP(annotation, raw.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0) > _EMPTY:
+        return ""
+    return " ".join(utf16(raw.FPDFAnnot_GetStringValue, annotation, b"Contents")[:LONGEST_NOTE].split())
+
+
+def utf16(function: Callable[..., int], *arguments: object) -> str:
+    """What a function of pdfium writes, which first says how many bytes that will be."""
+    size = function(*arguments, None, 0)
+    buffer = ctypes.create_string_buffer(size)
+    function(*arguments, ctypes.cast(buffer, ctypes.POINTER(ctypes.c_ushort)), size)
+    return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")
 
 
 def _is_checked(environment: object, annotation: object) -> bool:

@@ -5,20 +5,20 @@ Only for reading processes with a single thread: pdfium in two threads crashes.
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import pypdfium2
 from pypdfium2 import raw
 
-from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, UnsupportedEncryption
+from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, NoText, UnsupportedEncryption
 from app.pdf.pages import OutlineEntry
 from app.pdf.sandbox.engine import (
     PageError,
     PageText,
 )
 from app.pdf.sandbox.extraction import text_of
-from app.pdf.sandbox.forms import Forms, is_filled_in
+from app.pdf.sandbox.forms import Forms, is_filled_in, utf16
 from app.pdf.sandbox.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
@@ -26,6 +26,10 @@ LONGEST_OUTLINE = 5_000
 # pdfium keeps every object that it has parsed, 25 KB a page of a report, until the document is closed.
 PAGES_OF_A_LOADING = 400
 PAGES_OF_A_MAPPING = 25
+MADE_WHEN_OPENED = (
+    "The PDF is a dynamic XFA form: its one page asks to wait for a program that makes the others."
+    " Print it into a PDF with Adobe's, and upload that."
+)
 
 
 class Pdfium:
@@ -39,6 +43,9 @@ class Pdfium:
         except pypdfium2.PdfiumError as error:
             raise _verdict(error.err_code, file) from error
         self.pages_total = len(self._document)
+        is_dynamic = raw.FPDF_GetFormType(self._document.raw) == raw.FORMTYPE_XFA_FULL
+        if is_dynamic and self.pages_total == 1:
+            raise NoText(MADE_WHEN_OPENED)
 
     def _load(self) -> None:
         buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
@@ -57,7 +64,7 @@ class Pdfium:
             self._file.madvise(mmap.MADV_DONTNEED)
 
     def title(self) -> str:
-        return _utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
+        return utf16(raw.FPDF_GetMetaText, self._document.raw, b"Title")
 
     def outline(self) -> Iterator[OutlineEntry]:
         for count, bookmark in enumerate(self._document.get_toc(max_depth=DEEPEST_OUTLINE)):
@@ -66,7 +73,7 @@ class Pdfium:
             target = bookmark.get_dest()
             page = target.get_index() if target else None
             if page is not None:
-                title = _utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
+                title = utf16(raw.FPDFBookmark_GetTitle, bookmark.raw)
                 yield OutlineEntry(title, page + 1)
 
     def read_page(self, number: int) -> PageText:
@@ -114,11 +121,3 @@ def _verdict(code: int | None, file: mmap.mmap) -> Exception:
         case raw.FPDF_ERR_SECURITY:
             return UnsupportedEncryption()
     return Corrupted() if b"%PDF" in file[:1024] else NotAPDF()
-
-
-def _utf16(function: Callable[..., int], *arguments: object) -> str:
-    """What a function of pdfium writes, which first says how many bytes that will be."""
-    size = function(*arguments, None, 0)
-    buffer = ctypes.create_string_buffer(size)
-    function(*arguments, buffer, size)
-    return buffer.raw[: max(size - 2, 0)].decode("utf-16-le", "surrogatepass")

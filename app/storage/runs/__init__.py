@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded, WorkerLost
 from app.storage.chunks import without_chunks
+from app.storage.doomed import stays
 from app.storage.models import Ingestion
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import (
@@ -313,7 +314,7 @@ async def cancel_unclaimed(
         text(f"""
         SELECT ingestions.id FROM ingestions JOIN documents ON documents.id = document_id
         WHERE {IS_UNCLAIMED} AND (CAST(:collection AS text) IS NULL OR collection = :collection)
-            AND {reach.sql("documents")}
+            AND {stays("documents")} AND {reach.sql("documents")}
         ORDER BY ingestions.id LIMIT :most FOR UPDATE OF ingestions SKIP LOCKED
         """),
         {"collection": collection, "most": most} | reach.parameters,
