@@ -25,6 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from app.errors import DatabaseUnavailable
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
+ALL_TAKEN = "The service has more to do at once than its connections to the database allow. Try again soon."
+
 log = structlog.get_logger(__name__)
 
 Connection = AsyncConnection
@@ -196,7 +198,7 @@ def _unavailability() -> Iterator[None]:
     except (DBAPIError, PoolTimeout, asyncpg.PostgresError, OSError) as error:
         if is_unavailable(error):
             log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
-            raise DatabaseUnavailable from error
+            raise DatabaseUnavailable(ALL_TAKEN if isinstance(error, PoolTimeout) else None) from error
         raise
 
 

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 from sqlalchemy import text
@@ -54,6 +55,17 @@ async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_serve
         with pytest.raises(DatabaseUnavailable):
             await ask(short, "SELECT pg_sleep(60)")
     assert await ask(short, "SELECT pg_backend_pid()") == session
+
+
+async def test_who_finds_all_connections_taken_is_told_that_and_not_of_a_silent_database(
+    short: Database,
+) -> None:
+    async with AsyncExitStack() as taken, asyncio.timeout(SOON):
+        for _ in range(3):
+            await taken.enter_async_context(short.autocommit())
+        with pytest.raises(DatabaseUnavailable, match="more to do at once"):
+            await ask(short)
+    assert await ask(short) == 1
 
 
 async def test_a_lock_is_not_waited_for_for_ever(short: Database, database: Database) -> None:
