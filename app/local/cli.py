@@ -280,23 +280,16 @@ def evaluate_search(  # noqa: PLR0913 - the options of the command
     url: Url = DEFAULT_URL,
 ) -> None:
     """Measure the search with questions whose pages are known."""
-    from app.local.evaluate import (
-        compare,
-        evaluate,
-        read_evaluation,
-        read_names,
-        read_questions,
-        write_evaluation,
-    )
+    from app.local import evaluate as evaluation
 
     async def work() -> None:
-        earlier = read_evaluation(against) if against else None
+        earlier = evaluation.read_evaluation(against) if against else None
         request = {"mode": mode} | ({"collection": collection} if collection else {})
         async with Client(url) as client:
-            found = await evaluate(
+            found = await evaluation.evaluate(
                 client,
-                read_questions(questions),
-                names=read_names(names) if names else {},
+                evaluation.read_questions(questions),
+                names=evaluation.read_names(names) if names else {},
                 request=request,
                 k=k,
                 within=within,
@@ -307,9 +300,9 @@ def evaluate_search(  # noqa: PLR0913 - the options of the command
         else:
             print_evaluation(console, found)
         if out:
-            write_evaluation(found, out)
+            evaluation.write_evaluation(found, out)
         if earlier:
-            print_comparison(errors if as_json else console, *compare(found, earlier))
+            print_comparison(errors if as_json else console, *evaluation.compare(found, earlier))
 
     _run(work())
 
