@@ -327,12 +327,13 @@ async def delete_document(connection: AsyncConnection, space_id: int, document_i
         ),
         {"document_id": document_id},
     )
-    # Last: without it they belong to another collection, if it was moved.
     served = await connection.scalar(
-        text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
+        text("SELECT live_ingestion_id FROM documents WHERE id = :id"), {"id": document_id}
     )
     if served is not None:
         await delete_chunks(connection, space_id, [served])
+    # Last: without it they belong to another collection, if it was moved.
+    await connection.execute(text("DELETE FROM documents WHERE id = :id"), {"id": document_id})
     return storage_keys
 
 
