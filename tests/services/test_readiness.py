@@ -1,6 +1,7 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -52,7 +53,7 @@ async def test_without_a_broker_the_service_is_degraded_not_down(database: Datab
 
 
 async def test_work_that_no_worker_asks_for_is_told(database: Database, space_id: int) -> None:
-    async def found(is_broker_up: Callable[[], Awaitable[bool]] = broker_is_up) -> list[str]:
+    async def found(is_broker_up: Callable[[], Coroutine[Any, Any, bool]] = broker_is_up) -> list[str]:
         readiness = await check_readiness(database, space_id, is_broker_up)
         assert readiness.faults == {}
         assert [outage.service for outage in readiness.outages] == [
