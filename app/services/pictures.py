@@ -10,7 +10,6 @@ from uuid import UUID
 
 from app.errors import (
     ChunkNotFound,
-    DocumentNotFound,
     Encrypted,
     FileGone,
     FileNotFound,
@@ -66,8 +65,6 @@ class PagePictures:
         """
         async with self._database.transaction(reach) as connection:
             original = await find_original(connection, document_id, reach)
-            if original is None:
-                raise DocumentNotFound
             boxes = await find_boxes(connection, document_id, chunk_id) if chunk_id else ()
         if boxes is None:
             raise ChunkNotFound

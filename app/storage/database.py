@@ -4,6 +4,7 @@ Nothing waits for ever: a statement, a lock and an idle transaction are ended by
 does not answer (cut off, failed over without a word) is given up by us, with every connection to it.
 """
 
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -166,6 +167,14 @@ class Database:
             context.is_disconnect = True
             for connection in self._connections:
                 connection.terminate()
+
+
+def jsonb(value: object) -> str:
+    """JSON for a parameter that is cast to jsonb.
+
+    Not orjson's: that refuses whole numbers over 64 bits, which JSON and Postgres both take.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def halfvecs(vectors: NDArray[np.float32]) -> list[HalfVector]:
