@@ -56,8 +56,7 @@ from app.storage.title_words import store_title
 
 log = structlog.get_logger()
 
-AT_ONCE = 500
-"""Documents that one transaction begins or ends."""
+AT_ONCE = 500  # documents that one transaction begins or ends
 
 OnDuplicate = Literal["return", "replace", "keep"]
 Priority = Literal["interactive", "bulk"]

@@ -25,11 +25,9 @@ from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import EVERYTHING, Reach
 
-KEPT_BYTES = 64 * 1024 * 1024
-"""Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
+KEPT_BYTES = 64 * 1024 * 1024  # of pictures of 0.1 to 1 MB, mostly; a photograph can have several
 RENDERINGS_AT_ONCE = 2
-MOST_RENDERINGS = 32
-"""At work and waiting for their turn: at 0.1 s each the last waits for two seconds."""
+MOST_RENDERINGS = 32  # at work and waiting for their turn: at 0.1 s each the last waits for two seconds
 
 
 @dataclass(frozen=True, slots=True)

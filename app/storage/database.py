@@ -30,8 +30,8 @@ ALL_TAKEN = "The service has more to do at once than its connections to the data
 
 log = structlog.get_logger(__name__)
 
+# The type of what `transaction()` yields, for services, which know no SQL library.
 Connection = AsyncConnection
-"""The type of what `transaction()` yields, for services, which know no SQL library."""
 
 # A dead peer is noticed after 10 + 3 * 3 s of silence, and after 15 s when something was sent to it.
 _KEEPALIVES = {"IDLE": 10, "INTERVAL": 3, "COUNT": 3}
