@@ -116,12 +116,16 @@ class World(Documents):
         return self.unaccepted + self.client.torn_uploads
 
     async def delete(self, document_id: UUID) -> None:
-        """A document that is gone already is as good as deleted."""
-        try:
-            await self.client.delete(str(document_id))
-        except RequestRefused as refusal:
-            if refusal.code != "document_not_found":
-                raise
+        """Asked for again while the service cannot; a document that is gone already is as good as deleted."""
+        while True:
+            try:
+                return await self.client.delete(str(document_id))
+            except RequestRefused as refusal:
+                if refusal.code == "document_not_found":
+                    return None
+                if refusal.code not in _TRY_AGAIN:
+                    raise
+                await asyncio.sleep(refusal.retry_after_seconds)
 
     async def _upload_all(self, specimens: list[Specimen]) -> None:
         slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
