@@ -119,13 +119,14 @@ class World(Documents):
         """Asked for again while the service cannot; a document that is gone already is as good as deleted."""
         while True:
             try:
-                return await self.client.delete(str(document_id))
+                await self.client.delete(str(document_id))
             except RequestRefused as refusal:
-                if refusal.code == "document_not_found":
-                    return None
-                if refusal.code not in _TRY_AGAIN:
+                if refusal.code in _TRY_AGAIN:
+                    await asyncio.sleep(refusal.retry_after_seconds)
+                    continue
+                if refusal.code != "document_not_found":
                     raise
-                await asyncio.sleep(refusal.retry_after_seconds)
+            return
 
     async def _upload_all(self, specimens: list[Specimen]) -> None:
         slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
