@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.storage.database import keep_alive
 from app.storage.models import Base
-from app.storage.readiness import is_ahead, newest_revision
+from app.storage.readiness import is_ahead, is_behind
 from app.storage.tenants import give_rights
 
 LOCK = 0x4D69_6772  # any number, the same in every process
@@ -34,7 +34,7 @@ def migrate(connection: Connection) -> None:
             )
         else:
             context.run_migrations()
-            if context.get_context().get_current_revision() == newest_revision():
+            if not is_behind(context.get_context().get_current_revision()):
                 give_rights(connection)
 
 
