@@ -67,6 +67,14 @@ def test_a_database_url_without_our_driver_is_refused(monkeypatch: pytest.Monkey
         Settings()
 
 
+@pytest.mark.parametrize("options", ["sslmode=require", "ssl=require&application_name=pdfs", "pool"])
+def test_an_option_that_the_driver_does_not_know_is_refused(options: str) -> None:
+    with pytest.raises(ValidationError, match=r"asyncpg does not know: (sslmode|application_name|pool)\."):
+        Settings(_env_file=None, database_url=f"postgresql+asyncpg://me:a?b=c@host/db?{options}")
+    several = "postgresql+asyncpg://me:a?b=c@/db?host=one:5432&host=two:5432&target_session_attrs=read-write"
+    assert Settings(_env_file=None, database_url=several).database_url == several
+
+
 def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "4001")
     with pytest.raises(ValidationError, match="less than or equal to 4000"):
