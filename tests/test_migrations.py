@@ -19,7 +19,7 @@ from app.storage.database import Database
 from app.storage.models import Base
 from app.storage.runs import LostLease
 from app.storage.spaces import open_space
-from tests.databases import PROJECT, migrated, run_alembic
+from tests.databases import PROJECT, migrated, run_alembic, run_sql
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 MIGRATION_LOCK = 0x4D69_6772  # the number in alembic/env.py
@@ -163,6 +163,18 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
     said = [await process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert await execute(url, f"{TABLES} AND tablename = 'documents'")
+
+
+async def test_a_time_limit_for_queries_does_not_end_a_migration(postgres: EmbeddedPostgres) -> None:
+    name = f"limited_{uuid4().hex}"
+    postgres.create_database(name)
+    await run_sql(postgres.url(name), f"ALTER DATABASE {name} SET statement_timeout = '1ms'")
+    finished = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "alembic", "upgrade", "head"),
+        env=os.environ | {"DATABASE_URL": postgres.url(name)},
+        cwd=PROJECT,
+    )
+    assert await finished.wait() == 0
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(postgres: EmbeddedPostgres) -> None:
