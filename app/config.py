@@ -27,6 +27,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
 _DRIVER_OPTIONS = frozenset(
     ("host", "port", "user", "password", "passfile", "service", "ssl", "target_session_attrs")
 )
+_BROKERS = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 _WEB_ADDRESS = re.compile(r"https?://[^/].*", re.DOTALL)
 _NAMED_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:(sha256=[0-9a-fA-F]{64}|(?!sha256=).+)", re.DOTALL)
 
@@ -245,6 +246,17 @@ class Settings(BaseSettings):
     def is_url(cls, value: str, info: ValidationInfo) -> str:
         if not _URL.fullmatch(value):
             raise ValueError(f"must be a URL, as {cls.model_fields[str(info.field_name)].default}")
+        return value
+
+    @field_validator("celery_broker_url")
+    @classmethod
+    def is_broker(cls, value: str) -> str:
+        """Celery would say so at the first message only, and its workers in a traceback."""
+        if value.partition(":")[0] not in _BROKERS:
+            raise ValueError(
+                f"must be one of {', '.join(f'{name}://' for name in _BROKERS)}; neither a cluster of Redis "
+                "nor its sentinels can be used"
+            )
         return value
 
     @field_validator("storage_url")

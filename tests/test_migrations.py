@@ -166,15 +166,21 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
 
 
 async def test_a_time_limit_for_queries_does_not_end_a_migration(postgres: EmbeddedPostgres) -> None:
-    name = f"limited_{uuid4().hex}"
-    postgres.create_database(name)
-    await run_sql(postgres.url(name), f"ALTER DATABASE {name} SET statement_timeout = '1ms'")
-    finished = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "alembic", "upgrade", "head"),
-        env=os.environ | {"DATABASE_URL": postgres.url(name)},
-        cwd=PROJECT,
-    )
-    assert await finished.wait() == 0
+    postgres.create_database("migrations_limited")
+    url = postgres.url("migrations_limited")
+    await run_sql(url, "ALTER DATABASE migrations_limited SET statement_timeout = '1s'")
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        process = await start_migrating(url)
+        long_wait = WAITING + " AND waitstart < clock_timestamp() - interval '1.5 s'"
+        async with asyncio.timeout(20):
+            while await execute(url, long_wait) != {(1,)}:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+    await engine.dispose()
+    said = await process.communicate()
+    assert process.returncode == 0, said
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(postgres: EmbeddedPostgres) -> None:
