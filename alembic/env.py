@@ -5,9 +5,11 @@ from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, event, pool, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.storage.database import keep_alive
+from app.errors import DatabaseUnavailable
+from app.storage.database import PGBOUNCER_ARGUMENTS, is_unavailable, keep_alive
 from app.storage.models import Base
 from app.storage.readiness import is_ahead, is_behind
 from app.storage.tenants import give_rights
@@ -38,14 +40,22 @@ def migrate(connection: Connection) -> None:
                 give_rights(connection)
 
 
-async def migrate_async(url: str) -> None:
+async def migrate_async(url: str, *, is_pgbouncer: bool) -> None:
     """One at a time: the second of two that start together finds nothing left to do."""
-    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_SECONDS})
+    arguments = {"timeout": CONNECT_SECONDS, **(PGBOUNCER_ARGUMENTS if is_pgbouncer else {})}
+    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args=arguments)
     event.listen(engine.sync_engine, "connect", keep_alive)
-    async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        await connection.run_sync(migrate)
-    await engine.dispose()
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a role's own is for queries
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await connection.run_sync(migrate)
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise DatabaseUnavailable(str(error.orig)) from error
+        raise
+    finally:
+        await engine.dispose()
 
 
 if (given := context.config.attributes.get("connection")) is not None:
@@ -53,4 +63,5 @@ if (given := context.config.attributes.get("connection")) is not None:
 else:
     from app.config import settings_or_exit
 
-    asyncio.run(migrate_async(settings_or_exit().database_url))
+    settings = settings_or_exit()
+    asyncio.run(migrate_async(settings.database_url, is_pgbouncer=settings.database_pgbouncer))
