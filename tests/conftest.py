@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -19,6 +20,9 @@ from tests.stacks import Up
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+# No test speaks TLS, for which each of a thousand HTTP clients would read all authorities of the world: 30 ms
+# of CPU. This one has signed nothing, and its key is gone.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
 
 # Tracebacks. Else, since rich is there, each is drawn in a frame with all variables: half a second of CPU.
