@@ -509,7 +509,7 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
 
 async def _bring_along(settings: "Settings") -> None:
     """Add what data of older versions lacks. Raises DatabaseUnavailable."""
-    from app.services.backfill import DocumentWords, Languages, TitleWords, backfill
+    from app.services.backfill import DocumentWords, TitleWords, Words, backfill
     from app.services.detection import LanguageDetector
     from app.storage.database import Database
     from app.storage.languages import open_text_search
@@ -517,8 +517,8 @@ async def _bring_along(settings: "Settings") -> None:
     database = Database(settings.database_url, is_pgbouncer=settings.database_pgbouncer)
     try:
         text_search = await open_text_search(database, settings.text_search_languages)
-        languages = Languages(database, LanguageDetector(), text_search)
-        await backfill(database, languages, DocumentWords(database), TitleWords(database))
+        words = Words(database, LanguageDetector(), text_search)
+        await backfill(database, words, DocumentWords(database), TitleWords(database))
     finally:
         await database.close()
 
