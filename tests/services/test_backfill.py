@@ -151,7 +151,7 @@ async def test_words_in_an_older_form_are_made_and_counted_anew(url: str, databa
     async with database.transaction() as connection:  # as if it had been stored in the form before
         for statement in (
             "UPDATE chunks SET tsv = to_tsvector('spanish', text)",
-            "UPDATE ingestions SET recipe = 'reader 5 words 1', text_search_config = 'spanish', language = 'es'",
+            "UPDATE ingestions SET recipe = 'reader 5 words 1', language = 'es', text_search_config = 'spanish'",
             "UPDATE documents SET title = 'Gastos'",
             "UPDATE document_words SET lexeme = '567', share = 0.3 WHERE lexeme = '1234567'",
         ):

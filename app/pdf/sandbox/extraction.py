@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import groupby, islice, pairwise, repeat
 from math import tau
+from statistics import median
 from typing import Any, NamedTuple
 
 import pypdfium2
@@ -46,8 +47,16 @@ PICTURE_PIXELS = 2_000_000
 
 _LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
+# Letters each of which stands alone, as pdfium finds them where they are spaced out.
+_SPACED_OUT = re.compile(r"(?<!\S)\S(?: \S){4,}(?!\S)")
+SHARE_OF_LETTERS = 0.8
+# Of the middle gap between letters that are spaced out: a wider one is between words.
+GAP_OF_WORDS = 1.6
 # The last two are those of TeX's fonts.
 _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
+_FIXED_NAME = re.compile(
+    rb"courier|mono(?!t)|consol|typewriter|cmtt|letter ?gothic|menlo|ocr-?[ab]", re.IGNORECASE
+)
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
 _MARK = re.compile("[\u0002\ufffe]")
@@ -124,6 +133,8 @@ class _Look(NamedTuple):
 
     appearance: str
     is_bold: bool
+    is_fixed: bool = False
+    """All its letters are as wide as its spaces."""
 
 
 # Of a text object: its render mode, its colour, its font, and whether it is of a field.
@@ -224,12 +235,32 @@ class _Extraction:
         self._at = range(length)
         if length != count:
             self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
-        text = _MARK.sub(self._resolve_mark, text)
+        text = self._drawn_together(_MARK.sub(self._resolve_mark, text))
         return text if text.isascii() else _RTL_RUN.sub(self._resolve_ligatures, text)
 
     def _resolve_mark(self, mark: re.Match[str]) -> str:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
         return HYPHEN if is_hyphen else "\x00"
+
+    def _drawn_together(self, text: str) -> str:
+        """With whole words where letters are spaced out; what belongs to the places of `text` goes along."""
+        spaces = {space for run in _SPACED_OUT.finditer(text) for space in self._spaces_in_words(run)}
+        if not spaces:
+            return text
+        kept = [place for place in range(len(text)) if place not in spaces]
+        self._at = [self._at[place] for place in kept]
+        return "".join([text[place] for place in kept])
+
+    def _spaces_in_words(self, run: re.Match[str]) -> Iterator[int]:
+        letters = run[0][::2]
+        if sum(map(str.isalpha, letters)) < SHARE_OF_LETTERS * len(letters):
+            return
+        boxes = self._character_boxes(self._at[run.start() : run.end() : 2])
+        gaps = [max(other[0] - one[2], one[0] - other[2]) for one, other in pairwise(boxes)]
+        widest = GAP_OF_WORDS * median(gaps)
+        for number, gap in enumerate(gaps):
+            if gap < widest:
+                yield run.start() + 2 * number + 1
 
     def _resolve_ligatures(self, run: re.Match[str]) -> str:
         """pdfium turns right-to-left lines round, and with them what one glyph stands for.
@@ -353,13 +384,14 @@ def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) ->
         *rgb, alpha = struct.unpack("4I", colour)
         if min(rgb) >= PALE or alpha < 255 - PALE:
             appearance = "pale"
-    return _Look(appearance, font is not None and _is_bold(font))
+    name = b"" if font is None else _name_of(font)
+    return _Look(appearance, _BOLD_NAME.search(name) is not None, _FIXED_NAME.search(name) is not None)
 
 
-def _is_bold(font: int) -> bool:
+def _name_of(font: int) -> bytes:
     name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
     _font_name(font, ctypes.addressof(name), LONGEST_FONT_NAME)
-    return _BOLD_NAME.search(name.value) is not None
+    return name.value
 
 
 def _solid(places: list[Box], characters: int) -> Box | None:
@@ -387,7 +419,7 @@ def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Pi
     for word, (start, box, look) in words:
         if shown_as is None:
             text, around_all, shown_as, first = word, box, look, start
-        elif look == shown_as and _is_near(around_all, box):
+        elif look == shown_as and _is_near(around_all, box, 2 if look.is_fixed else 1):
             text, around_all = f"{text} {word}", _around_both(around_all, box)
         else:
             yield _Piece(text, around_all, shown_as, first)
@@ -396,12 +428,12 @@ def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Pi
         yield _Piece(text, around_all, shown_as, first)
 
 
-def _is_near(one: Box, other: Box) -> bool:
+def _is_near(one: Box, other: Box, times: int = 1) -> bool:
     left, top, right, bottom = one
     other_left, other_top, other_right, other_bottom = other
     if other_top >= bottom or top >= other_bottom:
         return False
-    reach = CELL_GAP * max(bottom - top, other_bottom - other_top)
+    reach = times * CELL_GAP * max(bottom - top, other_bottom - other_top)
     return other_left - right < reach and left - other_right < reach
 
 
