@@ -151,7 +151,7 @@ async def test_words_in_an_older_form_are_made_and_counted_anew(url: str, databa
     async with database.transaction() as connection:  # as if it had been stored in the form before
         for statement in (
             "UPDATE chunks SET tsv = to_tsvector('spanish', text)",
-            "UPDATE ingestions SET recipe = 'reader 5 words 1', language = 'es', text_search_config = 'spanish'",
+            "UPDATE ingestions SET recipe = 'old words 1', language = 'es', text_search_config = 'spanish'",
             "UPDATE documents SET title = 'Gastos'",
             "UPDATE document_words SET lexeme = '567', share = 0.3 WHERE lexeme = '1234567'",
         ):
@@ -162,9 +162,7 @@ async def test_words_in_an_older_form_are_made_and_counted_anew(url: str, databa
 
     assert await found(database, "att & 1234567 & gast") == {old: 2}
     assert await rows(database, made) == now | {"gast": (1, 1)}
-    assert await rows(database, "SELECT id, recipe, language FROM ingestions") == {
-        old: ("reader 5 words 2", "es")
-    }
+    assert await rows(database, "SELECT id, recipe, language FROM ingestions") == {old: ("old words 2", "es")}
 
 
 async def test_words_of_old_documents_are_counted_in_their_language(url: str, database: Database) -> None:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import groupby, islice, pairwise, repeat
+from itertools import groupby, islice, pairwise, repeat, zip_longest
 from math import tau
 from statistics import median
 from typing import Any, NamedTuple
@@ -51,7 +51,7 @@ _WORD = re.compile(r"\S+")
 _SPACED_OUT = re.compile(r"(?<!\S)\S(?: \S){4,}(?!\S)")
 SHARE_OF_LETTERS = 0.8
 # Of the middle gap between letters that are spaced out: a wider one is between words.
-GAP_OF_WORDS = 1.6
+GAP_OF_WORDS = 1.5
 # The last two are those of TeX's fonts.
 _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
 _FIXED_NAME = re.compile(
@@ -59,6 +59,14 @@ _FIXED_NAME = re.compile(
 )
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
+_RTL_LINE = re.compile(f"[^\r\n]*{RTL_LETTER}[^\r\n]*")
+# Words without right-to-left letters, up to the last Latin one.
+_LATIN_RUN = re.compile(
+    "(?<!\\S)[A-Za-z0-9](?:OTHER*[A-Za-z][A-Za-z0-9]*)?".replace("OTHER", f"[^\r\n{RTL_LETTER[1:]}")
+)
+_LATIN = re.compile("[A-Za-z]")
+# A number and the end of its sentence.
+_POINT_AND_NUMBER = re.compile(r"(?<!\S)[.,:;][0-9]+(?!\S)")
 _MARK = re.compile("[\u0002\ufffe]")
 
 # Left, top, right, bottom as the PDF counts: y upwards, origin anywhere.
@@ -236,7 +244,9 @@ class _Extraction:
         if length != count:
             self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
         text = self._drawn_together(_MARK.sub(self._resolve_mark, text))
-        return text if text.isascii() else _RTL_RUN.sub(self._resolve_ligatures, text)
+        if text.isascii() or not _RTL_RUN.search(text):
+            return text
+        return self._with_latin_onwards(_RTL_RUN.sub(self._resolve_ligatures, text))
 
     def _resolve_mark(self, mark: re.Match[str]) -> str:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
@@ -270,6 +280,33 @@ class _Extraction:
         places = self._character_boxes(self._at[run.start() : run.end()])
         glyphs = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
         return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
+
+    def _with_latin_onwards(self, text: str) -> str:
+        """pdfium turns lines round by the word, Latin ones too, and letters apart from digits: `320A Airbus`.
+
+        What belongs to the places of `text` goes along.
+        """
+        order = list(range(len(text)))
+        for line in _RTL_LINE.finditer(text):
+            for run in _LATIN_RUN.finditer(text, *line.span()):
+                if _LATIN.search(run[0]):
+                    order[slice(*run.span())] = self._onwards(run)
+            for number in _POINT_AND_NUMBER.finditer(text, *line.span()):
+                order[slice(*number.span())] = [*range(number.start() + 1, number.end()), number.start()]
+        self._at = [self._at[place] for place in order]
+        return "".join([text[place] for place in order])
+
+    def _onwards(self, run: re.Match[str]) -> Iterator[int]:
+        """Places in the text: its words from left to right, and so the letters of each."""
+        words = [
+            range(run.start() + word.start(), run.start() + word.end()) for word in _WORD.finditer(run[0])
+        ]
+        lefts = [[box[0] for box in self._character_boxes([self._at[one] for one in word])] for word in words]
+        placed = sorted(sorted(zip(*word, strict=True)) for word in zip(lefts, words, strict=True))
+        spaces = [range(one.stop, other.start) for one, other in pairwise(words)]
+        for word, space in zip_longest(placed, spaces, fillvalue=()):
+            yield from (place for _, place in word)
+            yield from space
 
     def _pieces(self, text: str) -> list[_Piece]:
         """A line without wide gaps, of one look, is one piece; else its words are joined up to them."""
