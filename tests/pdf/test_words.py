@@ -27,7 +27,7 @@ async def test_letters_with_a_space_between_them_are_words(reader: PDFReader, wr
     assert line.split() == ["The", "mayor", "signed"]
 
 
-@pytest.mark.parametrize("text", ["a b c d", "1 2 3 4 5 6 7", "x = y + z - 1 or so"])
+@pytest.mark.parametrize("text", ["a b c d e f", "1 2 3 4 5 6 7", "x = y + z - 1 or so"])
 async def test_short_words_and_numbers_stay_apart(reader: PDFReader, write: Write, text: str) -> None:
     assert await lines_of(reader, write, one_page(stream(shown(text)))) == [text]
 

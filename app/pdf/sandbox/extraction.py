@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import groupby, islice, pairwise, repeat, zip_longest
 from math import tau
 from statistics import median
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import pypdfium2
@@ -48,8 +49,7 @@ PICTURE_PIXELS = 2_000_000
 _LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
 # Letters each of which stands alone, as pdfium finds them where they are spaced out.
-_SPACED_OUT = re.compile(r"(?<!\S)\S(?: \S){4,}(?!\S)")
-SHARE_OF_LETTERS = 0.8
+_SPACED_OUT = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){4,}(?=[.,:;!?]?(?!\S))")
 # Of the middle gap between letters that are spaced out: a wider one is between words.
 GAP_OF_WORDS = 1.5
 # The last two are those of TeX's fonts.
@@ -143,6 +143,10 @@ class _Look(NamedTuple):
     is_bold: bool
     is_fixed: bool = False
     """All its letters are as wide as its spaces."""
+
+    def is_like(self, other: "_Look") -> bool:
+        """Words of a fixed pitch stand in lines of others."""
+        return self[:2] == other[:2]
 
 
 # Of a text object: its render mode, its colour, its font, and whether it is of a field.
@@ -262,8 +266,7 @@ class _Extraction:
         return "".join([text[place] for place in kept])
 
     def _spaces_in_words(self, run: re.Match[str]) -> Iterator[int]:
-        letters = run[0][::2]
-        if sum(map(str.isalpha, letters)) < SHARE_OF_LETTERS * len(letters):
+        if run[0][::2].lower() in ascii_lowercase:  # choices to mark
             return
         boxes = self._character_boxes(self._at[run.start() : run.end() : 2])
         gaps = [max(other[0] - one[2], one[0] - other[2]) for one, other in pairwise(boxes)]
@@ -324,7 +327,7 @@ class _Extraction:
             if places and (box := _solid(places, len(text))):
                 starts = self._starts(line, is_first_enough=len(places) == 1)
                 look, *others = self._looks_at(starts)
-                if others.count(look) == len(others):
+                if all(look.is_like(other) for other in others):
                     piece = _Piece(text, box, look, starts[0])
             pieces.append(piece)
         return pieces
@@ -456,8 +459,10 @@ def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Pi
     for word, (start, box, look) in words:
         if shown_as is None:
             text, around_all, shown_as, first = word, box, look, start
-        elif look == shown_as and _is_near(around_all, box, 2 if look.is_fixed else 1):
-            text, around_all = f"{text} {word}", _around_both(around_all, box)
+        elif look.is_like(shown_as) and _is_near(
+            around_all, box, 2 if look.is_fixed and shown_as.is_fixed else 1
+        ):
+            text, around_all, shown_as = f"{text} {word}", _around_both(around_all, box), look
         else:
             yield _Piece(text, around_all, shown_as, first)
             text, around_all, shown_as, first = f" {word}", box, look, start
