@@ -21,9 +21,9 @@ import pypdfium2
 from pypdfium2 import raw
 
 from app.errors import TooMuchText
-from app.pdf.pages import Box
+from app.pdf.pages import Box, Line
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
-from app.pdf.sandbox.forms import CHECKED, Fields, texts_of_fields
+from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
 from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
@@ -114,6 +114,16 @@ def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
         page.set_rotation(shown_at)
     found.lines = [replace(line, box=back(*line.box)) if line.box else line for line in found.lines]
     return found
+
+
+def comment_lines(page: pypdfium2.PdfPage, lines: Sequence[Line]) -> list[Line]:
+    """Comments that say more than the words of the page which they mark."""
+    comments = comments_of(page)
+    if not comments:
+        return []
+    marked = " ".join([line.text for line in lines])
+    boxes = _placing(page)(place for _, place in comments)
+    return [Line(text, box) for (text, _), box in zip(comments, boxes, strict=True) if text not in marked]
 
 
 def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
