@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.chaos.embedding_stub import serving
@@ -19,11 +23,32 @@ from tests.stacks import Up
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+# No test speaks TLS, for which each of a thousand HTTP clients would read all authorities of the world: 30 ms
+# of CPU. This one has signed nothing, and its key is gone.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
 
 # Tracebacks. Else, since rich is there, each is drawn in a frame with all variables: half a second of CPU.
 plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+class StackOnce(LoadFileScheduling):
+    """All files with tests of `up` go to one process: each other one would start a stack too, and idle on."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "up" if has_tests_of_up(self.config.rootpath / file) else file
+
+
+@cache
+def has_tests_of_up(file: Path) -> bool:
+    return "up: Up" in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    return StackOnce(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,8 @@ def canonical(text: str, *, is_name: bool = False) -> str:
     text = text.replace("_", " ")
     if "/" in text:
         text = _SLASH.sub(" ", text)
-    if _MAY_HAVE_SHAPES.search(text):
-        for shape, replacement in _SHAPES:
-            text = shape.sub(replacement, text)
+    if _MAY_HAVE_SHAPES.search(text):  # in few of its lines, and no shape goes beyond one
+        text = "\n".join([_shaped(line) for line in text.split("\n")])
     return text
 
 
@@ -47,7 +46,8 @@ _SPELLED: Final = {
     "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE",
     "\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2010": "-", "\u2212": "-",
 }  # fmt: skip
-_ODD: Final = re.compile(r"[^\w\s\x00-\x7f]|[ßẞæÆœŒ\u02bc]")
+# Patterns that begin with one set of characters, of which there are few, are found ten times as fast.
+_ODD: Final = re.compile(r"[^\x00-\x7f](?<=[^\w\s]|[ßẞæÆœŒ\u02bc])")
 
 
 def _instead(odd: re.Match[str]) -> str:
@@ -103,7 +103,7 @@ def _in_name(name: str) -> str:
 
 
 _SLASH: Final = re.compile(r"(?<=[^\W\d])/|/(?=[^\W\d])")
-_MAY_HAVE_SHAPES: Final = re.compile(r"[0-9][-a-zA-Z]|[a-zA-Z]['-]?[0-9]")
+_MAY_HAVE_SHAPES: Final = re.compile(r"[0-9](?:[-a-zA-Z]|(?<=[a-zA-Z][0-9])|(?<=[a-zA-Z]['-][0-9]))")
 _SHAPES: Final = [
     (re.compile(shape, re.ASCII | re.IGNORECASE), replacement)
     for shape, replacement in (
@@ -119,3 +119,10 @@ _SHAPES: Final = [
         (r"(?<=[A-Z0-9])-(?=\d)", " "),
     )
 ]
+
+
+def _shaped(line: str) -> str:
+    if _MAY_HAVE_SHAPES.search(line):
+        for shape, replacement in _SHAPES:
+            line = shape.sub(replacement, line)
+    return line

@@ -3,6 +3,7 @@
 import asyncio
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
@@ -10,15 +11,19 @@ from app.storage import documents, runs
 from app.storage.database import Database
 from app.storage.documents import FailedDocuments, NewIngestion
 from app.storage.runs import Lease
-from app.storage.runs.turns import BULK_TURNS, NEXT
+from app.storage.runs.turns import BULK_TURNS, FREE_QUEUES, NEXT
 from app.storage.tasks import list_queue
 
 MAX_QUEUED = 1_000_000
 
 
-async def ask(database: Database, collection: str, *, is_bulk: bool = False) -> UUID:
+async def ask(database: Database, collection: str, *, is_bulk: bool = False, account: str = "") -> UUID:
     ingestion_id = uuid7()
-    new = NewIngestion(ingestion_id, collection, uuid4().bytes, 1, f"{ingestion_id}.pdf", is_bulk=is_bulk)
+    new = NewIngestion(
+        *(ingestion_id, collection, uuid4().bytes, 1, f"{ingestion_id}.pdf"),
+        asked_by=account,
+        is_bulk=is_bulk,
+    )
     async with database.transaction() as connection:
         await documents.add_document(
             connection, uuid7(), collection, None, new, max_queued=MAX_QUEUED, unless_known=False
@@ -36,10 +41,10 @@ async def claim_next(database: Database, worker: str | None = None) -> Lease | N
         return await runs.claim_next(connection, worker or str(uuid4()))
 
 
-async def served(database: Database, count: int) -> str:
-    """The collections, whose names are letters, of the runs that are claimed one after the other."""
+async def served(database: Database, count: int, between: str = "") -> str:
+    """The collections of the runs that are claimed one after the other; most names are letters."""
     leases = [await claim_next(database) for _ in range(count)]
-    return "".join(lease.filename if lease else "-" for lease in leases)
+    return between.join(lease.filename if lease else "-" for lease in leases)
 
 
 async def test_who_comes_new_is_next_but_one_however_many_wait_in_another_collection(
@@ -72,6 +77,32 @@ async def test_bulk_of_two_collections_takes_turns_too(own_database: Database) -
     order = await served(own_database, 5)
     assert sorted(order) == list("aaabb")
     assert order.index("b") <= 2
+
+
+@pytest.mark.parametrize("is_bulk", [False, True])
+async def test_a_thousand_collections_gain_an_account_little(
+    own_database: Database, *, is_bulk: bool
+) -> None:
+    for number in range(10 * FREE_QUEUES):
+        await ask(own_database, f"x{number}", account="x", is_bulk=is_bulk)
+    for _ in range(3):
+        await ask(own_database, "b", account="b", is_bulk=is_bulk)
+    order = "".join(name[0] for name in (await served(own_database, 10 * FREE_QUEUES + 3, ",")).split(","))
+    assert [len(turn) <= FREE_QUEUES for turn in order.split("b")] == [True, True, True, False], order
+
+
+async def test_failed_documents_of_many_collections_are_retried_in_turns(own_database: Database) -> None:
+    for number in range(5 * FREE_QUEUES):
+        await ask(own_database, f"x{number}", account="x")
+    async with own_database.autocommit() as connection:
+        await connection.execute(text("UPDATE ingestions SET status = 'error', finished_at = now()"))
+    async with own_database.transaction() as connection:
+        ids = [uuid7() for _ in range(5 * FREE_QUEUES)]
+        await documents.retry_failed(connection, FailedDocuments(), ids, MAX_QUEUED, asked_by="x")
+    for _ in range(2):
+        await ask(own_database, "b", account="b")
+    order = (await served(own_database, 5 * FREE_QUEUES, ",")).split(",")
+    assert order.index("b") <= FREE_QUEUES
 
 
 async def test_the_queue_is_shown_in_the_order_in_which_it_is_served(own_database: Database) -> None:
