@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.errors import DatabaseUnavailable
 from app.storage.database import PGBOUNCER_ARGUMENTS, is_unavailable, keep_alive
 from app.storage.models import Base
-from app.storage.readiness import is_ahead
+from app.storage.readiness import is_ahead, is_behind
+from app.storage.tenants import give_rights
 
 LOCK = 0x4D69_6772  # any number, the same in every process
 CONNECT_SECONDS = 10
@@ -23,7 +24,10 @@ def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
 
 
 def migrate(connection: Connection) -> None:
-    """Leaves a database of a newer version alone: it has all that this one needs."""
+    """Leaves a database of a newer version alone: it has all that this one needs.
+
+    A database that is as it should be may have been restored without the role of tenants, or its rights.
+    """
     context.configure(connection=connection, target_metadata=Base.metadata, include_name=is_ours)
     with context.begin_transaction():
         if is_ahead(revision := context.get_context().get_current_revision()):
@@ -32,6 +36,8 @@ def migrate(connection: Connection) -> None:
             )
         else:
             context.run_migrations()
+            if not is_behind(context.get_context().get_current_revision()):
+                give_rights(connection)
 
 
 async def migrate_async(url: str, *, is_pgbouncer: bool) -> None:

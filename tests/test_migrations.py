@@ -156,7 +156,7 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
     async with engine.begin() as connection:
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         both = [await start_migrating(url) for _ in range(2)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await execute(url, WAITING) != {(2,)}:  # noqa: ASYNC110 - Postgres tells nobody  # noqa: ASYNC110 - it happens in the server
                 await asyncio.sleep(0.05)
     await engine.dispose()
