@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import psutil
@@ -63,9 +62,9 @@ class WorkerProcess:
             )
         return self
 
-    def wait_until_ready(self, client: Celery, seconds: float = 20) -> Self:
+    def wait_until_ready(self, client: Celery, seconds: float = 120) -> Self:
         deadline = time.monotonic() + seconds
-        while not client.control.inspect(timeout=0.3).ping():
+        while not client.control.inspect(timeout=0.5, limit=1).ping():  # without a limit it awaits others too
             if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the worker did not start:\n{self.output()}")
         return self
@@ -93,9 +92,7 @@ class WorkerProcess:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -47,12 +46,10 @@ class Up:
         )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        self.wait_for(f"ready: {self.url}", seconds=60)
+        self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.stop()
         self._listener.join()

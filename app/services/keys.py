@@ -30,6 +30,7 @@ from app.errors import (
     TokenTooLong,
 )
 from app.services.audit import audit
+from app.services.fresh import look_at_error
 from app.services.quotas import Allowance, Limits, RequestCounter
 from app.services.tokens import MOST_CHARACTERS, PREFIX, Claims, Signer
 from app.storage import keys
@@ -41,12 +42,9 @@ from app.storage.usage import UsageOf, add_requests, list_requests, list_usage
 Scope = Literal["read", "write", "admin"]
 ALL_SCOPES: Final = frozenset[Scope]({"read", "write", "admin"})
 
-MOST_OF_A_NAME: Final = 2
-"""Keys in use at a time: the one that clients have, and the one that they change to."""
-FRESH_SECONDS: Final = 1.0
-"""After which the valid keys are read again, while those that were read last are still used ..."""
-STALE_SECONDS: Final = 1.8
-"""... until then: what is revoked opens nothing 2 s later."""
+MOST_OF_A_NAME: Final = 2  # keys in use at a time: the one that clients have, and the one that they change to
+FRESH_SECONDS: Final = 1.0  # then valid keys are read again; those that were read last are used meanwhile ...
+STALE_SECONDS: Final = 1.8  # ... until then: what is revoked opens nothing 2 s later
 READING_SECONDS: Final = 5.0
 USES_APART_SECONDS: Final = 60.0
 
@@ -346,7 +344,7 @@ class Keys:
         """For all who ask meanwhile: a database that is silent holds up one statement."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), context=Context())  # of no one's request
-            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._reading.add_done_callback(look_at_error)
         return self._reading
 
     async def _read(self) -> None:

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from app.errors import (
     ChunkNotFound,
-    DocumentNotFound,
     Encrypted,
     FileGone,
     FileNotFound,
@@ -19,6 +18,7 @@ from app.errors import (
 )
 from app.pdf.pages import Box
 from app.pdf.reader import PDFReader
+from app.services.fresh import look_at_error
 from app.storage.chunks import find_boxes
 from app.storage.database import Database
 from app.storage.document_views import OriginalFile, find_original, find_password
@@ -26,11 +26,9 @@ from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import EVERYTHING, Reach
 
-KEPT_BYTES = 64 * 1024 * 1024
-"""Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
+KEPT_BYTES = 64 * 1024 * 1024  # of pictures of 0.1 to 1 MB, mostly; a photograph can have several
 RENDERINGS_AT_ONCE = 2
-MOST_RENDERINGS = 32
-"""At work and waiting for their turn: at 0.1 s each the last waits for two seconds."""
+MOST_RENDERINGS = 32  # at work and waiting for their turn: at 0.1 s each the last waits for two seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +64,6 @@ class PagePictures:
         """
         async with self._database.transaction(reach) as connection:
             original = await find_original(connection, document_id, reach)
-            if original is None:
-                raise DocumentNotFound
             boxes = await find_boxes(connection, document_id, chunk_id) if chunk_id else ()
         if boxes is None:
             raise ChunkNotFound
@@ -126,7 +122,7 @@ class Renderings:
             if len(self._underway) >= self._most:
                 raise PicturesBusy
             self._underway[tag] = asyncio.create_task(self._rendered(tag, render))
-            self._underway[tag].add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._underway[tag].add_done_callback(look_at_error)
         return await asyncio.shield(self._underway[tag])  # who leaves takes nothing from the others
 
     async def close(self) -> None:

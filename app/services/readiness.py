@@ -1,7 +1,7 @@
 """Whether the service can do its work right now, found out in a bounded time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -11,12 +11,14 @@ from app.embeddings.base import URGENT_SECONDS
 from app.errors import SandboxIncomplete, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
+from app.services.fresh import look_at_error
 from app.storage.database import Database
 from app.storage.embedding_budget import Pause, find_pause
 from app.storage.outages import Outage, list_outages
-from app.storage.readiness import is_behind, read_left_since, read_live_space, read_revision
+from app.storage.readiness import is_behind, is_read_only, read_left_since, read_live_space, read_revision
 
 CHECK_SECONDS = 2.0
+READ_ONLY = "The database takes no writes: DATABASE_URL leads to a standby, or it was set to read only."
 NO_WORKER = "Documents wait, and no worker asks for them. Start one, or look why it does not run."
 
 T = TypeVar("T")
@@ -64,16 +66,10 @@ async def check_sandbox(reader: PDFReader, *, is_required: bool) -> str:
 
 
 async def check_readiness(
-    database: Database, space_id: int, is_broker_up: Callable[[], Awaitable[bool]]
+    database: Database, space_id: int, is_broker_up: Callable[[], Coroutine[Any, Any, bool]]
 ) -> Readiness:
     """Look at the database and the broker at the same time; takes CHECK_SECONDS at most."""
-
-    async def ping() -> bool:
-        return await is_broker_up()
-
-    found, is_up = await asyncio.gather(
-        _within(CHECK_SECONDS, _ask_database(database, space_id)), _within(CHECK_SECONDS, ping())
-    )
+    found, is_up = await asyncio.gather(_in_time(_ask_database(database, space_id)), _in_time(is_broker_up()))
     if found is None:
         found = Readiness({"database": "The database cannot be reached, or does not answer in time."}, [])
     return found if is_up else found.without_broker()
@@ -88,6 +84,8 @@ async def _ask_database(database: Database, space_id: int) -> Readiness:
         if await read_live_space(connection) != space_id:
             fault = "The database belongs to another embedding model now: restart."
             return Readiness({"embedding_space": fault}, [])
+        if await is_read_only(connection):
+            return Readiness({"database": READ_ONLY}, [])
         outages = await list_outages(connection)
         if not outages and (since := await read_left_since(connection)):
             outages = [Outage("workers", NO_WORKER, since)]
@@ -98,16 +96,16 @@ async def _ask_database(database: Database, space_id: int) -> Readiness:
     return Readiness({}, sorted(degraded), outages, pause)
 
 
-async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:
-    """What the check found; None when it failed or did not end in time.
+async def _in_time(check: Coroutine[Any, Any, T]) -> T | None:
+    """What the check found; None when it failed or did not end in CHECK_SECONDS.
 
     A late check is cancelled, not awaited: giving up a connection to a server that hangs takes long too.
     """
     checking = asyncio.create_task(check)
-    await asyncio.wait((checking,), timeout=seconds)
+    await asyncio.wait((checking,), timeout=CHECK_SECONDS)
     if not checking.done():
         checking.cancel()
-        checking.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody will ask
+        checking.add_done_callback(look_at_error)
         return None
     if error := checking.exception():
         log.warning("readiness check failed", error=repr(error))

@@ -286,7 +286,7 @@ _NEAREST_BY_INDEX: Final = """
 _CANDIDATES: Final = """
     SELECT * FROM (
         SELECT chunk_id, ingestion_id FROM (
-            SELECT id AS chunk_id, ingestion_id, {held} AS held FROM chunks
+            SELECT id AS chunk_id, ingestion_id, {held} AS held FROM chunk_words
             WHERE tsv @@ CAST(:candidates AS tsquery) ORDER BY held DESC, id OFFSET 0
         ) entry WHERE {is_visible} LIMIT {most}
     ) candidate
@@ -354,11 +354,11 @@ _POOL: Final = """
     pool AS (
         SELECT chunk_id, about, tsv @@ CAST(:phrase AS tsquery) AS has_phrase{ranks} FROM (
             SELECT chunk.id AS chunk_id, about, tsv{weights} FROM chosen CROSS JOIN LATERAL (
-                SELECT id, tsv FROM chunks WHERE chunks.ingestion_id = chosen.ingestion_id OFFSET 0
+                SELECT id, tsv FROM chunk_words words WHERE words.ingestion_id = chosen.ingestion_id OFFSET 0
             ) chunk
             UNION ALL
             SELECT chunk_id, about, tsv{weights} FROM listed JOIN document USING (ingestion_id)
-                CROSS JOIN LATERAL (SELECT tsv FROM chunks WHERE id = chunk_id OFFSET 0) chunk
+                CROSS JOIN LATERAL (SELECT tsv FROM chunk_words WHERE id = chunk_id OFFSET 0) chunk
             WHERE (ingestion_id IN (SELECT ingestion_id FROM chosen)) IS NOT TRUE
         ) chunk OFFSET 0
     )

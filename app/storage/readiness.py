@@ -31,10 +31,6 @@ def _revisions() -> tuple[str, ...]:
     return tuple(revisions)
 
 
-def newest_revision() -> str:
-    return _revisions()[0]
-
-
 def is_behind(revision: str | None) -> bool:
     """Whether migrations are missing."""
     return revision is None or revision in _revisions()[1:]
@@ -51,6 +47,11 @@ async def read_revision(connection: AsyncConnection) -> str | None:
         return None
     revision: str | None = await connection.scalar(text("SELECT max(version_num) FROM alembic_version"))
     return revision
+
+
+async def is_read_only(connection: AsyncConnection) -> bool:
+    """Whether the server takes no writes: a standby, or set so."""
+    return bool(await connection.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
 
 
 async def read_live_space(connection: AsyncConnection) -> int | None:

@@ -52,10 +52,8 @@ MOST_COMMON: Final = 0.999
 
 _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|«([^»]+)»')
 
-_PAGES: Final = "greatest(1, pg_relation_size('chunks') / 8192)"
-_SAMPLED_PERCENT: Final = (
-    f"least(100, 100.0 * least({MOST_PAGES}, greatest({FEWEST_PAGES}, {_PAGES} / 100)) / {_PAGES})"
-)
+_PAGES: Final = "(pg_relation_size('chunks') / 8192)"
+_SAMPLED_PAGES: Final = f"least({MOST_PAGES}, greatest({FEWEST_PAGES}, {_PAGES} / 100))"
 
 # The thousand most common words, in the 30,000 chunks that ANALYZE read, if there were as many as now.
 _COMMON: Final = """
@@ -68,9 +66,11 @@ _COMMON: Final = """
 
 _FIND_WORDS: Final = f"""
     WITH sample AS MATERIALIZED (
-        SELECT tsv FROM chunks TABLESAMPLE SYSTEM ({_SAMPLED_PERCENT}) REPEATABLE (0)
+        SELECT tsv FROM sampled_words(CAST({_SAMPLED_PAGES} AS int)) AS tsv
     ), sampled AS MATERIALIZED (
-        SELECT count(*) AS chunks, count(*) * 100 / {_SAMPLED_PERCENT} AS chunks_total FROM sample
+        SELECT count(*) AS chunks,
+            count(*) * greatest(1, CAST({_PAGES} AS float8) / {_SAMPLED_PAGES}) AS chunks_total
+        FROM sample
     ), common AS MATERIALIZED ({_COMMON}),
     word AS MATERIALIZED ({question_words("CAST(:question AS text)")}),
     quoted AS MATERIALIZED (
@@ -92,7 +92,7 @@ _FIND_WORDS: Final = f"""
         FROM counted CROSS JOIN sampled CROSS JOIN LATERAL (
             SELECT CASE WHEN counted.chunks * chunks_total < {COUNTED_CHUNKS} * sampled.chunks THEN (
                 SELECT count(*) FROM (
-                    SELECT FROM chunks WHERE tsv @@ query LIMIT {COUNTED_CHUNKS}
+                    SELECT FROM chunk_words WHERE tsv @@ query LIMIT {COUNTED_CHUNKS}
                 ) holding
             ) ELSE {COUNTED_CHUNKS} END AS rare OFFSET 0
         ) rare
