@@ -17,7 +17,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.buckets import Bucket, S3Server
-from tests.databases import migrated
+from tests.databases import migrated, new_database
 from tests.stacks import Up
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
@@ -79,6 +79,20 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = Database(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def own_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database of the test's own."""
+    async with new_database(postgres) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """The same for all tests of a file."""
+    async with new_database(postgres) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")
