@@ -42,6 +42,7 @@ LONGEST_FONT_NAME = 200
 ANGLES_ASKED = 16
 # Of a line, in points, where only the box around a note is known.
 NOTE_HEIGHT = 12.0
+ARRAY_STEP = 1_024
 MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
@@ -96,6 +97,11 @@ _font_name = _direct(raw.FPDFFont_GetBaseFontName, ctypes.c_size_t, _pointer, _p
 def _run(calls: Iterable[int]) -> None:
     """Makes calls whose answers are elsewhere; no loop in Python is as fast."""
     deque(calls, maxlen=0)
+
+
+def _array(kind: Any, length: int) -> Any:
+    """So long, or longer: for each other length ctypes makes a type, in 15 us."""
+    return (kind * (length // ARRAY_STEP * ARRAY_STEP + ARRAY_STEP))()
 
 
 def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
@@ -249,7 +255,7 @@ class _Extraction:
             last -= 1
         if first >= count:
             return ""
-        units = (ctypes.c_ushort * (count + 1))()
+        units = _array(ctypes.c_ushort, count + 1)
         length = raw.FPDFText_GetText(self._raw, first, last - first + 1, units) - 1
         text = bytes(units)[: 2 * length].decode("utf-16-le", "surrogatepass")
         if len(text) != length:
@@ -349,7 +355,7 @@ class _Extraction:
         return [at[start + word.start()] for word in _WORD.finditer(text)]
 
     def _rectangles(self, lines: Sequence[_Line]) -> Iterator[list[Box]]:
-        edges = (ctypes.c_double * (4 * sum([len(line.text) for line in lines])))()
+        edges = _array(ctypes.c_double, 4 * sum([len(line.text) for line in lines]))
         address, slot, at = self._address, ctypes.addressof(edges), self._at
         counts = []
         for text, start in lines:
@@ -374,20 +380,21 @@ class _Extraction:
         return (_joined(zip(line, islice(shown, len(line)), strict=True)) for line in words)
 
     def _character_boxes(self, indices: Sequence[int]) -> list[Box]:
-        edges = (ctypes.c_double * (4 * len(indices)))()
+        edges = _array(ctypes.c_double, 4 * len(indices))
         begin = ctypes.addressof(edges)
         end = begin + ctypes.sizeof(edges)
         lefts, tops, rights, bottoms = (range(begin + _DOUBLE * edge, end, 4 * _DOUBLE) for edge in range(4))
         _run(map(_get_character_box, repeat(self._address), indices, lefts, rights, bottoms, tops))
-        return self._placed(edges[:])
+        return self._placed(edges[: 4 * len(indices)])
 
     def _sizes(self, starts: Sequence[int]) -> list[float]:
         """Of the letters, rounded to half a point: the height the font gives to all of them."""
-        edges = (ctypes.c_float * (4 * len(starts)))()
+        edges = _array(ctypes.c_float, 4 * len(starts))
         begin = ctypes.addressof(edges)
         slots = range(begin, begin + ctypes.sizeof(edges), 4 * _FLOAT)
         _run(map(_get_loose_box, repeat(self._address), starts, slots))
-        return [(2 * (bottom - top) + 0.5) // 1 / 2 for _, top, _, bottom in self._placed(edges[:])]
+        places = self._placed(edges[: 4 * len(starts)])
+        return [(2 * (bottom - top) + 0.5) // 1 / 2 for _, top, _, bottom in places]
 
     def _placed(self, edges: list[float]) -> list[Box]:
         return self._place(zip(*[iter(edges)] * 4, strict=True))
