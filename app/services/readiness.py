@@ -11,6 +11,7 @@ from app.embeddings.base import URGENT_SECONDS
 from app.errors import SandboxIncomplete, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
+from app.services.fresh import look_at_error
 from app.storage.database import Database
 from app.storage.embedding_budget import Pause, find_pause
 from app.storage.outages import Outage, list_outages
@@ -104,7 +105,7 @@ async def _in_time(check: Coroutine[Any, Any, T]) -> T | None:
     await asyncio.wait((checking,), timeout=CHECK_SECONDS)
     if not checking.done():
         checking.cancel()
-        checking.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody will ask
+        checking.add_done_callback(look_at_error)
         return None
     if error := checking.exception():
         log.warning("readiness check failed", error=repr(error))

@@ -55,8 +55,7 @@ _SPELLED: Final = {
     "ß": "ss", "ẞ": "SS", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE",
     "\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2010": "-", "\u2212": "-",
 }  # fmt: skip
-# Patterns that begin with one set of characters, of which there are few, are found ten times as fast.
-_ODD: Final = re.compile(r"[^\x00-\x7f](?<=[^\w\s]|[ßẞæÆœŒ\u02bc])")
+_ODD: Final = re.compile(r"[^\w\s\x00-\x7f]|[ßẞæÆœŒ\u02bc]")
 
 
 def _instead(odd: re.Match[str]) -> str:
