@@ -59,6 +59,7 @@ Url = Annotated[str, typer.Option(envvar="PDF_INGEST_URL", help="Where the servi
 Collection = Annotated[str | None, typer.Option(help="Only this collection.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
+BRING_ALONG_SECONDS = 60.0  # the service waits for `migrate`; a million chunks take half an hour
 DURATIONS = {"d": "days", "h": "hours", "m": "minutes"}
 Mode = Annotated[Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")]
 STATUS_LIMIT = 20
@@ -508,15 +509,16 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
 
 
 async def _bring_along(settings: "Settings") -> None:
-    """Add what data of older versions lacks. Raises DatabaseUnavailable."""
-    from app.services.backfill import all_duties, backfill
+    """Add what data of older versions lacks, within a minute or so. Raises DatabaseUnavailable."""
+    from app.services.backfill import all_duties, begin_backfill
     from app.storage.database import Database
     from app.storage.languages import open_text_search
 
     database = Database(settings.database_url, is_pgbouncer=settings.database_pgbouncer)
     try:
         text_search = await open_text_search(database, settings.text_search_languages)
-        await backfill(database, *all_duties(database, text_search))
+        duties = all_duties(database, text_search)
+        await begin_backfill(database, *duties, seconds=BRING_ALONG_SECONDS)
     finally:
         await database.close()
 

@@ -33,6 +33,17 @@ class Duty(Protocol):
         """Add what this version lacks, in short steps. After an interruption it is done again, whole."""
 
 
+async def begin_backfill(database: Database, *duties: Duty, seconds: float) -> None:
+    """Backfill for so long at most, for who waits to start; the sweeper of a worker goes on with the rest."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            await backfill(database, *duties)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        log.info("workers bring the rest along while the service runs", after_seconds=seconds)
+
+
 async def backfill(database: Database, *duties: Duty) -> None:
     """Note the collections of all documents; then do each duty for all published versions that lack it.
 

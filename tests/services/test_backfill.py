@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
-from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, TitleWords, Words, backfill
+from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, TitleWords, Words, backfill, begin_backfill
 from app.services.collection_service import CollectionService, delete_doomed
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
@@ -214,8 +214,27 @@ async def test_counting_the_words_of_a_version_that_is_replaced_meanwhile_leaves
         await asyncio.sleep(0.5)
         assert not counting.done(), "the document's row was not waited for"
         await replacing.execute(text("DELETE FROM documents WHERE id = :id"), {"id": old})
-    await asyncio.wait_for(counting, 10)
+    await asyncio.wait_for(counting, 60)
     assert await rows(database, "SELECT lexeme, share FROM document_words") == {}
+
+
+class Endless(TitleWords):
+    """A duty that takes longer than who starts the service can wait."""
+
+    lacks = "true"
+    begun = 0
+
+    async def fill(self, ingestion_id: UUID) -> None:
+        self.begun += 1
+        await asyncio.Event().wait()
+
+
+async def test_who_starts_the_service_waits_for_a_part_only(url: str, database: Database) -> None:
+    await add_old(database, [ENGLISH])
+    await run_alembic(url, command.upgrade, "head")
+    endless = Endless(database)
+    await begin_backfill(database, endless, seconds=1)
+    assert endless.begun == 1
 
 
 async def test_a_version_that_is_replaced_meanwhile_is_left_alone(url: str, database: Database) -> None:
@@ -229,7 +248,7 @@ async def test_a_version_that_is_replaced_meanwhile_is_left_alone(url: str, data
         assert not filling.done(), "the document's row was not waited for"
         await replacing.execute(text("DELETE FROM documents WHERE id = :id"), {"id": old})
         await replacing.execute(text("DELETE FROM chunks WHERE ingestion_id = :id"), {"id": old})
-    await asyncio.wait_for(filling, 10)
+    await asyncio.wait_for(filling, 60)
     assert await found(database, "societ") == {}
 
 
@@ -321,5 +340,5 @@ async def test_noting_waits_for_a_collection_that_is_being_renamed_and_holds_no_
         await asyncio.sleep(0.5)
         assert not noting.done(), "the collection was not waited for"
         await collections.rename_collection(renaming, "default", "other")
-    await asyncio.wait_for(noting, 10)
+    await asyncio.wait_for(noting, 60)
     assert await rows(database, NOTED) == dict.fromkeys(ids, ("other", "other"))
