@@ -1,3 +1,5 @@
+import asyncio
+import socket
 from math import inf, nan
 from typing import Any
 
@@ -5,8 +7,10 @@ import orjson
 import pytest
 
 from app.pdf.pages import DocumentFacts, Line, OutlineEntry, Page
+from app.pdf.processes import ReadingProcess
 from app.pdf.wire import (
     LARGEST_FRAME,
+    LENGTH_BYTES,
     Frame,
     FrameError,
     ProcessLimits,
@@ -115,3 +119,21 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 def test_a_frame_larger_than_any_page_is_refused_before_it_is_read() -> None:
     with pytest.raises(FrameError):
         length_of((LARGEST_FRAME + 1).to_bytes(4, "big"))
+
+
+async def test_a_frame_that_was_waited_for_in_vain_is_received_whole_later() -> None:
+    channel, far = socket.socketpair()
+    owner, parent = socket.socketpair()
+    owner.setblocking(False)
+    process = ReadingProcess(*await asyncio.open_unix_connection(sock=channel), owner)
+    sent = packed({"end": True})
+    with far, owner:
+        for part in (sent[:2], sent[2:6]):
+            far.sendall(part)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await process.receive()
+        far.sendall(sent[6:] + sent)
+        assert [await process.receive() for _ in range(2)] == [sent[LENGTH_BYTES:]] * 2
+        parent.close()
+        await process.end()
