@@ -69,6 +69,7 @@ def test_what_joins_words_without_being_part_of_them_separates() -> None:
         ("AT&T", "AT & T"),
         ("<info@amazon.com>", "info@amazon com"),
         ("e-mail", "email"),
+        ("the gannet1 of Müller2", "the gannet 1 of Müller 2"),  # marks of footnotes
     ],
 )
 def test_what_is_written_in_two_ways_is_looked_up_in_one(one: str, other: str) -> None:
