@@ -87,8 +87,7 @@ async def test_the_queue_is_shown_in_the_order_in_which_it_is_served(empty: Data
     await ask_many(empty, "b", 5, is_bulk=True)
     await ask_many(empty, "i", 12)
     await ask_many(empty, "j", 3)
-    async with empty.transaction() as connection:
-        shown = list(await list_queue(connection))
+    shown = list(await list_queue(empty))
     leases = [await claim_next(empty) for _ in shown]
     assert [lease.ingestion_id for lease in leases if lease] == shown
 
