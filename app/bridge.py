@@ -59,11 +59,7 @@ class Bridge:
         this for CLEAN_UP_SECONDS takes its process with it, where there is a hard limit.
         Raises RuntimeError when called inside a running event loop, which it would block.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass  # and out of here: the errors of the work have nothing to do with this one
-        else:
+        if is_in_running_loop():
             raise RuntimeError(
                 "bridge.run() would block the running event loop: "
                 f"write `await {function.__qualname__}(...)` instead"
@@ -262,6 +258,15 @@ class _OpenResource(Generic[T]):
                 log.exception("closing a shared resource failed")
             else:
                 self.opened.set_exception(error)
+
+
+def is_in_running_loop() -> bool:
+    """Whether this thread runs an event loop, which must not be blocked."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _end_process(task_name: str) -> None:

@@ -16,7 +16,7 @@ from app.pdf.reader import PDFReader
 from app.reranking import open_reranker
 from app.reranking.reranker import Reranker
 from app.services.admission import Admission
-from app.services.backfill import DocumentWords, Languages, TitleWords
+from app.services.backfill import all_duties
 from app.services.collection_service import CollectionService
 from app.services.detection import LanguageDetector
 from app.services.document_service import DocumentService
@@ -320,11 +320,7 @@ def _sweeper(settings: Settings, resources: _Resources) -> Sweeper:
         space_id=resources.space_id,
         retention_days=settings.retention_days,
         embedding_cache_rows=settings.embedding_cache_rows,
-        duties=(
-            Languages(database, LanguageDetector(), resources.text_search),
-            DocumentWords(database),
-            TitleWords(database),
-        ),
+        duties=all_duties(database, resources.text_search),
     )
 
 

@@ -14,6 +14,8 @@ import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
 
+from app.bridge import is_in_running_loop
+
 TASK_NAME = "ingest_pdf_task"
 QUEUE = "celery"
 REQUEST_ID_HEADER = "request_id"
@@ -68,11 +70,11 @@ class TaskQueue:
 
     def enqueue_from_sync(self, ingestion_id: UUID) -> bool:
         """The same for code without an event loop. Raises RuntimeError inside a running one."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return self._send(str(ingestion_id), NEW_PRIORITY) is not None
-        raise RuntimeError("enqueue_from_sync() would block the running event loop: await enqueue() instead")
+        if is_in_running_loop():
+            raise RuntimeError(
+                "enqueue_from_sync() would block the running event loop: await enqueue() instead"
+            )
+        return self._send(str(ingestion_id), NEW_PRIORITY) is not None
 
     async def length(self) -> int | None:
         """Messages waiting in the queue; None when the broker does not answer within a second."""

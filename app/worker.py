@@ -25,7 +25,7 @@ from celery.worker import state
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
 from uuid_utils.compat import uuid7
 
-from app.bridge import Bridge
+from app.bridge import Bridge, is_in_running_loop
 from app.config import settings_or_exit
 from app.errors import (
     AlreadyInWork,
@@ -241,14 +241,6 @@ def request_id_of(task: Task) -> dict[str, str]:
     """Of the request that asked for the task, if the message's sender knew it."""
     request_id = sane_request_id(getattr(task.request, REQUEST_ID_HEADER, None))
     return {"request_id": request_id} if request_id else {}
-
-
-def is_in_running_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def in_work_elsewhere(ingestion_id: UUID) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import psutil
 from rich.console import Console
@@ -77,12 +76,6 @@ class Report:
         for number, curves in enumerate(self.curves, 1):
             parts.append(f"![{curves.title}]({folder}/{self.subject}-{number}.svg)")
         return "\n\n".join(parts)
-
-
-def read_report(path: Path) -> Report:
-    kept: dict[str, Any] = json.loads(path.read_text())
-    tables = [Table(**table) for table in kept.pop("tables")]
-    return Report(**kept | {"tables": tables, "curves": [Curves(**curves) for curves in kept.pop("curves")]})
 
 
 def put_into_page(page: Path, subject: str, text: str) -> None:

@@ -17,8 +17,7 @@ from benchmarks.run import Run
 
 CHUNK_TOKENS = 256
 TIMES = 3
-Document = list[str]
-"""The text of each page."""
+Document = list[str]  # the text of each page
 
 
 def measure(run: Run) -> list[Table | Curves]:

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "loopback": set(),
     "metrics": {"temporary"},
     "temporary": set(),
-    "task_queue": set(),
+    "task_queue": {"bridge"},
     "pdf": {"pdf", "errors", "temporary"},
     "embeddings": {"embeddings", "errors", "loopback", "metrics"},
     "reranking": {"reranking", "embeddings", "errors", "loopback"},

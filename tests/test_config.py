@@ -169,6 +169,7 @@ def test_keys_that_cannot_be_understood_are_refused_without_being_told(keys: str
         ({"RERANK_PROVIDER": "http"}, "RERANK_BASE_URL: must be the server's address for provider http"),
         ({"RERANK_PROVIDER": "http", "RERANK_BASE_URL": "reranker:80"}, "RERANK_BASE_URL: must be"),
         ({"EMBEDDING_PROVIDER": "openai", "EMBEDDING_BASE_URL": "http:///v1"}, "EMBEDDING_BASE_URL: must be"),
+        ({"EMBEDDING_PROVIDER": "openai", "EMBEDDING_BASE_URL": "ftp://host"}, "EMBEDDING_BASE_URL: must be"),
         ({"RERANK_API_KEY": "schlüssel"}, "RERANK_API_KEY: has characters that no key has"),
         ({"EMBEDDING_API_KEY": "schlüssel"}, "EMBEDDING_API_KEY: has characters that no key has"),
         ({"STORAGE_URL": "/data/files"}, "STORAGE_URL: must be a URL, as file:///data/files"),

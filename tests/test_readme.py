@@ -12,6 +12,7 @@ from app.config import Settings
 from tests.stacks import PROJECT, Up
 
 README = (PROJECT / "README.md").read_text()
+PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -35,8 +36,10 @@ def test_the_curl_examples_upload_poll_and_search(up: Up, tmp_path: Path) -> Non
 
 
 def test_the_settings_it_names_exist_and_the_targets_too() -> None:
-    table = README.split("## Settings")[1].split("## Where")[0]
-    named = set(re.findall(r"`([A-Z_]+)`", table)) - {"PDF_INGEST_URL", "PDF_INGEST_API_KEY"}
+    tables = README.split("## Settings")[1].split("## Where")[0]
+    tables += (PROJECT / "docs" / "running.md").read_text().split("## Docker")[0]
+    named = set(re.findall(r"`([A-Z_]+)`", tables))
+    assert len(named) > 20
     assert named <= {name.upper() for name in Settings.model_fields}
     targets = set(re.findall(r"^([a-z-]+):.*##", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)) <= targets
@@ -47,3 +50,19 @@ def test_the_paths_it_names_exist() -> None:
     paths = [path for row in table.split("\n") for path in re.findall(r"`([a-z_/.]+)`", row.split(" | ")[0])]
     assert len(paths) > 10
     assert [path for path in paths if not (PROJECT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_to_a_file_or_a_heading_leads_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", page.read_text()):
+        target, _, heading = "".join(link).partition("#")
+        if not target.startswith("https://"):
+            file = page.parent / target if target else page
+            assert file.exists(), link
+            assert not heading or heading in headings_of(file), link
+
+
+def headings_of(page: Path) -> set[str]:
+    """As GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}

@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import psutil
 import pytest
+from alembic.script import ScriptDirectory
 from celery import Celery
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
-from app.storage.readiness import newest_revision
 from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, WorkerProcess
 from tests.test_worker import ingest, row_of, write_pdf
@@ -24,7 +24,7 @@ NEXT_MIGRATION = f'''
 from alembic import op
 
 revision = "29990101a"
-down_revision = "{newest_revision()}"
+down_revision = "{ScriptDirectory("alembic").get_current_head()}"
 branch_labels = None
 depends_on = None
 

@@ -76,7 +76,6 @@ _IN_PROCESS: dict[str, Callable[[EmbedderOptions], Embedder]] = {"local": _local
 
 @asynccontextmanager
 async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterator[Embedder]:
-    _check_server(options.base_url, options.api_key)
     tokenizer = await asyncio.to_thread(_tokenizer_of, options.tokenizer)
     async with httpx.AsyncClient(timeout=options.timeout_seconds, mounts=DIRECT) as client:
         yield OpenAIEmbedder(
@@ -93,13 +92,6 @@ async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterato
             query_prefix=options.query_prefix or "",
             passage_prefix=options.passage_prefix or "",
         )
-
-
-def _check_server(base_url: str, api_key: SecretStr | None) -> None:
-    if httpx.URL(base_url).scheme not in {"http", "https"}:
-        raise EmbeddingRefused("EMBEDDING_BASE_URL must begin with http:// or https://.")
-    if api_key is not None and not api_key.get_secret_value().strip().isascii():
-        raise EmbeddingRefused("EMBEDDING_API_KEY has characters that no key has.")
 
 
 def _tokenizer_of(path: Path | None) -> Tokenizer:

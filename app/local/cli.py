@@ -509,16 +509,14 @@ async def _until_signal(work: Coroutine[Any, Any, T], hurry: Callable[[], None])
 
 async def _bring_along(settings: "Settings") -> None:
     """Add what data of older versions lacks. Raises DatabaseUnavailable."""
-    from app.services.backfill import DocumentWords, Languages, TitleWords, backfill
-    from app.services.detection import LanguageDetector
+    from app.services.backfill import all_duties, backfill
     from app.storage.database import Database
     from app.storage.languages import open_text_search
 
     database = Database(settings.database_url, is_pgbouncer=settings.database_pgbouncer)
     try:
         text_search = await open_text_search(database, settings.text_search_languages)
-        languages = Languages(database, LanguageDetector(), text_search)
-        await backfill(database, languages, DocumentWords(database), TitleWords(database))
+        await backfill(database, *all_duties(database, text_search))
     finally:
         await database.close()
 

@@ -9,7 +9,6 @@ import orjson
 from pydantic import SecretStr
 
 from app.embeddings.answers import post
-from app.errors import EmbeddingRefused
 from app.reranking.reranker import RerankFailed
 
 _OTHERWISE = frozenset({400, 413, 422})  # what servers say to fields they miss and to too many passages
@@ -28,9 +27,6 @@ class HTTPReranker:
     def __init__(
         self, client: httpx.AsyncClient, *, base_url: str, api_key: SecretStr | None, model: str | None
     ) -> None:
-        """Raises EmbeddingRefused when the address is none."""
-        if httpx.URL(base_url).scheme not in {"http", "https"}:
-            raise EmbeddingRefused("RERANK_BASE_URL must begin with http:// or https://.")
         self._client = client
         self._url = f"{base_url.rstrip('/')}/rerank"
         self._headers = {"Content-Type": "application/json"}

@@ -114,3 +114,8 @@ class TitleWords:
     async def fill(self, ingestion_id: UUID) -> None:
         async with self._database.autocommit() as connection:
             await count_title(connection, ingestion_id)
+
+
+def all_duties(database: Database, text_search: TextSearch) -> tuple[Duty, ...]:
+    """What versions published by any older version of the program may lack, in the order to add it."""
+    return Languages(database, LanguageDetector(), text_search), DocumentWords(database), TitleWords(database)

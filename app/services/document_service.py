@@ -56,8 +56,7 @@ from app.storage.title_words import store_title
 
 log = structlog.get_logger()
 
-AT_ONCE = 500
-"""Documents that one transaction begins or ends."""
+AT_ONCE = 500  # documents that one transaction begins or ends
 
 OnDuplicate = Literal["return", "replace", "keep"]
 Priority = Literal["interactive", "bulk"]
@@ -205,7 +204,7 @@ class DocumentService:
     async def require(self, document_id: UUID) -> None:
         """Raises DocumentNotFound: better before a large body arrives than after."""
         async with self._database.transaction(self._reach) as connection:
-            await _collection_of(connection, document_id, self._reach)
+            await documents.find_collection(connection, document_id, self._reach)
 
     async def replace(
         self,
@@ -343,10 +342,7 @@ class DocumentService:
     async def find(self, document_id: UUID) -> DocumentView:
         """Raises DocumentNotFound."""
         async with self._database.transaction(self._reach) as connection:
-            view = await document_views.find_document(connection, document_id, self._reach)
-        if view is None:
-            raise DocumentNotFound
-        return view
+            return await document_views.find_document(connection, document_id, self._reach)
 
     async def list_documents(
         self, condition: DocumentFilter, order: DocumentOrder, after: DocumentPlace | None, limit: int
@@ -377,8 +373,6 @@ class DocumentService:
             page = await document_views.list_document_chunks(
                 connection, document_id, ordinal, limit, self._reach
             )
-        if page is None:
-            raise DocumentNotFound
         if version not in (None, page.ingestion_id):
             raise DocumentReplaced
         return page
@@ -387,8 +381,6 @@ class DocumentService:
         """Raises DocumentNotFound and FileGone."""
         async with self._database.transaction(self._reach) as connection:
             original = await document_views.find_original(connection, document_id, self._reach)
-        if original is None:
-            raise DocumentNotFound
         if original.storage_key is None:
             raise FileGone
         audit("document.file", document_id=document_id)
@@ -547,17 +539,9 @@ class DocumentService:
         task.add_done_callback(self._afterwards.discard)
 
 
-async def _collection_of(connection: Connection, document_id: UUID, reach: Reach) -> str:
-    """Raises DocumentNotFound."""
-    collection = await documents.find_collection(connection, document_id, reach)
-    if collection is None:
-        raise DocumentNotFound
-    return collection
-
-
 async def _lock_content(connection: Connection, document_id: UUID, sha256: bytes, reach: Reach) -> None:
     """Lock these bytes in the document's collection, then the document. Raises DocumentNotFound."""
-    collection = await _collection_of(connection, document_id, reach)
+    collection = await documents.find_collection(connection, document_id, reach)
     while True:
         await documents.lock_contents(connection, collection, [sha256])
         document = await documents.lock_document(connection, document_id, reach)
@@ -575,7 +559,7 @@ async def _lock_contents_to_move(
 
     Collections in their order: who locks two cannot wait for another who does. Raises DocumentNotFound.
     """
-    there = await _collection_of(connection, document_id, reach)
+    there = await documents.find_collection(connection, document_id, reach)
     hashes = await documents.list_hashes(connection, document_id)
     for one in sorted({collection, there}):
         await documents.lock_contents(connection, one, hashes)

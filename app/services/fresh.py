@@ -5,10 +5,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-FRESH_SECONDS = 1.0
-"""Who asks more often gets what was found out last."""
-MAX_LOAD = 0.05
-"""Of the time: what takes 0.3 s to find out stays fresh for 6."""
+FRESH_SECONDS = 1.0  # who asks more often gets what was found out last
+MAX_LOAD = 0.05  # of the time: what takes 0.3 s to find out stays fresh for 6
 
 T = TypeVar("T")
 

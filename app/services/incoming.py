@@ -35,10 +35,10 @@ from app.storage.files import FileStore
 COLLECTION = "default"
 _READ_BYTES = 256 * 1024
 
+# What became of a path's file. `queued`: its run is the newest of its document; `success`: the same bytes
+# are served already; `waiting`: another run has them in work, look again in a second; `known`: nothing,
+# another delivery was faster, or the run has ended meanwhile.
 Outcome = Literal["queued", "success", "waiting", "known"]
-"""What became of a path's file. `queued`: its run is the newest of its document; `success`: the same bytes
-are served already; `waiting`: another run has them in work, look again in a second; `known`: nothing, another
-delivery was faster, or the run has ended meanwhile."""
 
 log = structlog.get_logger(__name__)
 

@@ -41,12 +41,9 @@ from app.storage.usage import UsageOf, add_requests, list_requests, list_usage
 Scope = Literal["read", "write", "admin"]
 ALL_SCOPES: Final = frozenset[Scope]({"read", "write", "admin"})
 
-MOST_OF_A_NAME: Final = 2
-"""Keys in use at a time: the one that clients have, and the one that they change to."""
-FRESH_SECONDS: Final = 1.0
-"""After which the valid keys are read again, while those that were read last are still used ..."""
-STALE_SECONDS: Final = 1.8
-"""... until then: what is revoked opens nothing 2 s later."""
+MOST_OF_A_NAME: Final = 2  # keys in use at a time: the one that clients have, and the one that they change to
+FRESH_SECONDS: Final = 1.0  # then valid keys are read again; those that were read last are used meanwhile ...
+STALE_SECONDS: Final = 1.8  # ... until then: what is revoked opens nothing 2 s later
 READING_SECONDS: Final = 5.0
 USES_APART_SECONDS: Final = 60.0
 

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from app.errors import (
     ChunkNotFound,
-    DocumentNotFound,
     Encrypted,
     FileGone,
     FileNotFound,
@@ -26,11 +25,9 @@ from app.storage.files import FileStore
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import EVERYTHING, Reach
 
-KEPT_BYTES = 64 * 1024 * 1024
-"""Of pictures of 0.1 to 1 MB, mostly; a photograph can have several."""
+KEPT_BYTES = 64 * 1024 * 1024  # of pictures of 0.1 to 1 MB, mostly; a photograph can have several
 RENDERINGS_AT_ONCE = 2
-MOST_RENDERINGS = 32
-"""At work and waiting for their turn: at 0.1 s each the last waits for two seconds."""
+MOST_RENDERINGS = 32  # at work and waiting for their turn: at 0.1 s each the last waits for two seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +63,6 @@ class PagePictures:
         """
         async with self._database.transaction(reach) as connection:
             original = await find_original(connection, document_id, reach)
-            if original is None:
-                raise DocumentNotFound
             boxes = await find_boxes(connection, document_id, chunk_id) if chunk_id else ()
         if boxes is None:
             raise ChunkNotFound

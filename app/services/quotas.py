@@ -12,8 +12,8 @@ from app.storage.usage import count_waiting, lock_account, sum_month
 
 WINDOW_SECONDS: Final = 60
 MONTHLY: Final = ("documents", "pages", "bytes", "tokens")
+# By name: `requests_per_minute`, `documents_per_month` and so on. What is not in it has no limit.
 Limits = Mapping[str, int]
-"""By name: `requests_per_minute`, `documents_per_month` and so on. What is not in it has no limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Whether the service can do its work right now, found out in a bounded time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -64,16 +64,10 @@ async def check_sandbox(reader: PDFReader, *, is_required: bool) -> str:
 
 
 async def check_readiness(
-    database: Database, space_id: int, is_broker_up: Callable[[], Awaitable[bool]]
+    database: Database, space_id: int, is_broker_up: Callable[[], Coroutine[Any, Any, bool]]
 ) -> Readiness:
     """Look at the database and the broker at the same time; takes CHECK_SECONDS at most."""
-
-    async def ping() -> bool:
-        return await is_broker_up()
-
-    found, is_up = await asyncio.gather(
-        _within(CHECK_SECONDS, _ask_database(database, space_id)), _within(CHECK_SECONDS, ping())
-    )
+    found, is_up = await asyncio.gather(_in_time(_ask_database(database, space_id)), _in_time(is_broker_up()))
     if found is None:
         found = Readiness({"database": "The database cannot be reached, or does not answer in time."}, [])
     return found if is_up else found.without_broker()
@@ -98,13 +92,13 @@ async def _ask_database(database: Database, space_id: int) -> Readiness:
     return Readiness({}, sorted(degraded), outages, pause)
 
 
-async def _within(seconds: float, check: Coroutine[Any, Any, T]) -> T | None:
-    """What the check found; None when it failed or did not end in time.
+async def _in_time(check: Coroutine[Any, Any, T]) -> T | None:
+    """What the check found; None when it failed or did not end in CHECK_SECONDS.
 
     A late check is cancelled, not awaited: giving up a connection to a server that hangs takes long too.
     """
     checking = asyncio.create_task(check)
-    await asyncio.wait((checking,), timeout=seconds)
+    await asyncio.wait((checking,), timeout=CHECK_SECONDS)
     if not checking.done():
         checking.cancel()
         checking.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody will ask

@@ -64,7 +64,7 @@ class Sweeper:
     space_id: int
     retention_days: float
     embedding_cache_rows: int
-    duties: Sequence[Duty] = ()
+    duties: Sequence[Duty]
     """What published versions may lack."""
 
     def __post_init__(self) -> None:

@@ -10,8 +10,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 PREFIX: Final = "pdft_"
-MOST_CHARACTERS: Final = 4_000
-"""In a link; some proxies take no more than 8 kB for all of a request's head."""
+MOST_CHARACTERS: Final = 4_000  # in a link; some proxies take no more than 8 kB for all of a request's head
 _PURPOSE: Final = b"pdf-ingest tokens 1"
 
 

@@ -14,8 +14,8 @@ from app.pdf.text import clean
 from app.storage.files import FileStore
 
 PDF_MARK = b"%PDF"
+# The mark must begin within the first 1,024 bytes: readers allow as much in front of it.
 HEAD_BYTES = 1024 + len(PDF_MARK) - 1
-"""The mark must begin within the first 1,024 bytes: readers allow as much in front of it."""
 MAX_FILENAME_CHARACTERS = 255
 
 log = structlog.get_logger()

@@ -5,7 +5,6 @@ keeps the collection's row locked (FOR KEY SHARE): whoever renames or deletes it
 being added. The row is locked before any document of the collection, here as in the trigger.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import CollectionExists, CollectionNotFound
+from app.storage.database import jsonb
 from app.storage.documents import delete_document, lock_collections
 from app.storage.reach import Reach
 
@@ -259,7 +259,7 @@ _IS_IN: Final = "collection = :name AND coalesce(collection_id, :id) = :id"
 def _values(fields: CollectionFields) -> dict[str, Any]:
     return {
         "description": fields.description,
-        "metadata": json.dumps(fields.metadata or {}, ensure_ascii=False, allow_nan=False),
+        "metadata": jsonb(fields.metadata or {}),
         "language": fields.language,
         "expires_after_days": fields.expires_after_days,
     }

@@ -4,6 +4,7 @@ Nothing waits for ever: a statement, a lock and an idle transaction are ended by
 does not answer (cut off, failed over without a word) is given up by us, with every connection to it.
 """
 
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -30,8 +31,8 @@ ALL_TAKEN = "The service has more to do at once than its connections to the data
 
 log = structlog.get_logger(__name__)
 
+# The type of what `transaction()` yields, for services, which know no SQL library.
 Connection = AsyncConnection
-"""The type of what `transaction()` yields, for services, which know no SQL library."""
 
 # A dead peer is noticed after 10 + 3 * 3 s of silence, and after 15 s when something was sent to it.
 _KEEPALIVES = {"IDLE": 10, "INTERVAL": 3, "COUNT": 3}
@@ -208,6 +209,14 @@ class _Row(asyncpg.Record):  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         return self[name]
+
+
+def jsonb(value: object) -> str:
+    """JSON for a parameter that is cast to jsonb.
+
+    Not orjson's: that refuses whole numbers over 64 bits, which JSON and Postgres both take.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def halfvecs(vectors: NDArray[np.float32]) -> list[HalfVector]:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Row,
     Select,
     and_,
     case,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
-from app.errors import error_for_code
+from app.errors import DocumentNotFound, error_for_code
 from app.storage.chunks import StoredChunk
 from app.storage.doomed import stays
 from app.storage.models import Document, Ingestion
@@ -152,14 +153,12 @@ _SORT_KEYS: dict[SortKey, ColumnElement[Any] | None] = {
 }
 
 
-async def find_document(
-    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
-) -> DocumentView | None:
+async def find_document(connection: AsyncConnection, document_id: UUID, reach: Reach) -> DocumentView:
+    """Raises DocumentNotFound."""
     found = await connection.execute(
         _documents().where(Document.id == document_id, reach.clause("documents"))
     )
-    row = found.one_or_none()
-    return _view(row) if row else None
+    return _view(_there(found.one_or_none()))
 
 
 async def list_documents(
@@ -190,8 +189,8 @@ async def list_document_chunks(
     after_ordinal: int,
     limit: int,
     reach: Reach = EVERYTHING,
-) -> ChunkPage | None:
-    """The next `limit` chunks after `after_ordinal` (-1: from the first); None: no such document.
+) -> ChunkPage:
+    """The next `limit` chunks after `after_ordinal` (-1: from the first). Raises DocumentNotFound.
 
     They come without their boxes. One statement, since a version published between two would end the
     list too early.
@@ -208,14 +207,14 @@ async def list_document_chunks(
         {"document_id": document_id, "after_ordinal": after_ordinal, "limit": limit} | reach.parameters,
     )
     rows = found.all()
-    if not rows:
-        return None
-    return ChunkPage(rows[0].live_ingestion_id, [_chunk(row) for row in rows if row.id is not None])
+    return ChunkPage(
+        _there(rows[0] if rows else None).live_ingestion_id,
+        [_chunk(row) for row in rows if row.id is not None],
+    )
 
 
-async def find_original(
-    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
-) -> OriginalFile | None:
+async def find_original(connection: AsyncConnection, document_id: UUID, reach: Reach) -> OriginalFile:
+    """Raises DocumentNotFound."""
     found = await connection.execute(
         select(
             SHOWN.filename,
@@ -226,8 +225,13 @@ async def find_original(
         .join(Document, IS_SHOWN)
         .where(Document.id == document_id, STAYS, reach.clause("documents"))
     )
-    row = found.one_or_none()
-    return OriginalFile(**row._mapping) if row else None
+    return OriginalFile(**_there(found.one_or_none())._mapping)
+
+
+def _there(row: Row[Any] | None) -> Row[Any]:
+    if row is None:
+        raise DocumentNotFound
+    return row
 
 
 def _conditions(wanted: DocumentFilter) -> list[ColumnElement[bool]]:

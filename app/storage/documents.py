@@ -4,7 +4,6 @@ The document's row is locked before any row of its ingestions, here and in `runs
 requests, cancelling and publishing cannot wait for each other in a circle.
 """
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,9 +12,10 @@ from uuid import UUID
 from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import QueueFull
+from app.errors import DocumentNotFound, QueueFull
 from app.storage import runs
 from app.storage.chunks import delete_chunks
+from app.storage.database import jsonb
 from app.storage.doomed import IS_DOOMED, stays
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.asking import HAS_ROOM, NewIngestion, insert_run, values_of
@@ -87,7 +87,7 @@ async def add_document(
         values_of(document_id, ingestion)
         | {
             "collection": collection,
-            "metadata": _json(metadata or {}),
+            "metadata": jsonb(metadata or {}),
             "max_queued": max_queued,
             "unless_known": unless_known,
         },
@@ -132,10 +132,8 @@ async def lock_document(
     return found.one_or_none()
 
 
-async def find_collection(
-    connection: AsyncConnection, document_id: UUID, reach: Reach = EVERYTHING
-) -> str | None:
-    """The collection a document is in now; None when there is no such document."""
+async def find_collection(connection: AsyncConnection, document_id: UUID, reach: Reach) -> str:
+    """The collection a document is in now. Raises DocumentNotFound."""
     collection: str | None = await connection.scalar(
         text(
             f"SELECT collection FROM documents WHERE id = :id AND NOT {IS_DOOMED}"
@@ -143,6 +141,8 @@ async def find_collection(
         ),
         {"id": document_id} | reach.parameters,
     )
+    if collection is None:
+        raise DocumentNotFound
     return collection
 
 
@@ -166,7 +166,7 @@ async def make_latest(
         {
             "document_id": document_id,
             "ingestion_id": ingestion_id,
-            "metadata": None if metadata is None else _json(metadata),
+            "metadata": None if metadata is None else jsonb(metadata),
         },
     )
     await runs.supersede(connection, document_id, ingestion_id, space_id)
@@ -231,7 +231,7 @@ async def change_document(connection: AsyncConnection, document_id: UUID, change
         {
             "id": document_id,
             "collection": change.collection,
-            "metadata": None if change.metadata is None else _json(change.metadata),
+            "metadata": None if change.metadata is None else jsonb(change.metadata),
             "title": change.title,
             "is_title_given": change.is_title_given,
         },
@@ -379,8 +379,3 @@ _ADD_DOCUMENT = text(f"""
     SELECT document_id, ingestion_id, status, chunks, is_live, storage_key FROM known
     UNION ALL SELECT id, NULL, NULL, NULL, NULL, NULL FROM made
 """)
-
-
-def _json(metadata: dict[str, Any]) -> str:
-    """Not orjson: it refuses whole numbers over 64 bits, which JSON and Postgres both take."""
-    return json.dumps(metadata, ensure_ascii=False, allow_nan=False)

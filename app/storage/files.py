@@ -218,11 +218,7 @@ def _storage_errors(missing: type[PDFIngestError] = StorageFailed) -> Iterator[N
 def _folder_of(url: str) -> Path | None:
     """The folder of a `file://` URL; None for any other."""
     address = urlsplit(url)
-    if address.scheme != "file":
-        return None
-    if address.netloc or not address.path.startswith("/"):
-        raise ValueError(f"STORAGE_URL of a folder is file:///absolute/path, with three slashes, not {url}")
-    return Path(unquote(address.path))
+    return Path(unquote(address.path)) if address.scheme == "file" else None
 
 
 async def _probe() -> AsyncIterator[bytes]:

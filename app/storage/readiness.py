@@ -31,10 +31,6 @@ def _revisions() -> tuple[str, ...]:
     return tuple(revisions)
 
 
-def newest_revision() -> str:
-    return _revisions()[0]
-
-
 def is_behind(revision: str | None) -> bool:
     """Whether migrations are missing."""
     return revision is None or revision in _revisions()[1:]

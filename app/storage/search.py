@@ -165,7 +165,7 @@ def _statement(text: str) -> Executable:
     return statement.columns(boxes=JSONB)
 
 
-def _hit(row: Any, score: float | None = None, **more: Any) -> Hit:
+def _hit(row: Any, **more: Any) -> Hit:
     return Hit(
         chunk_id=row.chunk_id,
         document_id=row.document_id,

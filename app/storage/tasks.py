@@ -161,8 +161,8 @@ async def list_queue(database: Database) -> Sequence[UUID]:
     return queue
 
 
+# Of a collection that is followed: so many in work, next in the queue, and of the last seconds.
 MOST_FOLLOWED = 200
-"""Of a collection that is followed: so many in work, next in the queue, and of the last seconds."""
 
 _COLUMNS = """
     i.id, i.document_id, i.status, i.stage, i.pages_done, i.pages_total, i.pages_failed,

@@ -1,13 +1,14 @@
 """What a benchmark has found, in a terminal, as JSON, on a page and as a picture."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
-from benchmarks.report import Curves, Report, Table, latencies, put_into_page, read_report, shown
+from benchmarks.report import Curves, Report, Table, latencies, put_into_page, shown
 
 REPORT = Report(
     subject="ingest",
@@ -48,11 +49,11 @@ def test_percentiles_are_values_that_were_measured() -> None:
     }
 
 
-def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_report_is_kept_whole_as_json(tmp_path: Path) -> None:
     REPORT.write(tmp_path)
-    kept = read_report(tmp_path / "ingest.json")
-    lines = {name: [tuple(point) for point in line] for name, line in kept.curves[0].lines.items()}
-    assert replace(kept, curves=[replace(kept.curves[0], lines=lines)]) == REPORT
+    kept = json.loads((tmp_path / "ingest.json").read_text())
+    assert kept == json.loads(json.dumps(asdict(REPORT)))
+    assert kept["tables"][0]["rows"][0] == {"what": "ours", "pages/s": 151.26}
 
 
 def test_a_picture_has_a_line_and_a_name_for_each_curve(tmp_path: Path) -> None:

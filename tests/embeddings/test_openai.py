@@ -522,17 +522,10 @@ async def test_a_tokenizer_of_the_model_counts_without_its_own_limits(tmp_path: 
         assert len(embedder.tokenizer.encode("one two three four five six seven eight")) > 8
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"base_url": "localhost:8080"}, "EMBEDDING_BASE_URL"),
-        ({"api_key": SecretStr("schlüssel")}, "EMBEDDING_API_KEY"),
-        ({"tokenizer": Path("/nowhere/tokenizer.json")}, "EMBEDDING_TOKENIZER"),
-    ],
-)
-async def test_settings_that_cannot_work_are_refused_when_opening(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(EmbeddingRefused, match=said):
-        async with open_embedder(EmbedderOptions(provider="openai", **options)):
+async def test_a_tokenizer_that_is_not_there_is_refused_when_opening() -> None:
+    options = EmbedderOptions(provider="openai", tokenizer=Path("/nowhere/tokenizer.json"))
+    with pytest.raises(EmbeddingRefused, match="EMBEDDING_TOKENIZER"):
+        async with open_embedder(options):
             pass
 
 

@@ -8,7 +8,6 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from app.errors import EmbeddingRefused
 from app.reranking import open_reranker
 from app.reranking.over_http import HTTPReranker
 from app.reranking.reranker import RerankFailed
@@ -143,13 +142,6 @@ async def test_an_answer_much_longer_than_the_question_is_a_failure() -> None:
     content = b"[" + b" " * 1_000_000 + json.dumps(entries(PASSAGES, "score")).encode()[1:]
     with pytest.raises(RerankFailed, match="no answer"):
         await Server(lambda asked: httpx.Response(200, content=content)).reranker().score("river", PASSAGES)
-
-
-@pytest.mark.parametrize("base_url", [None, "", "reranker:80", "ftp://reranker"])
-async def test_an_address_that_is_none_is_refused(base_url: str | None) -> None:
-    with pytest.raises(EmbeddingRefused, match="RERANK_BASE_URL"):
-        async with open_reranker(provider="http", base_url=base_url):
-            pass
 
 
 async def test_reranking_can_be_off() -> None:

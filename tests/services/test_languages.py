@@ -146,7 +146,6 @@ async def test_a_resumed_run_goes_on_in_the_language_it_began_in(library: Servic
             text("SELECT document_id FROM ingestions WHERE filename = 'societe.pdf'")
         )
         page = await list_document_chunks(connection, document_id, after_ordinal=-1, limit=1)
-        assert page is not None
         ingestion_id, digest = page.ingestion_id, ChunkChain().add(page.chunks).hex()
         for statement in (  # as it was left by a worker that took the first chunk for German
             "UPDATE documents SET live_ingestion_id = NULL WHERE live_ingestion_id = :id",

@@ -1,6 +1,7 @@
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
 
 import pytest
 from alembic.script import ScriptDirectory
@@ -11,7 +12,7 @@ from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres, free_port
 from app.services.readiness import check_readiness
 from app.storage.database import Database
-from app.storage.readiness import is_behind, newest_revision
+from app.storage.readiness import is_behind
 from app.storage.spaces import open_space
 from tests.databases import migrated
 
@@ -52,7 +53,7 @@ async def test_without_a_broker_the_service_is_degraded_not_down(database: Datab
 
 
 async def test_work_that_no_worker_asks_for_is_told(database: Database, space_id: int) -> None:
-    async def found(is_broker_up: Callable[[], Awaitable[bool]] = broker_is_up) -> list[str]:
+    async def found(is_broker_up: Callable[[], Coroutine[Any, Any, bool]] = broker_is_up) -> list[str]:
         readiness = await check_readiness(database, space_id, is_broker_up)
         assert readiness.faults == {}
         assert [outage.service for outage in readiness.outages] == [
@@ -140,7 +141,6 @@ async def test_another_live_embedding_space_is_named(database: Database, space_i
 
 def test_every_migration_but_the_newest_is_behind() -> None:
     newest, *older = [script.revision for script in ScriptDirectory("alembic").walk_revisions()]
-    assert newest == newest_revision()
     assert len(older) > 10
     assert all(map(is_behind, older))
     assert not is_behind(newest)
@@ -148,5 +148,4 @@ def test_every_migration_but_the_newest_is_behind() -> None:
 
 def test_a_database_migrated_by_a_newer_version_is_in_order() -> None:
     assert not is_behind("29990101a")
-    assert not is_behind(newest_revision())
     assert is_behind(None)

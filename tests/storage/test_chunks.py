@@ -36,7 +36,6 @@ async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
 async def listed(library: Library, document_id: UUID, after: int = -1) -> Sequence[StoredChunk]:
     async with library.database.transaction() as connection:
         page = await list_document_chunks(connection, document_id, after, limit=10)
-    assert page is not None
     return page.chunks
 
 

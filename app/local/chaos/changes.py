@@ -70,8 +70,7 @@ async def _kill_leader(world: World, task_id: UUID) -> None:
         await asyncio.sleep(0.01)
         (now,) = await world.watcher.query(statement, task_id)
     if now["finished_at"] is None:
-        (leader,) = await world.watcher.query("SELECT holder FROM leaders")
-        pid = int(leader["holder"].split("/")[-2])
+        pid = await world.watcher.leader_pid()
         async with world.watcher.hitting([pid]):
             os.kill(pid, signal.SIGKILL)
         world.faults += 1

@@ -66,31 +66,23 @@ async def stop_and_wake(world: World) -> None:
         sight = world.someone_in_work()
         pid = writing or (sight and sight.holder_pid)
         if pid:
-            await _stop_child(world, pid)
+            await _stop(world, [pid], partial(os.kill, pid))  # one found writing is stopped already
     world.notes.append(f"{in_mid_write} of {world.faults} were stopped in the middle of a write")
 
 
-async def _stop_child(world: World, pid: int) -> None:
-    async with world.watcher.hitting([pid]):
-        os.kill(pid, signal.SIGSTOP)  # for one found writing: a second time, without effect
-    world.faults += 1
-    try:
-        await asyncio.sleep(world.chance.uniform(*STOPPED_SECONDS))
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 async def _stop_worker(world: World, name: str) -> None:
-    pid = world.stack.part(name).pid
-    if pid is None:
-        return
-    async with world.watcher.hitting(child.pid for child in world.children_of(name)):
-        os.killpg(pid, signal.SIGSTOP)
+    if (pid := world.stack.part(name).pid) is not None:
+        await _stop(world, [child.pid for child in world.children_of(name)], partial(os.killpg, pid))
+
+
+async def _stop(world: World, pids: list[int], send: Callable[[int], None]) -> None:
+    async with world.watcher.hitting(pids):
+        send(signal.SIGSTOP)
     world.faults += 1
     try:
         await asyncio.sleep(world.chance.uniform(*STOPPED_SECONDS))
     finally:
-        os.killpg(pid, signal.SIGCONT)
+        send(signal.SIGCONT)
 
 
 async def _writing_child(world: World) -> int | None:
@@ -164,10 +156,7 @@ async def restart_database(world: World) -> None:
 
 async def kill_api(world: World) -> None:
     """In mid-upload; and after the row is there, when the broker could not take the message."""
-    started, held_back = (
-        world.specimens[: len(world.specimens) // 2],
-        world.specimens[len(world.specimens) // 2 :],
-    )
+    started, held_back = world.halves
     world.upload_all(started)
     for number, specimen in enumerate(held_back):
         if number % 8 == 0:

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import psutil
 
-from app.local.chaos.pdfs import Specimen
 from app.local.chaos.watcher import Sight
 from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, AcceptedUpload, World
 
@@ -93,7 +92,7 @@ async def revoked_key(world: World) -> None:
 
 async def hanging_embedder(world: World) -> None:
     """It takes connections and does not answer; searches have to do with words."""
-    first, later = _halves(world)
+    first, later = world.halves
     world.upload_all(first)
     await world.settle(PATIENCE_SECONDS)
     was_seconds, world.stub.behaviour.delay_seconds = world.stub.behaviour.delay_seconds, 600.0
@@ -122,18 +121,17 @@ async def paused_sweeper(world: World) -> None:
     world.upload_all(world.specimens)
     async for _ in world.beats(1.0, 2.0, at_most=3):
         await world.wait_for_work()
-        rows = await world.watcher.query("SELECT holder FROM leaders")
-        leader = int(rows[0]["holder"].split("/")[-2])
+        leader = await world.watcher.leader_pid()
         os.kill(leader, signal.SIGSTOP)
         try:
             began = time.monotonic()
             others = [child for name in WORKERS for child in world.children_of(name) if child.pid != leader]
             _kill_one(world, others)
             await asyncio.sleep(PAUSED_SECONDS)
-            now = await world.watcher.query("SELECT holder FROM leaders")
+            now = await world.watcher.leader_pid()
         finally:
             os.kill(leader, signal.SIGCONT)
-        if int(now[0]["holder"].split("/")[-2]) == leader:
+        if now == leader:
             world.mistakes.append(f"{time.monotonic() - began:.0f} s later nobody else swept")
     await world.settle(SETTLE_SECONDS)
 
@@ -162,11 +160,6 @@ def _has_ended(world: World, accepted: AcceptedUpload) -> bool:
 
 def _shorter(world: World, seconds: float) -> float:
     return seconds / 3 if world.is_short else seconds
-
-
-def _halves(world: World) -> tuple[Sequence[Specimen], Sequence[Specimen]]:
-    middle = len(world.specimens) // 2
-    return world.specimens[:middle], world.specimens[middle:]
 
 
 async def _note_degraded(world: World) -> None:

@@ -2,9 +2,11 @@
 
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 LINES_A_PAGE = 24  # two or three chunks
 SLOW_DRAWINGS = 40  # about two seconds
@@ -22,29 +24,38 @@ class Specimen:
 
     mark: str
     path: Path
-    pages: int
 
 
-def write_specimens(
-    folder: Path, seed: int, count: int, *, pages: tuple[int, int] = (5, 50), prefix: str = "d"
-) -> list[Specimen]:
-    """`count` PDFs of between `pages[0]` and `pages[1]` pages."""
-    chance = Random(f"{prefix} {seed}")  # noqa: S311 - the same every time is the point
-    specimens = []
-    for number in range(count):
-        mark = f"{prefix}{number:03}"
-        text = [_page(chance, mark, page) for page in range(1, chance.randint(*pages) + 1)]
-        path = folder / f"{mark}.pdf"
-        path.write_bytes(pdf_of(text))
-        specimens.append(Specimen(mark, path, len(text)))
-    return specimens
+Kind = Literal["longest", "large", "slow", "tiny", "versions"]
 
 
-def _page(chance: Random, mark: str, page: int) -> list[str]:
-    return [
-        f"{mark} p{page} l{line}: {' '.join(chance.choices(_WORDS, k=8)).capitalize()}."
-        for line in range(1, LINES_A_PAGE + 1)
-    ]
+@dataclass(kw_only=True)
+class Documents:
+    """All that a run ingests: the usual `specimens`, and those that some scenarios need."""
+
+    specimens: list[Specimen]
+    longest: list[Specimen]
+    """Of at least 500 chunks."""
+    large: list[Specimen]
+    """Of 100 pages and more."""
+    slow: list[Specimen]
+    """Of seconds to read."""
+    tiny: list[Specimen]
+    """Of one page, and many."""
+    versions: list[list[Specimen]]
+    """Small documents that replace each other; the last of each list is damaged."""
+
+    @property
+    def halves(self) -> tuple[list[Specimen], list[Specimen]]:
+        middle = len(self.specimens) // 2
+        return self.specimens[:middle], self.specimens[middle:]
+
+    def sound(self, kind: Kind) -> list[Specimen]:
+        """Those of a kind that become ready."""
+        if kind == "versions":
+            return [one for versions in self.versions for one in versions[:-1]]
+        found: list[Specimen] = getattr(self, kind)
+        return found
 
 
 def pdf_of(pages: list[list[str]]) -> bytes:
@@ -65,22 +76,13 @@ def pdf_of(pages: list[list[str]]) -> bytes:
     return _with_table(objects)
 
 
-def write_slow_specimens(folder: Path, seed: int, count: int, *, prefix: str = "slow") -> list[Specimen]:
-    """PDFs of one page whose drawing takes seconds of CPU time: what is slow to read, and sound."""
-    chance = Random(f"{prefix} {seed}")  # noqa: S311 - the same every time is the point
-    specimens = []
-    for number in range(count):
-        mark = f"{prefix}{number:03}"
-        path = folder / f"{mark}.pdf"
-        path.write_bytes(_slow_pdf(_page(chance, mark, 1)))
-        specimens.append(Specimen(mark, path, 1))
-    return specimens
+def slow_pdf_of(pages: list[list[str]]) -> bytes:
+    """The first page alone, which takes seconds of CPU time to draw, and is sound.
 
-
-def _slow_pdf(lines: list[str]) -> bytes:
-    """A page that draws a form again and again, which saves and restores the graphics state 500,000 times."""
+    It draws a form again and again, which saves and restores the graphics state 500,000 times.
+    """
     drawn = zlib.compress(b"q Q\n" * 500_000)
-    content = _content(lines) + b"\n/X1 Do" * SLOW_DRAWINGS
+    content = _content(pages[0]) + b"\n/X1 Do" * SLOW_DRAWINGS
     return _with_table(
         [
             b"<< /Type /Catalog /Pages 2 0 R >>",
@@ -93,6 +95,34 @@ def _slow_pdf(lines: list[str]) -> bytes:
             b"stream\n%s\nendstream" % (len(drawn), drawn),
         ]
     )
+
+
+def write_specimens(
+    folder: Path,
+    seed: int,
+    count: int,
+    *,
+    pages: tuple[int, int] = (5, 50),
+    prefix: str = "d",
+    draw: Callable[[list[list[str]]], bytes] = pdf_of,
+) -> list[Specimen]:
+    """`count` PDFs of between `pages[0]` and `pages[1]` pages."""
+    chance = Random(f"{prefix} {seed}")  # noqa: S311 - the same every time is the point
+    specimens = []
+    for number in range(count):
+        mark = f"{prefix}{number:03}"
+        text = [_page(chance, mark, page) for page in range(1, chance.randint(*pages) + 1)]
+        path = folder / f"{mark}.pdf"
+        path.write_bytes(draw(text))
+        specimens.append(Specimen(mark, path))
+    return specimens
+
+
+def _page(chance: Random, mark: str, page: int) -> list[str]:
+    return [
+        f"{mark} p{page} l{line}: {' '.join(chance.choices(_WORDS, k=8)).capitalize()}."
+        for line in range(1, LINES_A_PAGE + 1)
+    ]
 
 
 def _content(lines: list[str]) -> bytes:

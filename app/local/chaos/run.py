@@ -5,13 +5,14 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
 from app.local.chaos.audit import Remains, contents, count_doubled, count_remains
-from app.local.chaos.pdfs import Specimen, write_slow_specimens, write_specimens
+from app.local.chaos.pdfs import Documents, Specimen, slow_pdf_of, write_specimens
 from app.local.chaos.report import Findings, print_outcomes, print_progress, write_json
 from app.local.chaos.scenarios import SCENARIOS, Scenario
 from app.local.chaos.world import WORKERS, AcceptedUpload, World, open_world
@@ -55,19 +56,8 @@ async def run_chaos(
         console.print(f"Starting a stack of its own, with {len(WORKERS)} workers ...")
         async with open_world(
             folder / "stack",
+            _write_documents(folder, seed, count, is_short=is_short),
             seed=seed,
-            specimens=write_specimens(folder, seed, count, pages=SHORT_PAGES if is_short else PAGES),
-            longest=write_specimens(folder, seed, LONG_COUNT, pages=LONG_PAGES, prefix="long"),
-            large=write_specimens(
-                folder,
-                seed,
-                SHORT_LARGE_COUNT if is_short else LARGE_COUNT,
-                pages=LARGE_PAGES,
-                prefix="large",
-            ),
-            slow=write_slow_specimens(folder, seed, SLOW_COUNT),
-            tiny=write_specimens(folder, seed, TINY_COUNT, pages=(1, 1), prefix="tiny"),
-            versions=_write_versions(folder, seed),
             is_short=is_short,
             say=lambda part, line: print(f"{part}: {line}", file=log, flush=True),
         ) as world:
@@ -82,6 +72,19 @@ def _open_log(file: Path | None) -> TextIO:
     return (file or Path(os.devnull)).open("w")
 
 
+def _write_documents(folder: Path, seed: int, count: int, *, is_short: bool) -> Documents:
+    write = partial(write_specimens, folder, seed)
+    large_count = SHORT_LARGE_COUNT if is_short else LARGE_COUNT
+    return Documents(
+        specimens=write(count, pages=SHORT_PAGES if is_short else PAGES),
+        longest=write(LONG_COUNT, pages=LONG_PAGES, prefix="long"),
+        large=write(large_count, pages=LARGE_PAGES, prefix="large"),
+        slow=write(SLOW_COUNT, pages=(1, 1), prefix="slow", draw=slow_pdf_of),
+        tiny=write(TINY_COUNT, pages=(1, 1), prefix="tiny"),
+        versions=_write_versions(folder, seed),
+    )
+
+
 def _write_versions(folder: Path, seed: int) -> list[list[Specimen]]:
     lists = []
     for number in range(REPLACED):
@@ -90,7 +93,7 @@ def _write_versions(folder: Path, seed: int) -> list[list[Specimen]]:
         )
         damaged = folder / f"damaged{number}.pdf"
         damaged.write_bytes(versions[0].path.read_bytes()[:3000])
-        lists.append([*versions, Specimen("damaged", damaged, 0)])
+        lists.append([*versions, Specimen("damaged", damaged)])
     return lists
 
 
@@ -114,16 +117,8 @@ async def _learn_truth(world: World, scenarios: Sequence[Scenario]) -> None:
     """Ingest undisturbed whatever the scenarios will."""
     await world.begin("undisturbed")
     needed = list(world.specimens)
-    if any(scenario.needs_longest for scenario in scenarios):
-        needed += world.longest
-    if any(scenario.needs_large for scenario in scenarios):
-        needed += world.large
-    if any(scenario.needs_slow for scenario in scenarios):
-        needed += world.slow
-    if any(scenario.needs_tiny for scenario in scenarios):
-        needed += world.tiny
-    if any(scenario.needs_versions for scenario in scenarios):
-        needed += [one for versions in world.versions for one in versions[:-1]]
+    for kind in dict.fromkeys(scenario.needs for scenario in scenarios if scenario.needs):
+        needed += world.sound(kind)
     world.upload_all(needed)
     is_settled = await world.settle(10 * SETTLE_SECONDS)
     served = await contents(world.watcher, [one.document_id for one in world.accepted.values()])

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from app.local.chaos import changes, faults, loops, surroundings, webhooks
+from app.local.chaos.pdfs import Kind
 from app.local.chaos.world import World
 
 
@@ -14,11 +15,7 @@ class Scenario:
     name: str
     play: Callable[[World], Awaitable[None]]
     is_short: bool = False
-    needs_longest: bool = False
-    needs_versions: bool = False
-    needs_large: bool = False
-    needs_slow: bool = False
-    needs_tiny: bool = False
+    needs: Kind | None = None
 
 
 SCENARIOS = (
@@ -34,15 +31,15 @@ SCENARIOS = (
     Scenario("poison", faults.poison),
     Scenario("cancel", changes.cancel_at_random),
     Scenario("delete", changes.delete_at_random),
-    Scenario("delete-collection", changes.delete_collection, needs_tiny=True),
-    Scenario("replace", changes.replace_while_searching, needs_versions=True),
-    Scenario("kill-at-80", faults.kill_near_the_end, needs_longest=True),
-    Scenario("crash-loop", loops.crash_loop, needs_large=True),
+    Scenario("delete-collection", changes.delete_collection, needs="tiny"),
+    Scenario("replace", changes.replace_while_searching, needs="versions"),
+    Scenario("kill-at-80", faults.kill_near_the_end, needs="longest"),
+    Scenario("crash-loop", loops.crash_loop, needs="large"),
     Scenario("fleet-crash-loop", loops.fleet_crash_loop),
-    Scenario("revoked-key", loops.revoked_key, needs_tiny=True),
+    Scenario("revoked-key", loops.revoked_key, needs="tiny"),
     Scenario("embedder-hangs", loops.hanging_embedder),
     Scenario("paused-sweeper", loops.paused_sweeper),
-    Scenario("slow-stream", loops.slow_files_in_a_stream, needs_slow=True),
+    Scenario("slow-stream", loops.slow_files_in_a_stream, needs="slow"),
     Scenario("database-cut-off", surroundings.database_cut_off),
     Scenario("clock-step", surroundings.clock_step),
     Scenario("full-store", surroundings.full_store),

@@ -101,8 +101,8 @@ class Watcher:
 
     async def begin(self) -> None:
         """Forget what was; from now on only ingestions made later count."""
-        self.since = await self.query("SELECT clock_timestamp() AS now")
-        self.since = self.since[0]["now"]
+        (row,) = await self.query("SELECT clock_timestamp() AS now")
+        self.since = row["now"]
         self.sights, self._hits, self._waiting, self.recoveries = {}, {}, set(), Recoveries()
 
     async def query(self, statement: str, *arguments: Any) -> list[Any]:
@@ -117,10 +117,14 @@ class Watcher:
             except _AWAY:
                 await asyncio.sleep(RECONNECT_SECONDS)
 
+    async def leader_pid(self) -> int:
+        """The process that leads the sweepers."""
+        (row,) = await self.query("SELECT holder FROM leaders")
+        return _pid_of(row["holder"])
+
     async def look(self) -> dict[UUID, Sight]:
         rows = await self.query(
-            "SELECT id, document_id, status, attempt, deaths, lease_epoch, revision,"
-            " chunks, worker,"
+            "SELECT id, document_id, status, attempt, deaths, lease_epoch, revision, chunks, worker,"
             " error_code FROM ingestions WHERE created_at >= $1",
             self.since,
         )
@@ -197,8 +201,12 @@ def _is_in(before: dict[UUID, Sight], sight: Sight) -> bool:
     return sight.id in before and before[sight.id].is_held
 
 
+def _pid_of(holder: str) -> int:
+    """Of a name as `services.holder` makes it."""
+    return int(holder.split("/")[-2])
+
+
 def _sight(row: Any) -> Sight:
-    holder = row["worker"]
     return Sight(
         id=row["id"],
         document_id=row["document_id"],
@@ -208,6 +216,6 @@ def _sight(row: Any) -> Sight:
         epoch=row["lease_epoch"],
         revision=row["revision"],
         chunks=row["chunks"],
-        holder_pid=int(holder.split("/")[-2]) if holder else None,
+        holder_pid=_pid_of(row["worker"]) if row["worker"] else None,
         error_code=row["error_code"],
     )

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ import redis
 
 from app.local.chaos.audit import Content
 from app.local.chaos.embedding_stub import EmbeddingStub, serving
-from app.local.chaos.pdfs import Specimen
+from app.local.chaos.pdfs import Documents, Specimen
 from app.local.chaos.watcher import Sight, Watcher
 from app.local.client import Client, RequestRefused, ServiceUnreachable
 from app.local.embedded import free_port
@@ -45,8 +45,8 @@ class AcceptedUpload:
     task_id: UUID
 
 
-@dataclass
-class World:
+@dataclass(kw_only=True)
+class World(Documents):
     """The stack, its embedder and the eyes on its database, for all scenarios; what one has been given."""
 
     stack: Stack
@@ -56,18 +56,7 @@ class World:
     stub: EmbeddingStub
     watcher: Watcher
     chance: Random
-    specimens: Sequence[Specimen]
-    longest: Sequence[Specimen]
-    """Of at least 500 chunks."""
-    large: Sequence[Specimen]
-    """Of 100 pages and more."""
-    slow: Sequence[Specimen]
-    """Of seconds to read."""
-    tiny: Sequence[Specimen]
-    """Of one page, and many."""
-    versions: list[list[Specimen]]
-    """Small documents that replace each other; the last of each list is damaged."""
-    is_short: bool = False
+    is_short: bool
     batch_inputs: int = BATCH_INPUTS
     truths: dict[str, Content] = field(default_factory=dict)
     """By the specimen's mark: what an undisturbed run has stored."""
@@ -127,12 +116,17 @@ class World:
         return self.unaccepted + self.client.torn_uploads
 
     async def delete(self, document_id: UUID) -> None:
-        """A document that is gone already is as good as deleted."""
-        try:
-            await self.client.delete(str(document_id))
-        except RequestRefused as refusal:
-            if refusal.code != "document_not_found":
-                raise
+        """Asked for again while the service cannot; a document that is gone already is as good as deleted."""
+        while True:
+            try:
+                await self.client.delete(str(document_id))
+            except RequestRefused as refusal:
+                if refusal.code in _TRY_AGAIN:
+                    await asyncio.sleep(refusal.retry_after_seconds)
+                    continue
+                if refusal.code != "document_not_found":
+                    raise
+            return
 
     async def _upload_all(self, specimens: list[Specimen]) -> None:
         slots = asyncio.Semaphore(UPLOADS_AT_ONCE)
@@ -248,18 +242,8 @@ def is_worker_child(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def open_world(  # noqa: PLR0913 - each is a kind of documents
-    data_dir: Path,
-    *,
-    seed: int,
-    specimens: Sequence[Specimen],
-    longest: Sequence[Specimen],
-    large: Sequence[Specimen],
-    slow: Sequence[Specimen],
-    tiny: Sequence[Specimen],
-    versions: list[list[Specimen]],
-    is_short: bool,
-    say: Say,
+async def open_world(
+    data_dir: Path, documents: Documents, *, seed: int, is_short: bool, say: Say
 ) -> AsyncIterator[World]:
     """Start everything; at the end stop everything. Raises ServerFailed."""
     key = uuid4().hex
@@ -287,13 +271,8 @@ async def open_world(  # noqa: PLR0913 - each is a kind of documents
                 stub=stub,
                 watcher=watcher,
                 chance=Random(seed),  # noqa: S311 - the same every time is the point
-                specimens=specimens,
-                longest=longest,
-                large=large,
-                slow=slow,
-                tiny=tiny,
-                versions=versions,
                 is_short=is_short,
+                **vars(documents),
             )
 
 
