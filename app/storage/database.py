@@ -91,6 +91,7 @@ class Database:
             },
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._repeatable_read = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
         event.listen(self._engine.sync_engine, "handle_error", self._give_up_silent)
         event.listen(self._engine.sync_engine, "connect", keep_alive)
@@ -113,11 +114,9 @@ class Database:
     async def snapshot(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         """As `transaction`, for reading: all statements see the database as the first one saw it."""
         with _unavailability():
-            async with self._engine.connect() as connection:
-                await connection.execution_options(isolation_level="REPEATABLE READ")
-                async with connection.begin():
-                    await self._set_up(connection, reach)
-                    yield connection
+            async with self._repeatable_read.begin() as connection:
+                await self._set_up(connection, reach)
+                yield connection
 
     @asynccontextmanager
     async def autocommit(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
