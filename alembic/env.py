@@ -5,11 +5,14 @@ from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, event, pool, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.storage.database import keep_alive
+from app.errors import DatabaseUnavailable
+from app.storage.database import PGBOUNCER_ARGUMENTS, is_unavailable, keep_alive
 from app.storage.models import Base
-from app.storage.readiness import is_ahead
+from app.storage.readiness import is_ahead, is_behind
+from app.storage.tenants import give_rights
 
 LOCK = 0x4D69_6772  # any number, the same in every process
 CONNECT_SECONDS = 10
@@ -21,7 +24,10 @@ def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
 
 
 def migrate(connection: Connection) -> None:
-    """Leaves a database of a newer version alone: it has all that this one needs."""
+    """Leaves a database of a newer version alone: it has all that this one needs.
+
+    A database that is as it should be may have been restored without the role of tenants, or its rights.
+    """
     context.configure(connection=connection, target_metadata=Base.metadata, include_name=is_ours)
     with context.begin_transaction():
         if is_ahead(revision := context.get_context().get_current_revision()):
@@ -30,16 +36,26 @@ def migrate(connection: Connection) -> None:
             )
         else:
             context.run_migrations()
+            if not is_behind(context.get_context().get_current_revision()):
+                give_rights(connection)
 
 
-async def migrate_async(url: str) -> None:
+async def migrate_async(url: str, *, is_pgbouncer: bool) -> None:
     """One at a time: the second of two that start together finds nothing left to do."""
-    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args={"timeout": CONNECT_SECONDS})
+    arguments = {"timeout": CONNECT_SECONDS, **(PGBOUNCER_ARGUMENTS if is_pgbouncer else {})}
+    engine = create_async_engine(url, poolclass=pool.NullPool, connect_args=arguments)
     event.listen(engine.sync_engine, "connect", keep_alive)
-    async with engine.begin() as connection:
-        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        await connection.run_sync(migrate)
-    await engine.dispose()
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a role's own is for queries
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await connection.run_sync(migrate)
+    except DBAPIError as error:
+        if is_unavailable(error):
+            raise DatabaseUnavailable(str(error.orig)) from error
+        raise
+    finally:
+        await engine.dispose()
 
 
 if (given := context.config.attributes.get("connection")) is not None:
@@ -47,4 +63,5 @@ if (given := context.config.attributes.get("connection")) is not None:
 else:
     from app.config import settings_or_exit
 
-    asyncio.run(migrate_async(settings_or_exit().database_url))
+    settings = settings_or_exit()
+    asyncio.run(migrate_async(settings.database_url, is_pgbouncer=settings.database_pgbouncer))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl
 
 from pydantic import (
     Field,
@@ -22,6 +23,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 _PASSWORD = re.compile("//([^:/@]*):.*@")
 _OPTIONS = re.compile(r"(://[^?]*)\?.*")  # `?password=` is one, of Postgres, Redis and its sentinels
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://.*", re.DOTALL)
+# Of asyncpg's `connect`, what a URL can say; anything else would be met at the first query only.
+_DRIVER_OPTIONS = frozenset(
+    ("host", "port", "user", "password", "passfile", "service", "ssl", "target_session_attrs")
+)
+_BROKERS = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 _WEB_ADDRESS = re.compile(r"https?://[^/].*", re.DOTALL)
 _NAMED_KEY = re.compile(r"[A-Za-z0-9._-]{1,64}:(sha256=[0-9a-fA-F]{64}|(?!sha256=).+)", re.DOTALL)
 
@@ -227,6 +233,12 @@ class Settings(BaseSettings):
         """Another driver is not installed, and would be missed at the first query only."""
         if not value.startswith("postgresql+asyncpg://"):
             raise ValueError("must begin with postgresql+asyncpg://")
+        options = parse_qsl(value.rpartition("@")[2].partition("?")[2], keep_blank_values=True)
+        if unknown := sorted({name for name, _ in options} - _DRIVER_OPTIONS):
+            raise ValueError(
+                f"has options that asyncpg does not know: {', '.join(unknown)}. What libpq calls sslmode is "
+                "ssl here: ?ssl=verify-full, with the authority's certificate in PGSSLROOTCERT"
+            )
         return value
 
     @field_validator("celery_broker_url", "celery_result_backend", "storage_url")
@@ -234,6 +246,17 @@ class Settings(BaseSettings):
     def is_url(cls, value: str, info: ValidationInfo) -> str:
         if not _URL.fullmatch(value):
             raise ValueError(f"must be a URL, as {cls.model_fields[str(info.field_name)].default}")
+        return value
+
+    @field_validator("celery_broker_url")
+    @classmethod
+    def is_broker(cls, value: str) -> str:
+        """Celery would say so at the first message only, and its workers in a traceback."""
+        if value.partition(":")[0] not in _BROKERS:
+            raise ValueError(
+                f"must be one of {', '.join(f'{name}://' for name in _BROKERS)}; neither a cluster of Redis "
+                "nor its sentinels can be used"
+            )
         return value
 
     @field_validator("storage_url")

@@ -20,7 +20,7 @@ _QUOTE_VALUES = frozenset({"asyncpg", "fastapi", "pydantic", "pydantic_core", "s
 LogFormat = Literal["auto", "console", "json"]
 
 
-def configure_logging(level: str = "INFO", log_format: LogFormat = "auto") -> None:
+def configure_logging(level: str, log_format: LogFormat) -> None:
     """Send everything to stderr; `auto` is `console` in a terminal and `json` elsewhere."""
     is_console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [

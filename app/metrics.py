@@ -73,7 +73,7 @@ def counters() -> Counters:
     return Counters()
 
 
-def exposition(figures: Iterable[Figure] = ()) -> bytes:
+def exposition(figures: Iterable[Figure]) -> bytes:
     """The counts of this process, or of all that share a folder, and the figures; CONTENT_TYPE."""
     from prometheus_client import generate_latest
 

@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
+from pathlib import Path
 
 import pytest
 import structlog
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.chaos.embedding_stub import serving
@@ -13,17 +17,38 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.buckets import Bucket, S3Server
-from tests.databases import migrated
+from tests.databases import migrated, new_database
 from tests.stacks import Up
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
     os.environ.pop(name, None)
     os.environ.pop(name.upper(), None)
+# No test speaks TLS, for which each of a thousand HTTP clients would read all authorities of the world: 30 ms
+# of CPU. This one has signed nothing, and its key is gone.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
 
 # Tracebacks. Else, since rich is there, each is drawn in a frame with all variables: half a second of CPU.
 plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
+
+
+class StackOnce(LoadFileScheduling):
+    """All files with tests of `up` go to one process: each other one would start a stack too, and idle on."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "up" if has_tests_of_up(self.config.rootpath / file) else file
+
+
+@cache
+def has_tests_of_up(file: Path) -> bool:
+    return "up: Up" in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    return StackOnce(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +79,20 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = Database(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def own_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A fresh migrated database of the test's own."""
+    async with new_database(postgres) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+async def module_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """The same for all tests of a file."""
+    async with new_database(postgres) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from weakref import WeakSet
 
 from alembic import command
@@ -58,6 +59,14 @@ async def migrated(postgres: EmbeddedPostgres, name: str) -> str:
         await connection.execute(text(f'CREATE DATABASE "{name}" TEMPLATE migrated'))
     await engine.dispose()
     return postgres.url(name)
+
+
+@asynccontextmanager
+async def new_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
+    """A migrated database of a test's own, open."""
+    database = Database(await migrated(postgres, f"own_{uuid4().hex}"))
+    yield database
+    await database.close()
 
 
 async def owned(postgres: EmbeddedPostgres, name: str) -> str:

@@ -62,9 +62,9 @@ class WorkerProcess:
             )
         return self
 
-    def wait_until_ready(self, client: Celery, seconds: float = 20) -> Self:
+    def wait_until_ready(self, client: Celery, seconds: float = 120) -> Self:
         deadline = time.monotonic() + seconds
-        while not client.control.inspect(timeout=0.3).ping():
+        while not client.control.inspect(timeout=0.5, limit=1).ping():  # without a limit it awaits others too
             if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the worker did not start:\n{self.output()}")
         return self

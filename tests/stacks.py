@@ -46,7 +46,7 @@ class Up:
         )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        self.wait_for(f"ready: {self.url}", seconds=60)
+        self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
         return self
 
     def __exit__(self, *_: object) -> None:

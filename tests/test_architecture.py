@@ -54,6 +54,23 @@ BORDERS = {
     "prometheus_client": {"metrics"},
     "pydantic_settings": {"config"},
 }
+# Services whose transactions see all there is, and of those that serve callers the functions that do. All
+# others say whose reach a transaction has, or Postgres would show them everything.
+SEE_EVERYTHING = {
+    # work, whoever asked for it
+    *("backfill", "embedding_budget", "embedding_cache", "outages", "rag_service", "roster", "sweeper"),
+    *("admission", "incoming", "readiness", "webhook_delivery"),
+    # for administrators
+    *("figures", "keys", "webhook_service"),
+    # of an account's own
+    "idempotency",
+    # of collections and documents that are going
+    *("collection_service.delete_doomed", "collection_service._delete_leaving"),
+    # once for all who wait, and kept apart in the code
+    *("progress._read_followed", "progress._read"),
+    # of a document that was found for the caller
+    "pictures._password",
+}
 MAY_READ_SETTINGS = {"main", "serve", "worker", "resources", "local", "config"}
 
 
@@ -114,8 +131,31 @@ def test_engines_do_not_import_each_other() -> None:
     assert not [name for name in imports_of(APP / "pdf/sandbox/engine.py") if ".engines" in name]
 
 
+def unbound(path: Path) -> set[str]:
+    """The functions of a module that open a transaction without a reach, as `module.function`."""
+    return {
+        f"{path.stem}.{function.name}"
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
+        if call.func.attr in {"transaction", "snapshot", "autocommit"} and not call.args + call.keywords
+    }
+
+
+def test_who_serves_callers_says_whose_reach_a_transaction_has() -> None:
+    opened = set[str]().union(*(unbound(path) for path in modules() if part_of(path) in {"services", "api"}))
+    assert "rag_service.marks" not in opened, "its other functions do work"
+    refused = {one for one in opened if not {one, one.split(".")[0]} & SEE_EVERYTHING}
+    assert refused == set()
+    assert opened | {one.split(".")[0] for one in opened} >= SEE_EVERYTHING, "who does so no more"
+
+
 def test_the_rules_catch_an_arrow_that_points_the_wrong_way(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("def f():\n    from app.services import rag_service\n    import celery.app\n")
+    wrong.write_text(
+        "def f():\n    from app.services import rag_service\n    import celery.app\n    d.snapshot()\n"
+    )
     assert imports_of(wrong) == {"app.services.rag_service", "celery.app"}
     assert "services" not in MAY_IMPORT["storage"]
+    assert unbound(wrong) == {"wrong.f"}

@@ -67,6 +67,22 @@ def test_a_database_url_without_our_driver_is_refused(monkeypatch: pytest.Monkey
         Settings()
 
 
+@pytest.mark.parametrize("options", ["sslmode=require", "ssl=require&application_name=pdfs", "pool"])
+def test_an_option_that_the_driver_does_not_know_is_refused(options: str) -> None:
+    with pytest.raises(ValidationError, match=r"asyncpg does not know: (sslmode|application_name|pool)\."):
+        Settings(_env_file=None, database_url=f"postgresql+asyncpg://me:a?b=c@host/db?{options}")
+    several = "postgresql+asyncpg://me:a?b=c@/db?host=one:5432&host=two:5432&target_session_attrs=read-write"
+    assert Settings(_env_file=None, database_url=several).database_url == several
+
+
+@pytest.mark.parametrize(
+    "url", ["redis-cluster://host:6379/0", "redis+cluster://host", "sentinel://one;sentinel://two"]
+)
+def test_a_broker_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="neither a cluster of Redis nor its sentinels"):
+        Settings(_env_file=None, celery_broker_url=url)
+
+
 def test_more_dimensions_than_the_index_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_DIMENSIONS", "4001")
     with pytest.raises(ValidationError, match="less than or equal to 4000"):
@@ -115,8 +131,9 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_no_way_to_write_a_password_into_a_url_shows_it(url: str) -> None:
     shown = ""
+    only = {"database_url": "postgresql", "celery_broker_url": ("redis", "amqp")}
     for name in ("database_url", "celery_broker_url", "celery_result_backend", "storage_url"):
-        if name != "database_url" or url.startswith("postgresql"):
+        if url.startswith(only.get(name, "")):
             shown += repr(Settings(_env_file=None, **{name: url}))
     for name in ("embedding_base_url", "rerank_base_url"):
         shown += repr(Settings(_env_file=None, **{name: url}))

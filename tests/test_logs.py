@@ -8,7 +8,7 @@ PROGRAM = """
 import logging
 from app.logs import configure_logging
 
-configure_logging(log_format="{log_format}")
+configure_logging("INFO", "{log_format}")
 
 def open_pdf(password):
     raise ValueError("cannot be opened")
@@ -25,7 +25,7 @@ import logging
 import asyncpg, pydantic, sqlalchemy.exc
 from app.logs import configure_logging
 
-configure_logging(log_format="{log_format}")
+configure_logging("INFO", "{log_format}")
 secret = "hunter" + "2"
 try:
     try:

@@ -19,7 +19,7 @@ from app.storage.database import Database
 from app.storage.models import Base
 from app.storage.runs import LostLease
 from app.storage.spaces import open_space
-from tests.databases import PROJECT, migrated, run_alembic
+from tests.databases import PROJECT, migrated, run_alembic, run_sql
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 MIGRATION_LOCK = 0x4D69_6772  # the number in alembic/env.py
@@ -156,13 +156,31 @@ async def test_two_that_migrate_at_the_same_moment_both_succeed(postgres: Embedd
     async with engine.begin() as connection:
         await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
         both = [await start_migrating(url) for _ in range(2)]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while await execute(url, WAITING) != {(2,)}:  # noqa: ASYNC110 - Postgres tells nobody  # noqa: ASYNC110 - it happens in the server
                 await asyncio.sleep(0.05)
     await engine.dispose()
     said = [await process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert await execute(url, f"{TABLES} AND tablename = 'documents'")
+
+
+async def test_a_time_limit_for_queries_does_not_end_a_migration(postgres: EmbeddedPostgres) -> None:
+    postgres.create_database("migrations_limited")
+    url = postgres.url("migrations_limited")
+    await run_sql(url, "ALTER DATABASE migrations_limited SET statement_timeout = '1s'")
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        process = await start_migrating(url)
+        long_wait = WAITING + " AND waitstart < clock_timestamp() - interval '1.5 s'"
+        async with asyncio.timeout(20):
+            while await execute(url, long_wait) != {(1,)}:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+    await engine.dispose()
+    said = await process.communicate()
+    assert process.returncode == 0, said
 
 
 async def test_a_database_of_a_newer_version_is_left_alone(postgres: EmbeddedPostgres) -> None:

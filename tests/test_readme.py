@@ -13,6 +13,7 @@ from tests.stacks import PROJECT, Up
 
 README = (PROJECT / "README.md").read_text()
 PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "docs").glob("*.md"))]
+VARIABLE = r"\b[A-Z]+(?:_[A-Z]+)+\b"
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -60,6 +61,18 @@ def test_every_link_to_a_file_or_a_heading_leads_there(page: Path) -> None:
             file = page.parent / target if target else page
             assert file.exists(), link
             assert not heading or heading in headings_of(file), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_and_every_variable_it_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    files = re.findall(r"`((?:app|benchmarks|tests)/[\w./]+)`", text)
+    assert [file for file in files if not (PROJECT / file).exists()] == []
+    known = {name.upper() for name in Settings.model_fields}
+    sources = [PROJECT / "docker-compose.yml", *(PROJECT / "app").rglob("*.py")]
+    for source in sources:
+        known.update(re.findall(VARIABLE, source.read_text()))
+    assert set(re.findall(VARIABLE, text)) <= known
 
 
 def headings_of(page: Path) -> set[str]:

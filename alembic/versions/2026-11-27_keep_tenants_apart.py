@@ -8,7 +8,7 @@ policy (see docs/security.md) and are read through the documents.
 import sqlalchemy as sa
 from alembic import op
 
-from app.errors import TenantRoleRefused
+from app.storage.tenants import make_role
 
 revision = "20261127wz"
 down_revision = "20261127wt"
@@ -16,27 +16,6 @@ branch_labels = None
 depends_on = None
 
 ROLE = "pdf_ingest_tenant"
-# It belongs to all databases of a server, which may migrate at the same time.
-MAKE_ROLE = f"""
-    DO $$ BEGIN
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
-            BEGIN
-                CREATE ROLE {ROLE} NOLOGIN;
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-            END;
-        END IF;
-        IF NOT pg_has_role(session_user, '{ROLE}', CASE
-            WHEN CAST(current_setting('server_version_num') AS int) < 160000 THEN 'MEMBER' ELSE 'SET' END)
-        THEN
-            BEGIN
-                GRANT {ROLE} TO SESSION_USER;
-            EXCEPTION WHEN unique_violation THEN NULL;
-            END;
-        END IF;
-    END $$
-"""
-NOT_PERMITTED = "42501"
-
 # What callers' requests do, and no more: nothing of keys, webhooks, workers.
 GRANTS = {
     "documents": "SELECT, INSERT, UPDATE, DELETE",
@@ -47,11 +26,6 @@ GRANTS = {
     "document_words": "SELECT, INSERT, UPDATE, DELETE",
     "files_to_delete": "SELECT, INSERT",
 }
-
-
-GRANT_SCHEMA = f"""
-    DO $$ BEGIN EXECUTE format('GRANT USAGE ON SCHEMA %I TO {ROLE}', current_schema()); END $$
-"""
 
 
 def listed(name: str) -> str:
@@ -125,21 +99,6 @@ def tables_of_vectors() -> set[tuple[str, str]]:
     return {(f"embeddings_{space_id}", "SELECT, DELETE") for space_id in ids}
 
 
-def make_role() -> None:
-    """Raises TenantRoleRefused."""
-    user = op.get_bind().scalar(sa.text("SELECT quote_ident(session_user)"))
-    try:
-        op.execute(MAKE_ROLE)
-    except sa.exc.DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != NOT_PERMITTED:
-            raise
-        raise TenantRoleRefused(
-            f"{user} may not make the role {ROLE}, whose rights the requests of keys that are bound to "
-            "collections have. An administrator of the Postgres server has to run once: "
-            f"CREATE ROLE {ROLE} NOLOGIN; GRANT {ROLE} TO {user};"
-        ) from error
-
-
 def shown(condition: str) -> str:
     """To the role what fulfils the condition, to all others everything.
 
@@ -150,8 +109,7 @@ def shown(condition: str) -> str:
 
 
 def upgrade() -> None:
-    make_role()
-    op.execute(GRANT_SCHEMA)
+    make_role(op.get_bind())
     for table, privileges in GRANTS.items() | tables_of_vectors():
         op.execute(f"GRANT {privileges} ON {table} TO {ROLE}")
     for function, body in FUNCTIONS.items():

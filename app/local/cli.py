@@ -176,7 +176,7 @@ def migrate() -> None:
     except TenantRoleRefused as error:
         _refuse(error.message)
     except (OSError, DatabaseUnavailable) as error:
-        _refuse(f"The database of DATABASE_URL cannot be reached: {error}.")
+        _refuse(f"The database of DATABASE_URL cannot be reached: {str(error).rstrip('.')}.")
 
 
 @cli.command()

@@ -48,6 +48,7 @@ class ReadingProcess:
         self._stream = stream
         self._writer = writer
         self._owner = owner
+        self._head = b""
 
     @property
     def pid(self) -> int:
@@ -58,12 +59,17 @@ class ReadingProcess:
         return self._pid
 
     async def receive(self, most_bytes: int = LARGEST_FRAME) -> bytes | None:
-        """The next frame's content; None when the process is gone. Raises FrameError."""
+        """The next frame's content; None when the process is gone. Raises FrameError.
+
+        Nothing is lost when it is cancelled: the next call goes on with the same frame.
+        """
         try:
-            head = await self._stream.readexactly(LENGTH_BYTES)
-            return await self._stream.readexactly(length_of(head, most_bytes))
+            self._head = self._head or await self._stream.readexactly(LENGTH_BYTES)
+            body = await self._stream.readexactly(length_of(self._head, most_bytes))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+        self._head = b""
+        return body
 
     async def end(self) -> Exit | None:
         """Kills the process if it still runs; how it ended, None when its parent is gone too."""

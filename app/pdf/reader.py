@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +52,7 @@ from app.pdf.wire import (
 )
 from app.temporary import temporary_folder
 
-_VERSION = 5  # raised by every change of this package that reads the same file otherwise
+_VERSION = 6  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
@@ -320,21 +320,17 @@ class Reading:
 
 async def _received_in_time(process: ReadingProcess, seconds: float) -> bytes | None:
     """A process that gets CPU time is waited for longer: that has a limit. Raises TimeoutError."""
-    receiving = asyncio.ensure_future(process.receive())
-    try:
-        await asyncio.wait([receiving], timeout=min(SOON_SECONDS, seconds))
-        for _ in range(MOST_WAITS):
-            if receiving.done():
-                break
-            used_seconds = cpu_seconds_of(process.pid)
-            await asyncio.wait([receiving], timeout=seconds)
-            if cpu_seconds_of(process.pid) - used_seconds < LEAST_SHARE * seconds:
-                break
-        if not receiving.done():
-            raise TimeoutError
-        return receiving.result()
-    finally:
-        receiving.cancel()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(min(SOON_SECONDS, seconds)):
+            return await process.receive()
+    for _ in range(MOST_WAITS):
+        used_seconds = cpu_seconds_of(process.pid)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                return await process.receive()
+        if cpu_seconds_of(process.pid) - used_seconds < LEAST_SHARE * seconds:
+            break
+    raise TimeoutError
 
 
 class _ProcessDied(Exception):  # noqa: N818 - a fact

@@ -14,7 +14,7 @@ class Admission:
     store may get over its limit by what they bring. The queue is looked at again when a run gets its row.
     """
 
-    def __init__(self, database: Database, *, max_queued: int, max_store_bytes: int = 0) -> None:
+    def __init__(self, database: Database, *, max_queued: int, max_store_bytes: int) -> None:
         self._database = database
         self._max_store_bytes = max_store_bytes
         self._has_room = Fresh(self._look_at_queue)

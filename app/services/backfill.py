@@ -1,6 +1,7 @@
 """Bringing data of older versions along, in steps, while the service runs."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from app.storage.canonical import canonical
 from app.storage.collections import note_collections
 from app.storage.database import Database
 from app.storage.document_words import count_words
-from app.storage.languages import TextSearch
+from app.storage.languages import TextLanguage, TextSearch
 from app.storage.title_words import LACKS_TITLE, count_title
 
 DOCUMENTS_AT_ONCE = 100
@@ -61,10 +62,10 @@ async def _find(database: Database, duty: Duty, after: UUID) -> list[UUID]:
         return list(await storage.find_lacking(connection, duty.lacks, after, DOCUMENTS_AT_ONCE))
 
 
-class Languages:
-    """The language of documents, and their words in it; what is plain English already stays as it is."""
+class Words:
+    """Words of documents in their language and in today's form; what comes out the same stays as it is."""
 
-    lacks = storage.LACKS_LANGUAGE
+    lacks = storage.LACKS_FORM
 
     def __init__(self, database: Database, detector: LanguageDetector, text_search: TextSearch) -> None:
         self._database = database
@@ -73,8 +74,7 @@ class Languages:
 
     async def fill(self, ingestion_id: UUID) -> None:
         chunks = await self._list(ingestion_id, after_ordinal=-1)
-        code = await asyncio.to_thread(self._detector.detect, [chunk.text for chunk in chunks])
-        language = self._text_search.language(code)
+        language = await self._language(ingestion_id, chunks)
         while chunks:
             changed = [chunk for chunk in chunks if chunk.changes_in(language)]
             if changed:
@@ -83,6 +83,19 @@ class Languages:
             chunks = await self._list(ingestion_id, after_ordinal=chunks[-1].ordinal)
         async with self._database.autocommit() as connection:
             await storage.store_language(connection, ingestion_id, language)
+            filename = await storage.find_filename(connection, ingestion_id)
+            await count_words(connection, ingestion_id, canonical(filename, is_name=True))
+            await count_title(connection, ingestion_id)
+            await storage.note_form(connection, ingestion_id)
+
+    async def _language(self, ingestion_id: UUID, chunks: Sequence[storage.OldChunk]) -> TextLanguage:
+        """That in which its words are, if they are in one: a collection may have given it."""
+        async with self._database.autocommit() as connection:
+            known = await storage.find_known_language(connection, ingestion_id)
+        if known is not None:
+            return known
+        code = await asyncio.to_thread(self._detector.detect, [chunk.text for chunk in chunks])
+        return self._text_search.language(code)
 
     async def _list(self, ingestion_id: UUID, after_ordinal: int) -> list[storage.OldChunk]:
         async with self._database.autocommit() as connection:
@@ -118,4 +131,4 @@ class TitleWords:
 
 def all_duties(database: Database, text_search: TextSearch) -> tuple[Duty, ...]:
     """What versions published by any older version of the program may lack, in the order to add it."""
-    return Languages(database, LanguageDetector(), text_search), DocumentWords(database), TitleWords(database)
+    return Words(database, LanguageDetector(), text_search), DocumentWords(database), TitleWords(database)

@@ -308,7 +308,7 @@ class DocumentService:
                 raise TaskNotFound
         audit("task.cancel", task_id=task_id)
 
-    async def cancel_waiting(self, collection: str | None = None) -> int:
+    async def cancel_waiting(self, collection: str | None) -> int:
         """End all tasks that wait, of a collection if one is named; how many."""
         count = 0
         while True:
@@ -577,7 +577,6 @@ def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadO
         (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
         for file in arrived
     ]
-    asked = [options.collection, options.metadata, options.password is not None, options.on_duplicate]
-    if options.priority == "bulk":  # else as before there was a priority: keys live on through an upgrade
-        asked.append(options.priority)
+    has_password = options.password is not None
+    asked = [options.collection, options.metadata, has_password, options.on_duplicate, options.priority]
     return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 FRESH_SECONDS = 1.0  # who asks more often gets what was found out last
 MAX_LOAD = 0.05  # of the time: what takes 0.3 s to find out stays fresh for 6
@@ -29,7 +29,7 @@ class Fresh(Generic[T]):
         if not self.is_fresh:
             if self._finding_out is None:
                 self._finding_out = asyncio.create_task(self._refresh())
-                self._finding_out.add_done_callback(_look_at)
+                self._finding_out.add_done_callback(look_at_error)
             await asyncio.shield(self._finding_out)  # who asks no more does not stop it for the others
         return self._found
 
@@ -43,7 +43,7 @@ class Fresh(Generic[T]):
             self._finding_out = None
 
 
-def _look_at(task: asyncio.Task[None]) -> None:
-    """Its error is of those who asked; when none of them is left, asyncio must not complain."""
+def look_at_error(task: asyncio.Task[Any]) -> None:
+    """When done: an error is of those who wait; when none of them is left, asyncio must not complain."""
     if not task.cancelled():
         task.exception()

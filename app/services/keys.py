@@ -30,6 +30,7 @@ from app.errors import (
     TokenTooLong,
 )
 from app.services.audit import audit
+from app.services.fresh import look_at_error
 from app.services.quotas import Allowance, Limits, RequestCounter
 from app.services.tokens import MOST_CHARACTERS, PREFIX, Claims, Signer
 from app.storage import keys
@@ -343,7 +344,7 @@ class Keys:
         """For all who ask meanwhile: a database that is silent holds up one statement."""
         if self._reading is None or self._reading.done():
             self._reading = asyncio.create_task(self._read(), context=Context())  # of no one's request
-            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._reading.add_done_callback(look_at_error)
         return self._reading
 
     async def _read(self) -> None:

@@ -18,6 +18,7 @@ from app.errors import (
 )
 from app.pdf.pages import Box
 from app.pdf.reader import PDFReader
+from app.services.fresh import look_at_error
 from app.storage.chunks import find_boxes
 from app.storage.database import Database
 from app.storage.document_views import OriginalFile, find_original, find_password
@@ -121,7 +122,7 @@ class Renderings:
             if len(self._underway) >= self._most:
                 raise PicturesBusy
             self._underway[tag] = asyncio.create_task(self._rendered(tag, render))
-            self._underway[tag].add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._underway[tag].add_done_callback(look_at_error)
         return await asyncio.shield(self._underway[tag])  # who leaves takes nothing from the others
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 @asynccontextmanager
-async def prefetch(source: AsyncGenerator[T], depth: int = 1) -> AsyncIterator[AsyncGenerator[T]]:
+async def prefetch(source: AsyncGenerator[T], depth: int) -> AsyncIterator[AsyncGenerator[T]]:
     """Iterate `source` in a task of its own, at most `depth` items in front of the consumer.
 
     An error of the source is raised to the consumer after the items before it. Leaving the block

@@ -25,6 +25,7 @@ from app.storage.tasks import (
 )
 
 _FOREIGN_TASK_IDS = UUID("5ba23f0e-7d0a-5c3e-9f5a-0d1c6f6c2f4b")  # fixed for ever: stored ids come from it
+POLL_SECONDS = 0.25
 _QUERY_TIMEOUT_SECONDS = 5.0
 _NUMBERING_SECONDS = 1.0
 
@@ -42,12 +43,11 @@ def ingestion_id_of(task_id: str) -> UUID:
 class ProgressWatcher:
     """Answers where a task stands, at once, after a wait, or change by change.
 
-    While anybody waits, one query every `poll_seconds` reads the rows of all who wait; otherwise none.
+    While anybody waits, one query every POLL_SECONDS reads the rows of all who wait; otherwise none.
     """
 
-    def __init__(self, database: Database, *, poll_seconds: float = 0.25) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._poll_seconds = poll_seconds
         self._asked: dict[UUID, asyncio.Future[TaskStatus | None]] = {}
         self._answering: asyncio.Task[None] | None = None
         self._followed: dict[UUID, _Followed] = {}
@@ -161,7 +161,7 @@ class ProgressWatcher:
 
     async def _poll(self) -> None:
         while self._followed or self._feeds:
-            await asyncio.sleep(self._poll_seconds)
+            await asyncio.sleep(POLL_SECONDS)
             try:
                 await self._read_followed()
             except Exception as error:  # noqa: BLE001 - a database that hiccups must not end the waits of all

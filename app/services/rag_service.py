@@ -366,7 +366,7 @@ class RAGService:
         """The chunks that an earlier attempt has stored, cut by the same recipe."""
         recipe = (
             f"{self.reader.fingerprint} {self.splitter.fingerprint} {reading.facts.engine} {self.space_id}"
-            f" words {canonical.VERSION}"
+            f"{canonical.RECIPE}"
         )
         async with self.database.autocommit() as connection:
             return await runs.begin(connection, lease, self.space_id, reading.facts, recipe)

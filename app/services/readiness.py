@@ -11,12 +11,14 @@ from app.embeddings.base import URGENT_SECONDS
 from app.errors import SandboxIncomplete, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
+from app.services.fresh import look_at_error
 from app.storage.database import Database
 from app.storage.embedding_budget import Pause, find_pause
 from app.storage.outages import Outage, list_outages
-from app.storage.readiness import is_behind, read_left_since, read_live_space, read_revision
+from app.storage.readiness import is_behind, is_read_only, read_left_since, read_live_space, read_revision
 
 CHECK_SECONDS = 2.0
+READ_ONLY = "The database takes no writes: DATABASE_URL leads to a standby, or it was set to read only."
 NO_WORKER = "Documents wait, and no worker asks for them. Start one, or look why it does not run."
 
 T = TypeVar("T")
@@ -82,6 +84,8 @@ async def _ask_database(database: Database, space_id: int) -> Readiness:
         if await read_live_space(connection) != space_id:
             fault = "The database belongs to another embedding model now: restart."
             return Readiness({"embedding_space": fault}, [])
+        if await is_read_only(connection):
+            return Readiness({"database": READ_ONLY}, [])
         outages = await list_outages(connection)
         if not outages and (since := await read_left_since(connection)):
             outages = [Outage("workers", NO_WORKER, since)]
@@ -101,7 +105,7 @@ async def _in_time(check: Coroutine[Any, Any, T]) -> T | None:
     await asyncio.wait((checking,), timeout=CHECK_SECONDS)
     if not checking.done():
         checking.cancel()
-        checking.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody will ask
+        checking.add_done_callback(look_at_error)
         return None
     if error := checking.exception():
         log.warning("readiness check failed", error=repr(error))

@@ -11,11 +11,11 @@ from uuid import UUID
 
 from sqlalchemy import text as sql
 
-from app.storage.canonical import canonical
+from app.storage.canonical import RECIPE, canonical
 from app.storage.database import Connection
 from app.storage.languages import ACCENTED, CONFIG_OF_OLD, TextLanguage, chunk_vector
 
-LACKS_LANGUAGE: Final = "i.text_search_config IS NULL"
+LACKS_FORM: Final = f"right(i.recipe, {len(RECIPE)}) IS DISTINCT FROM '{RECIPE}'"
 LACKS_WORDS: Final = "NOT i.has_counted_words"  # conditions on `ingestions i`, for find_lacking
 
 
@@ -84,11 +84,28 @@ async def find_filename(connection: Connection, ingestion_id: UUID) -> str:
     return str(found.scalar_one())
 
 
+async def find_known_language(connection: Connection, ingestion_id: UUID) -> TextLanguage | None:
+    """That of an ingestion's words; None if they were made before there was a choice."""
+    found = await connection.execute(
+        sql("SELECT language, text_search_config FROM ingestions WHERE id = :id"), {"id": ingestion_id}
+    )
+    row = found.one()
+    return TextLanguage(row.language, row.text_search_config) if row.text_search_config else None
+
+
 async def store_language(connection: Connection, ingestion_id: UUID, language: TextLanguage) -> None:
     """The words of all chunks are in this language now."""
     await connection.execute(
         sql("UPDATE ingestions SET language = :language, text_search_config = :config WHERE id = :id"),
         {"id": ingestion_id, "language": language.code, "config": language.config},
+    )
+
+
+async def note_form(connection: Connection, ingestion_id: UUID) -> None:
+    """All words of the document are in today's form."""
+    recipe = f"coalesce(regexp_replace(recipe, ' words \\d+$', ''), '') || '{RECIPE}'"
+    await connection.execute(
+        sql(f"UPDATE ingestions SET recipe = {recipe} WHERE id = :id"), {"id": ingestion_id}
     )
 
 

@@ -6,7 +6,7 @@ does not answer (cut off, failed over without a word) is given up by us, with ev
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +29,8 @@ from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 ALL_TAKEN = "The service has more to do at once than its connections to the database allow. Try again soon."
 
+READ_ONLY = "25006"
+
 log = structlog.get_logger(__name__)
 
 # The type of what `transaction()` yields, for services, which know no SQL library.
@@ -37,6 +39,14 @@ Connection = AsyncConnection
 # A dead peer is noticed after 10 + 3 * 3 s of silence, and after 15 s when something was sent to it.
 _KEEPALIVES = {"IDLE": 10, "INTERVAL": 3, "COUNT": 3}
 _UNACKNOWLEDGED_SECONDS = 15
+
+
+# A pooled server connection changes between transactions: nothing prepared may outlive one.
+PGBOUNCER_ARGUMENTS: Mapping[str, Any] = {
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: f"__{uuid4()}__",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +97,13 @@ class Database:
             connect_args={
                 "timeout": limits.connect_seconds,
                 "command_timeout": limits.answer_seconds,
-                **(_pgbouncer_arguments() if is_pgbouncer else {"server_settings": _session(limits)}),
+                **(PGBOUNCER_ARGUMENTS if is_pgbouncer else {"server_settings": _session(limits)}),
             },
         )
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._repeatable_read = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
-        event.listen(self._engine.sync_engine, "handle_error", self._give_up_silent)
+        event.listen(self._engine.sync_engine, "handle_error", self._give_up_useless)
         event.listen(self._engine.sync_engine, "connect", keep_alive)
         event.listen(self._engine.sync_engine, "connect", self._prepare)
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
@@ -189,7 +199,10 @@ class Database:
         finally:
             pooled.close()
 
-    def _give_up_silent(self, context: ExceptionContext) -> None:
+    def _give_up_useless(self, context: ExceptionContext) -> None:
+        """What takes no writes has failed over, or is a standby: what is opened anew may lead elsewhere."""
+        if _sqlstate(context.original_exception) == READ_ONLY:
+            context.is_disconnect = True
         if isinstance(context.original_exception, TimeoutError) and context.connection is not None:
             context.is_disconnect = True
             self._terminate()
@@ -241,11 +254,15 @@ async def _set_local(connection: AsyncConnection, settings: dict[str, str]) -> N
     await connection.execute(_SET_LOCAL, {"names": list(settings), "values": list(settings.values())})
 
 
+# As they come while a connection is set up; of a statement SQLAlchemy turns all but the last into its own.
+_OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
 @contextmanager
 def _unavailability() -> Iterator[None]:
     try:
         yield
-    except (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (DBAPIError, PoolTimeout, *_OF_DRIVER, OSError) as error:
         if is_unavailable(error):
             log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
             raise DatabaseUnavailable(ALL_TAKEN if isinstance(error, PoolTimeout) else None) from error
@@ -255,22 +272,21 @@ def _unavailability() -> Iterator[None]:
 def is_unavailable(error: Exception) -> bool:
     """Whether the server, not the statement, is at fault.
 
-    By the class of the SQLSTATE (PostgreSQL, appendix A): 08 connection, 25 idle transaction ended,
-    40 rolled back by a deadlock, 53 resources, 55 not ready, 57 operator, 58 system. None: no server.
+    By the class of the SQLSTATE (PostgreSQL, appendix A): 08 connection, 25 idle transaction ended or no
+    writes taken, 28 password, 3D name of the database, 40 rolled back by a deadlock, 53 resources, 55 not
+    ready, 57 operator, 58 system. None: no server, unless the driver could not send a parameter.
     """
-    sqlstate = getattr(getattr(error, "orig", error), "sqlstate", None)
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    return sqlstate is None or sqlstate[:2] in {"08", "25", "40", "53", "55", "57", "58"}
+    met = getattr(error, "orig", error)
+    if isinstance(met.__cause__, asyncpg.DataError):
+        return False
+    sqlstate = _sqlstate(met)
+    return sqlstate is None or sqlstate[:2] in {"08", "25", "28", "3D", "40", "53", "55", "57", "58"}
 
 
-def _pgbouncer_arguments() -> dict[str, Any]:
-    """A pooled server connection changes between transactions: nothing prepared may outlive one."""
-    return {
-        "statement_cache_size": 0,
-        "prepared_statement_cache_size": 0,
-        "prepared_statement_name_func": lambda: f"__{uuid4()}__",
-    }
+def _sqlstate(error: BaseException | None) -> str | None:
+    return getattr(error, "sqlstate", None)
 
 
 def _session(limits: Limits) -> dict[str, str]:

@@ -26,8 +26,7 @@ VERSION: Final = f"""
     CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
 """
 
-INSERT_WORDS: Final = f"""
-    INSERT INTO document_words (ingestion_id, lexeme, share, is_on_first_page)
+_WORDS: Final = f"""
     SELECT version_id, lexeme, max(share), bool_or(is_on_first_page) FROM (
         SELECT version_id, lexeme, count(*)::real / chunks AS share, false AS is_on_first_page
         FROM version JOIN chunks chunk ON ingestion_id = version_id, unnest(tsv)
@@ -41,12 +40,14 @@ INSERT_WORDS: Final = f"""
         SELECT version_id, lexeme, 1, false
         FROM version, unnest({text_search_vector("config", "name")})
     ) word
-    GROUP BY version_id, lexeme ON CONFLICT DO NOTHING
+    GROUP BY version_id, lexeme
 """
+_INSERT: Final = "INSERT INTO document_words (ingestion_id, lexeme, share, is_on_first_page)"
+INSERT_WORDS: Final = f"{_INSERT} {_WORDS} ON CONFLICT DO NOTHING"
 
 
 async def count_words(connection: AsyncConnection, ingestion_id: UUID, name: str) -> None:
-    """Count the words of a version that was published before they were counted, if it still is.
+    """Count the words of a published version, for the first time or anew, if it still is; not its title's.
 
     The document's row is held, as everywhere: nobody replaces or deletes it in the middle.
     """
@@ -57,8 +58,12 @@ async def count_words(connection: AsyncConnection, ingestion_id: UUID, name: str
             ), version AS (
                 UPDATE ingestions SET has_counted_words = true FROM document WHERE ingestions.id = :id
                 RETURNING {VERSION}
+            ), word (version_id, lexeme, share, is_on_first_page) AS MATERIALIZED ({_WORDS}), gone AS (
+                DELETE FROM document_words old USING version WHERE ingestion_id = version_id
+                    AND NOT EXISTS (SELECT FROM word WHERE word.lexeme = old.lexeme)
             )
-            {INSERT_WORDS}
+            {_INSERT} SELECT * FROM word ON CONFLICT (ingestion_id, lexeme) DO UPDATE
+                SET share = excluded.share, is_on_first_page = excluded.is_on_first_page, text_share = NULL
         """),
         {"id": ingestion_id, "name": name},
     )

@@ -262,14 +262,16 @@ _RETRY_FAILED: Final = f"""
             AND {HAS_ROOM} AND {{reach}}
         ORDER BY documents.id LIMIT :limit FOR UPDATE OF documents SKIP LOCKED
     ), paired AS (
-        SELECT new.id AS new_id, failed.*, row_number() OVER (PARTITION BY collection, is_bulk) - 1 AS behind
+        SELECT new.id AS new_id, failed.*, row_number() OVER (PARTITION BY collection, is_bulk) - 1 AS behind,
+            dense_rank() OVER (ORDER BY collection) - 1 AS queues_before
         FROM (SELECT *, row_number() OVER () AS place FROM failed) AS failed JOIN new USING (place)
     ), begun AS (
         INSERT INTO ingestions
             (id, document_id, filename, sha256, byte_size, storage_key, asked_by, queue, is_bulk, turn)
         SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text),
             collection, is_bulk,
-            {new_turn("paired.collection", "paired.is_bulk")} + behind * {turns_of("paired.is_bulk")}
+            {new_turn("paired.collection", "paired.is_bulk", "CAST(:asked_by AS text)", "queues_before")}
+                + behind * {turns_of("paired.is_bulk")}
         FROM paired
     ), keyless AS (
         UPDATE ingestions SET storage_key = NULL FROM paired WHERE ingestions.id = failed_id
@@ -327,12 +329,13 @@ async def delete_document(connection: AsyncConnection, space_id: int, document_i
         ),
         {"document_id": document_id},
     )
-    # Last: without it they belong to another collection, if it was moved.
     served = await connection.scalar(
-        text("DELETE FROM documents WHERE id = :id RETURNING live_ingestion_id"), {"id": document_id}
+        text("SELECT live_ingestion_id FROM documents WHERE id = :id"), {"id": document_id}
     )
     if served is not None:
         await delete_chunks(connection, space_id, [served])
+    # Last: without it they belong to another collection, if it was moved.
+    await connection.execute(text("DELETE FROM documents WHERE id = :id"), {"id": document_id})
     return storage_keys
 
 

@@ -170,6 +170,11 @@ class Ingestion(Base):
             postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
         ),
         Index(
+            "ix_ingestions_accounts",
+            *("asked_by", "queue"),
+            postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
+        ),
+        Index(
             "ix_ingestions_begun",
             *("created_at", "id"),
             postgresql_where=sql(

@@ -264,7 +264,7 @@ _NEAREST_BY_INDEX: Final = """
     FROM {vectors} entry WHERE {is_visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
 """
 _CANDIDATES: Final = """
-    SELECT id AS chunk_id, ingestion_id FROM chunks entry
+    SELECT id AS chunk_id, ingestion_id FROM chunk_words entry
     WHERE tsv @@ CAST(:candidates AS tsquery) AND {is_visible}
 """
 _WORD: Final = """
@@ -330,11 +330,11 @@ _POOL: Final = """
     pool AS (
         SELECT chunk_id, about, tsv @@ CAST(:phrase AS tsquery) AS has_phrase{ranks} FROM (
             SELECT chunk.id AS chunk_id, about, tsv{weights} FROM chosen CROSS JOIN LATERAL (
-                SELECT id, tsv FROM chunks WHERE chunks.ingestion_id = chosen.ingestion_id OFFSET 0
+                SELECT id, tsv FROM chunk_words words WHERE words.ingestion_id = chosen.ingestion_id OFFSET 0
             ) chunk
             UNION ALL
             SELECT chunk_id, about, tsv{weights} FROM listed JOIN document USING (ingestion_id)
-                CROSS JOIN LATERAL (SELECT tsv FROM chunks WHERE id = chunk_id OFFSET 0) chunk
+                CROSS JOIN LATERAL (SELECT tsv FROM chunk_words WHERE id = chunk_id OFFSET 0) chunk
             WHERE (ingestion_id IN (SELECT ingestion_id FROM chosen)) IS NOT TRUE
         ) chunk OFFSET 0
     )

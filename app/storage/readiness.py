@@ -49,6 +49,11 @@ async def read_revision(connection: AsyncConnection) -> str | None:
     return revision
 
 
+async def is_read_only(connection: AsyncConnection) -> bool:
+    """Whether the server takes no writes: a standby, or set so."""
+    return bool(await connection.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
+
+
 async def read_live_space(connection: AsyncConnection) -> int | None:
     """The id of the embedding space that is live."""
     space_id: int | None = await connection.scalar(text("SELECT id FROM embedding_spaces WHERE is_live"))

@@ -11,6 +11,7 @@ from app.errors import EmbeddingSpaceMismatch
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database
 from app.storage.reach import TENANT_ROLE
+from app.storage.tenants import RIGHTS_ON_VECTORS
 
 MAX_DIMENSIONS: Final = 4_000  # pgvector's HNSW indexes no longer halfvec
 
@@ -69,7 +70,7 @@ async def _make_space(connection: AsyncConnection, identity: EmbeddingIdentity) 
         f"CREATE INDEX IF NOT EXISTS ix_{table}_ingestion_id ON {table} (ingestion_id)",
         f"CREATE INDEX IF NOT EXISTS ix_{table}_embedding ON {table} USING hnsw (embedding halfvec_ip_ops) "
         f"WITH (m = {LINKS})",
-        f"GRANT SELECT, DELETE ON {table} TO {TENANT_ROLE}",
+        f"GRANT {RIGHTS_ON_VECTORS} ON {table} TO {TENANT_ROLE}",
     ):
         await connection.execute(sql(statement))
     return space_id

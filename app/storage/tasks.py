@@ -1,7 +1,7 @@
 """Where tasks stand, read from their ingestions' rows."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -38,15 +38,15 @@ class TaskStatus:
     started_at: datetime | None
     finished_at: datetime | None
     revision: int
+    filename: str
+    byte_size: int
+    collection: str | None
+    is_latest: bool
+    is_served: bool
+    worker: str | None
+    stage_seconds: dict[str, float]
+    queue: str | None
     queue_position: int | None = None
-    filename: str = ""
-    byte_size: int = 0
-    collection: str | None = None
-    is_latest: bool = False
-    is_served: bool = False
-    worker: str | None = None
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    queue: str | None = None
 
     def is_in(self, reach: Reach) -> bool:
         """Whether its document is; of one that is deleted, whether it was when this was asked for."""

@@ -50,9 +50,7 @@ _QUOTED: Final = re.compile(r'"([^"]+)"|“([^”]+)”|„([^“”]+)[“”]|
 
 _FIND_WORDS: Final = f"""
     WITH sample AS MATERIALIZED (
-        SELECT tsv FROM chunks TABLESAMPLE SYSTEM (
-            least(100, 100.0 * {SAMPLE_PAGES} / greatest(1, pg_relation_size('chunks') / 8192))
-        ) REPEATABLE (0)
+        SELECT tsv FROM sampled_words({SAMPLE_PAGES}) AS tsv
     ), sampled AS MATERIALIZED (SELECT count(*) AS chunks FROM sample),
     word AS MATERIALIZED ({question_words("CAST(:question AS text)")}),
     quoted AS MATERIALIZED (

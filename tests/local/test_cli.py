@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.local.cli import cli
+from app.local.embedded import EmbeddedPostgres
 from tests.stacks import PROJECT, SAMPLES, Up, pdf_ingest
 
 
@@ -266,6 +267,19 @@ def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(monkeypatch: 
     assert finished.stderr.startswith("The database of DATABASE_URL cannot be reached: ")
     assert finished.stderr.count("\n") == 1
     assert "secret" not in finished.stderr
+
+
+def test_a_wrong_password_is_told_in_one_sentence(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql+asyncpg://postgres:secret@127.0.0.1:{postgres.port}/pdf_ingest"
+    monkeypatch.setenv("DATABASE_URL", url)
+    finished = pdf_ingest("migrate", url="unused")
+    assert (finished.returncode, finished.stderr) == (
+        1,
+        "The database of DATABASE_URL cannot be reached: "
+        'password authentication failed for user "postgres".\n',
+    )
 
 
 def test_a_folder_without_pdfs_is_refused(up: Up, tmp_path: Path) -> None:

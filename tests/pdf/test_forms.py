@@ -195,3 +195,24 @@ async def test_the_picture_of_a_page_shows_what_was_filled_in(reader: PDFReader,
 def ink(picture: Image.Image) -> int:
     """Dark pixels."""
     return sum(picture.histogram()[:128])
+
+
+@pytest.mark.parametrize("kind", [b"Text", b"Highlight", b"StrikeOut"])
+async def test_a_comment_is_read_behind_the_page(reader: PDFReader, write: Write, kind: bytes) -> None:
+    comment = b"<</Type/Annot/Subtype/%b/Contents(Ask the\\rpilot)/Rect[72 600 200 612]>>" % kind
+    content = one_page(stream(shown(*PROSE, top=600)), entries=b"/Annots[6 0 R]", more=[comment])
+    lines = await lines_of(reader, content, write)
+    assert [line.text for line in lines] == [*PROSE, "Ask the pilot"]
+    assert lines[-1].box == (72, 180, 200, 192)
+
+
+@pytest.mark.parametrize(
+    "entry", [b"/Contents()", b"/F 2/Contents(Secret)", b"/Contents(%b)" % PROSE[0].encode()]
+)
+async def test_a_comment_that_says_nothing_of_its_own_is_not(
+    reader: PDFReader, write: Write, entry: bytes
+) -> None:
+    """Nor one that is hidden; programs put the words that were marked into a comment on them."""
+    comment = b"<</Type/Annot/Subtype/Highlight%b/Rect[72 600 200 612]>>" % entry
+    content = one_page(stream(shown(*PROSE, top=600)), entries=b"/Annots[6 0 R]", more=[comment])
+    assert [line.text for line in await lines_of(reader, content, write)] == [*PROSE]

@@ -1,5 +1,7 @@
 from collections.abc import Iterable
 
+import pytest
+
 from app.pdf.sandbox.layout import HYPHEN, Span, lines_of
 
 LETTER_WIDTH = 5.0
@@ -112,12 +114,17 @@ def test_a_superscript_belongs_to_its_line() -> None:
     assert texts([word, mark, after, span("next line", 50, 113)]) == ["practice2 and theory", "next line"]
 
 
-def test_a_drop_cap_does_not_swallow_the_lines_beside_it() -> None:
-    cap = Span("T", 50, 100, 70, 134)
-    lines = [span(f"line {row} beside the cap", 75, 100 + 12 * row) for row in range(3)]
-    read = texts([cap, *lines])
-    assert len(read) == 3
-    assert [text for text in read if "line 0" in text and "line 2" in text] == []
+@pytest.mark.parametrize("bottom", [122, 134])
+def test_a_drop_cap_is_the_first_letter_of_the_first_line_beside_it(bottom: int) -> None:
+    cap = Span("T", 50, 100, 70, bottom)
+    lines = [span(f"he line {row} beside the cap", 75, 100 + 12 * row) for row in range(4)]
+    read = ["The line 0 beside the cap", *[line.text for line in lines[1:]]]
+    assert texts([cap, *lines]) == texts([*lines, cap]) == read
+
+
+def test_a_large_letter_above_a_list_is_no_drop_cap() -> None:
+    cap, *entries = Span("A", 50, 100, 70, 120), span("adder", 75, 125), span("agate", 75, 137)
+    assert texts([cap, *entries]) == ["A", "adder", "agate"]
 
 
 def test_right_to_left_cells_are_read_from_the_right() -> None:

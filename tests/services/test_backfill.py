@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
-from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, Languages, TitleWords, backfill
+from app.services.backfill import CHUNKS_AT_ONCE, DocumentWords, TitleWords, Words, backfill
 from app.services.collection_service import CollectionService, delete_doomed
 from app.services.detection import LanguageDetector
 from app.storage import backfill as storage
@@ -92,8 +92,8 @@ async def languages_of(database: Database) -> dict[UUID, tuple[object, ...]]:
     return await rows(database, "SELECT id, language, text_search_config FROM ingestions")
 
 
-async def duty(database: Database) -> Languages:
-    return Languages(database, LanguageDetector(), await open_text_search(database))
+async def duty(database: Database) -> Words:
+    return Words(database, LanguageDetector(), await open_text_search(database))
 
 
 async def test_words_of_old_documents_are_brought_along(url: str, database: Database) -> None:
@@ -139,6 +139,30 @@ async def test_it_goes_on_where_it_was_stopped(url: str, database: Database) -> 
     assert await found(database, "societ") == dict.fromkeys(ids, 1)
     async with database.autocommit() as connection:
         assert await storage.find_lacking(connection, languages.lacks, UUID(int=0), 9) == []
+
+
+async def test_words_in_an_older_form_are_made_and_counted_anew(url: str, database: Database) -> None:
+    old = await add_old(database, ["Los gastos de AT&T fueron 1,234,567 euros."] * 2)
+    await run_alembic(url, command.upgrade, "head")
+    await backfill(database, await duty(database), DocumentWords(database), TitleWords(database))
+    made = "SELECT lexeme, share, text_share FROM document_words"
+    now = await rows(database, made)
+    assert {"1234567", "att", "gast"} <= now.keys()
+    async with database.transaction() as connection:  # as if it had been stored in the form before
+        for statement in (
+            "UPDATE chunks SET tsv = to_tsvector('spanish', text)",
+            "UPDATE ingestions SET recipe = 'old words 1', language = 'es', text_search_config = 'spanish'",
+            "UPDATE documents SET title = 'Gastos'",
+            "UPDATE document_words SET lexeme = '567', share = 0.3 WHERE lexeme = '1234567'",
+        ):
+            await connection.execute(text(statement))
+    assert await found(database, "att | 1234567") == {}
+
+    await backfill(database, await duty(database), DocumentWords(database), TitleWords(database))
+
+    assert await found(database, "att & 1234567 & gast") == {old: 2}
+    assert await rows(database, made) == now | {"gast": (1, 1)}
+    assert await rows(database, "SELECT id, recipe, language FROM ingestions") == {old: ("old words 2", "es")}
 
 
 async def test_words_of_old_documents_are_counted_in_their_language(url: str, database: Database) -> None:

@@ -17,16 +17,9 @@ from app.storage.database import Database
 from tests.databases import CountingDatabase, migrated
 
 
-@pytest.fixture(scope="module")
-async def own(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = Database(await migrated(postgres, f"keys_{uuid4().hex}"))
-    yield database
-    await database.close()
-
-
 @pytest.fixture
-async def keys(own: Database) -> AsyncIterator[Keys]:
-    keys = Keys(own, KeyRing())
+async def keys(module_database: Database) -> AsyncIterator[Keys]:
+    keys = Keys(module_database, KeyRing())
     yield keys
     await keys.close()
 
@@ -85,15 +78,15 @@ def test_a_token_is_compared_in_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert comparisons.taken() == [(43, 43)] * 2
 
 
-async def test_many_who_ask_at_once_are_one_look_at_the_database(own: Database) -> None:
-    keys = Keys(own, KeyRing())
+async def test_many_who_ask_at_once_are_one_look_at_the_database(module_database: Database) -> None:
+    keys = Keys(module_database, KeyRing())
     _, secret = await keys.create(uuid4().hex, ["admin"])
     in_use = []
 
     async def ask() -> Caller | None:
         asking = asyncio.create_task(keys.caller(secret.encode()))
         await asyncio.sleep(0)
-        in_use.append(own.connections_in_use)
+        in_use.append(module_database.connections_in_use)
         return await asking
 
     callers = await asyncio.gather(*(ask() for _ in range(200)))

@@ -47,6 +47,22 @@ async def test_nothing_is_missing_when_all_is_in_order(database: Database, space
     assert (readiness.faults, readiness.degraded) == ({}, [])
 
 
+async def test_a_database_that_takes_no_writes_is_a_fault(database: Database, space_id: int) -> None:
+    async def set_to(value: str) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text("SET TRANSACTION READ WRITE"))
+            await connection.execute(
+                text(f"ALTER DATABASE readiness SET default_transaction_read_only = {value}")
+            )
+        await database.close()  # a session keeps what it began with
+
+    await set_to("on")
+    readiness = await check_readiness(database, space_id, broker_is_up)
+    await set_to("off")
+    assert "takes no writes" in readiness.faults["database"]
+    assert (await check_readiness(database, space_id, broker_is_up)).faults == {}
+
+
 async def test_without_a_broker_the_service_is_degraded_not_down(database: Database, space_id: int) -> None:
     readiness = await check_readiness(database, space_id, broker_is_down)
     assert (readiness.faults, readiness.degraded) == ({}, ["broker"])

@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,7 +14,6 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
-from app.local.embedded import EmbeddedPostgres
 from app.services.backfill import DocumentWords
 from app.services.collection_service import CollectionService
 from app.services.holder import Processes
@@ -27,7 +26,6 @@ from app.storage.collections import CollectionFields
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.spaces import open_space
-from tests.databases import migrated
 
 
 class Bells:
@@ -52,13 +50,6 @@ class FakeProcess(Processes):
 
     def name_of_this(self) -> str:
         return self.name
-
-
-@pytest.fixture
-async def own_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = Database(await migrated(postgres, f"sweeper_{uuid4().hex}"))
-    yield database
-    await database.close()
 
 
 @pytest.fixture

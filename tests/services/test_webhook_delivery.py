@@ -17,7 +17,6 @@ from app.embeddings.base import EmbeddingIdentity
 from app.errors import Corrupted, WebhookAddressRefused
 from app.local.chaos.embedding_stub import serving
 from app.local.chaos.webhook_receiver import WebhookReceiver
-from app.local.embedded import EmbeddedPostgres
 from app.services.collection_service import CollectionService, delete_doomed
 from app.services.webhook_delivery import IN_FLIGHT_PER_WEBHOOK, RETRY_SECONDS, WebhookDispatcher
 from app.services.webhook_sender import WebhookSender, is_public
@@ -25,7 +24,6 @@ from app.services.webhook_service import WebhookService
 from app.storage import outbox, runs
 from app.storage.database import Database
 from app.storage.spaces import open_space
-from tests.databases import migrated
 from tests.services.workshop import Workshop, eventually, pdf
 
 ALL = ("document.ready", "document.failed", "document.deleted", "task.cancelled")
@@ -72,18 +70,11 @@ class Post:
         await self.execute("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE status = 'pending'")
 
 
-@pytest.fixture(scope="module")
-async def own_database(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = Database(await migrated(postgres, f"webhooks_{uuid4().hex}"))
-    yield database
-    await database.close()
-
-
 @pytest.fixture
-async def post(own_database: Database, tmp_path: Path) -> AsyncIterator[Post]:
-    space_id = await open_space(own_database, EmbeddingIdentity("test", "model", 256))
+async def post(module_database: Database, tmp_path: Path) -> AsyncIterator[Post]:
+    space_id = await open_space(module_database, EmbeddingIdentity("test", "model", 256))
     sender = WebhookSender(allow_private=True)
-    post = Post(Workshop(own_database, space_id, tmp_path / "files"), sender)
+    post = Post(Workshop(module_database, space_id, tmp_path / "files"), sender)
     yield post
     await sender.close()
     await post.execute("TRUNCATE webhooks, webhook_deliveries")

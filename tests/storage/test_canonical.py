@@ -34,7 +34,7 @@ def test_a_number_and_a_single_letter_are_one_word(text: str, form: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["H2O", "A4", "ISO9001", "1st", "3M", "B2B", "mRNA", "5G", "AnnualReport", "state-of-the-art", "by 18 %"],
+    ["H2O", "A4", "1st", "30th", "3M", "B2B", "mRNA", "5G", "AnnualReport", "state-of-the-art", "by 18 %"],
 )
 def test_ordinary_words_stay_whole(text: str) -> None:
     assert canonical(text) == text
@@ -42,8 +42,44 @@ def test_ordinary_words_stay_whole(text: str) -> None:
 
 def test_what_joins_words_without_being_part_of_them_separates() -> None:
     assert words("COVID-19 and/or annual_report 2018-19 12/31/2018") == (
-        "COVID 19 and or annual report 2018 19 12/31/2018"
+        "COVID 19 and or annual report 2018 19 12 31 2018"
     )
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("1,234,567", "1234567"),
+        ("1.234.567", "1'234'567"),
+        ("EUR 1.234,56", "EUR 1234.56"),
+        ("12,5 %", "12.5 %"),
+        ("p<.05", "p < 0.05"),
+        ("RFC-2616", "RFC2616"),
+        ("ISO9001:2015", "ISO 9001:2015"),
+        ("utf8", "utf-8"),
+        ("10GB", "10 GB"),
+        ("401k", "401 k"),
+        ("Cessna 172N", "Cessna 172 N"),
+        ("v3.11.7", "3.11.7"),
+        ("-40 °C", "40 °C"),
+        ("31.12.2016", "31/12/2016"),
+        ("Art.5", "Art 5"),
+        ("U.K. and U.S.A.", "UK and USA"),
+        ("the U.S. market", "the US market"),
+        ("AT&T", "AT & T"),
+        ("<info@amazon.com>", "info@amazon com"),
+        ("e-mail", "email"),
+    ],
+)
+def test_what_is_written_in_two_ways_is_looked_up_in_one(one: str, other: str) -> None:
+    assert words(one).split() == words(other).split()
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2,3", "12,3456", "3.11.7", "192.168.0.1", "24/7", "a,b", "pre-tax", "us", "3.5"]
+)
+def test_what_only_looks_like_another_way_stays(text: str) -> None:
+    assert canonical(text) == text
 
 
 def test_signs_beyond_ascii_are_no_part_of_a_word() -> None:
@@ -77,7 +113,7 @@ def test_vowel_signs_of_scripts_with_spaces_stay() -> None:
     [
         ("AppleReport2018_10-K.pdf", "Apple Report 2018 10K"),
         ("apple-2016-10k.PDF", "apple 2016 10k"),
-        ("2018AnnualReport.v1.2.pdf", "2018 Annual Report v1.2"),
+        ("2018AnnualReport.v1.2.pdf", "2018 Annual Report 1.2"),
         ("QBERData.FY18.pdf", "QBER Data FY 2018"),
         ("document-17.pdf", "document 17"),
     ],

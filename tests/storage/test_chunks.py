@@ -1,6 +1,6 @@
 """Listing the chunks of a document, and deleting those of an ingestion."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -8,7 +8,6 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.embeddings.base import EmbeddingIdentity
-from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import (
     StoredChunk,
     boxes_from_json,
@@ -20,17 +19,15 @@ from app.storage.database import Database
 from app.storage.document_views import list_document_chunks
 from app.storage.languages import chunk_vector
 from app.storage.spaces import open_space
-from tests.databases import migrated
 from tests.storage.library import Library, Shelf
 
 LETTER = Shelf("letters", 1, 25)
 
 
 @pytest.fixture(scope="module")
-async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
-    database = Database(await migrated(postgres, "chunks"))
-    yield Library(database, await open_space(database, EmbeddingIdentity("test", "clusters", 8)), 8)
-    await database.close()
+async def library(module_database: Database) -> Library:
+    space_id = await open_space(module_database, EmbeddingIdentity("test", "clusters", 8))
+    return Library(module_database, space_id, 8)
 
 
 async def listed(library: Library, document_id: UUID, after: int = -1) -> Sequence[StoredChunk]:

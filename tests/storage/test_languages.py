@@ -1,13 +1,12 @@
 """The tsvectors that texts and questions are made into, and which configs a question needs."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from app.local.embedded import EmbeddedPostgres
 from app.storage.canonical import canonical
 from app.storage.database import Database
 from app.storage.languages import (
@@ -20,14 +19,6 @@ from app.storage.languages import (
     question_words,
     text_search_vector,
 )
-from tests.databases import migrated
-
-
-@pytest.fixture(scope="module")
-async def own(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = Database(await migrated(postgres, "languages"))
-    yield database
-    await database.close()
 
 
 async def vector(database: Database, config: str, content: str) -> dict[str, list[int]]:
@@ -80,32 +71,36 @@ async def configs_in_use(database: Database) -> list[str]:
         ("simple", ("Zürich", "zurich", "ZÜRICH")),
     ],
 )
-async def test_forms_of_a_word_share_a_lexeme(own: Database, config: str, forms: Iterable[str]) -> None:
-    first, *others = [await vector(own, config, form) for form in forms]
+async def test_forms_of_a_word_share_a_lexeme(
+    module_database: Database, config: str, forms: Iterable[str]
+) -> None:
+    first, *others = [await vector(module_database, config, form) for form in forms]
     for form, other in zip(list(forms)[1:], others, strict=True):
         assert first.keys() & other.keys(), form
 
 
-async def test_a_letter_that_only_looks_like_one_with_an_accent_stays(own: Database) -> None:
-    assert (await vector(own, "simple", "российский")).keys() == {"российский"}
-    assert (await vector(own, "simple", "ガス データ")).keys() == {"ガス", "デー", "ータ"}
-    assert (await vector(own, "simple", "각하")).keys() == {"각하"}
+async def test_a_letter_that_only_looks_like_one_with_an_accent_stays(module_database: Database) -> None:
+    assert (await vector(module_database, "simple", "российский")).keys() == {"российский"}
+    assert (await vector(module_database, "simple", "ガス データ")).keys() == {"ガス", "デー", "ータ"}
+    assert (await vector(module_database, "simple", "각하")).keys() == {"각하"}
 
 
-async def test_a_word_of_two_lexemes_has_one_position(own: Database) -> None:
-    assert await vector(own, "french", "rente déclarée ailleurs") == {
+async def test_a_word_of_two_lexemes_has_one_position(module_database: Database) -> None:
+    assert await vector(module_database, "french", "rente déclarée ailleurs") == {
         "rent": [1], "declar": [2], "declare": [2], "ailleur": [3],
     }  # fmt: skip
 
 
-async def test_plain_english_comes_out_as_postgres_makes_it(own: Database) -> None:
+async def test_plain_english_comes_out_as_postgres_makes_it(module_database: Database) -> None:
     content = "The well-known risks of co-operation, to be or not to be: 3.5 percent."
-    async with own.transaction() as connection:
+    async with module_database.transaction() as connection:
         rows = await connection.execute(
             text("SELECT lexeme, positions FROM unnest(to_tsvector('english', :content))"),
             {"content": content},
         )
-        assert await vector(own, "english", content) == {row.lexeme: row.positions for row in rows}
+        assert await vector(module_database, "english", content) == {
+            row.lexeme: row.positions for row in rows
+        }
 
 
 @pytest.mark.parametrize(
@@ -118,26 +113,26 @@ async def test_plain_english_comes_out_as_postgres_makes_it(own: Database) -> No
         "é:* & | ! <-> (é",
     ],
 )
-async def test_what_looks_like_syntax_is_none(own: Database, content: str) -> None:
-    for lexeme, positions in (await vector(own, "german", content)).items():
+async def test_what_looks_like_syntax_is_none(module_database: Database, content: str) -> None:
+    for lexeme, positions in (await vector(module_database, "german", content)).items():
         assert lexeme
         assert positions
 
 
-async def test_positions_are_the_same_in_every_config(own: Database) -> None:
+async def test_positions_are_the_same_in_every_config(module_database: Database) -> None:
     question = canonical(
         "Was ist die well-known été of the co-operation? e-mail a@b.co, FY18 10-K, 契約書 für 3.5 %"
     )
-    used = [*dict.fromkeys((await open_text_search(own)).configs.values()), "simple"]
+    used = [*dict.fromkeys((await open_text_search(module_database)).configs.values()), "simple"]
     assert len(used) >= 29
     all_words: dict[int, str] = {
         position: lexeme
-        for lexeme, positions in (await vector(own, "simple", question)).items()
+        for lexeme, positions in (await vector(module_database, "simple", question)).items()
         for position in positions
     }
     stems = defaultdict(set)
     for config in used:
-        for lexeme, positions in (await vector(own, config, question)).items():
+        for lexeme, positions in (await vector(module_database, config, question)).items():
             for position in positions:
                 stems[position].add(lexeme)
     assert stems.keys() == all_words.keys()
@@ -145,8 +140,8 @@ async def test_positions_are_the_same_in_every_config(own: Database) -> None:
         assert {lexeme[0] for lexeme in lexemes} == {all_words[position][0]}, lexemes
 
 
-async def test_configs_of_this_server_are_used_and_no_others(own: Database) -> None:
-    text_search = await open_text_search(own)
+async def test_configs_of_this_server_are_used_and_no_others(module_database: Database) -> None:
+    text_search = await open_text_search(module_database)
     assert text_search.configs.items() <= CONFIGS.items()
     assert text_search.language("de") == TextLanguage("de", "german")
     assert text_search.language("nn") == TextLanguage("nn", "norwegian")
@@ -155,19 +150,19 @@ async def test_configs_of_this_server_are_used_and_no_others(own: Database) -> N
     assert TextSearch({}, "simple").language("et") == TextLanguage("et", "simple")
 
 
-async def test_only_languages_that_are_listed_are_stemmed(own: Database) -> None:
-    text_search = await open_text_search(own, ["fr", "de"])
+async def test_only_languages_that_are_listed_are_stemmed(module_database: Database) -> None:
+    text_search = await open_text_search(module_database, ["fr", "de"])
     assert text_search.language("de").config == "german"
     assert text_search.language("en").config == "simple"
     assert text_search.language(None).config == "french"
-    assert (await open_text_search(own, ["ja", "en"])).language(None).config == "simple"
+    assert (await open_text_search(module_database, ["ja", "en"])).language(None).config == "simple"
 
 
-async def test_the_configs_in_use_are_found_and_that_of_old_documents(own: Database) -> None:
-    assert await configs_in_use(own) == ["english"]
+async def test_the_configs_in_use_are_found_and_that_of_old_documents(module_database: Database) -> None:
+    assert await configs_in_use(module_database) == ["english"]
     for config in ("german", "simple", None, "german", "french", "no_such_config"):
-        await add_ingestion(own, config)
-    assert await configs_in_use(own) == ["english", "french", "german", "simple"]
+        await add_ingestion(module_database, config)
+    assert await configs_in_use(module_database) == ["english", "french", "german", "simple"]
 
 
 async def words_of(database: Database, question: str) -> dict[int, set[str]]:
@@ -181,34 +176,30 @@ async def words_of(database: Database, question: str) -> dict[int, set[str]]:
     return dict(found)
 
 
-@pytest.fixture
-async def empty(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
-    database = Database(await migrated(postgres, "languages_of_questions"))
-    yield database
-    await database.close()
-
-
-async def test_a_question_is_looked_up_in_all_configs_in_use(empty: Database) -> None:
-    assert await words_of(empty, "the declared risks") == {2: {"declar"}, 3: {"risk"}}
-    assert await words_of(empty, "to be or not to be") == {}
+async def test_a_question_is_looked_up_in_all_configs_in_use(own_database: Database) -> None:
+    assert await words_of(own_database, "the declared risks") == {2: {"declar"}, 3: {"risk"}}
+    assert await words_of(own_database, "to be or not to be") == {}
     for config in ("german", "french"):
-        await add_ingestion(empty, config)
-    assert await words_of(empty, "the declared risks") == {2: {"declar", "declared"}, 3: {"risk"}}
-    assert await words_of(empty, "was ist mit den Verträgen") == {5: {"vertragen", "vertrag"}}
-    assert await words_of(empty, "how did they die of it") == {4: {"die", "di"}}
-    assert await words_of(empty, "die") == {1: {"die", "di"}}
-    assert await words_of(empty, "") == {}
+        await add_ingestion(own_database, config)
+    assert await words_of(own_database, "the declared risks") == {2: {"declar", "declared"}, 3: {"risk"}}
+    assert await words_of(own_database, "was ist mit den Verträgen") == {5: {"vertragen", "vertrag"}}
+    assert await words_of(own_database, "how did they die of it") == {4: {"die", "di"}}
+    assert await words_of(own_database, "die") == {1: {"die", "di"}}
+    assert await words_of(own_database, "") == {}
 
 
-async def test_an_ingestion_knows_its_language(own: Database) -> None:
-    new, old = await add_ingestion(own, "german", "de"), await add_ingestion(own, None)
-    async with own.transaction() as connection:
+async def test_an_ingestion_knows_its_language(module_database: Database) -> None:
+    new, old = (
+        await add_ingestion(module_database, "german", "de"),
+        await add_ingestion(module_database, None),
+    )
+    async with module_database.transaction() as connection:
         assert await find_language(connection, new) == TextLanguage("de", "german")
         assert await find_language(connection, old) == TextLanguage(None, "english")
 
 
-async def test_the_configs_in_use_are_found_by_steps_of_an_index(own: Database) -> None:
-    async with own.transaction() as connection:
+async def test_the_configs_in_use_are_found_by_steps_of_an_index(module_database: Database) -> None:
+    async with module_database.transaction() as connection:
         await connection.execute(
             text("""
             INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, text_search_config)

@@ -8,11 +8,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from app.errors import DatabaseUnavailable
 from app.local.chaos.cable import Cable
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
+from tests.databases import migrated, run_sql
 
 SHORT = Limits(
     statement_seconds=1, lock_seconds=0.3, idle_seconds=0.5, answer_seconds=1.5, connect_seconds=1.5
@@ -186,3 +188,48 @@ async def test_both_ends_of_a_connection_notice_a_dead_peer(short: Database) -> 
     assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
+
+
+async def test_a_password_or_a_name_that_holds_no_more_is_a_database_that_is_away(
+    postgres: EmbeddedPostgres, database_url: str
+) -> None:
+    for wrong in (database_url.replace(postgres.password, "old"), postgres.url("renamed")):
+        database = Database(wrong, limits=SHORT)
+        with pytest.raises(DatabaseUnavailable):
+            await ask(database)
+        await database.close()
+
+
+async def test_a_connection_that_ends_while_it_is_set_up_is_a_database_that_is_away(
+    postgres: EmbeddedPostgres,
+) -> None:
+    url = await migrated(postgres, "ends_in_set_up")
+    await run_sql(url, "ALTER DATABASE ends_in_set_up SET idle_session_timeout = '1ms'")
+    database = Database(url, limits=SHORT)
+    found = await asyncio.gather(*(ask(database) for _ in range(30)), return_exceptions=True)
+    assert {type(one) for one in found} <= {int, DatabaseUnavailable}
+    assert any(isinstance(one, DatabaseUnavailable) for one in found)
+    await database.close()
+
+
+async def test_a_parameter_that_cannot_be_sent_is_no_fault_of_the_database(database: Database) -> None:
+    with pytest.raises(DBAPIError):
+        async with database.transaction() as connection:
+            await connection.execute(text("SELECT CAST(:number AS integer)"), {"number": 2**40})
+
+
+async def test_a_server_that_takes_no_writes_is_left_for_one_that_does(postgres: EmbeddedPostgres) -> None:
+    """As after a failover: what is opened anew, by a name or of several hosts, leads to another server."""
+    url = await migrated(postgres, "read_only")
+    await run_sql(url, "ALTER DATABASE read_only SET default_transaction_read_only = on")
+    database = Database(url, limits=SHORT)
+    async with database.transaction(), database.transaction():
+        pass  # two connections are open
+    other = url.replace("/read_only", "/postgres")
+    await run_sql(other, "ALTER DATABASE read_only RESET default_transaction_read_only")
+    with pytest.raises(DatabaseUnavailable):
+        await ask(database, "DELETE FROM outages RETURNING 1")
+    async with database.transaction() as one, database.transaction() as two:
+        for connection in (one, two):
+            await connection.execute(text("DELETE FROM outages"))
+    await database.close()

@@ -1,29 +1,25 @@
 """The chunks before and after a hit, also while its document is being replaced."""
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.embeddings.base import EmbeddingIdentity
-from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database
 from app.storage.filters import SearchFilter
 from app.storage.neighbours import with_neighbours
 from app.storage.search import Hit, search_text
 from app.storage.spaces import open_space
-from tests.databases import migrated
 from tests.storage.library import Library, Shelf
 
 SHELF = Shelf("reports", 1, 7, phrase="eagle")
 
 
 @pytest.fixture(scope="module")
-async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Library]:
-    database = Database(await migrated(postgres, "neighbours"))
-    yield Library(database, await open_space(database, EmbeddingIdentity("test", "clusters", 64)), 64)
-    await database.close()
+async def library(module_database: Database) -> Library:
+    space_id = await open_space(module_database, EmbeddingIdentity("test", "clusters", 64))
+    return Library(module_database, space_id, 64)
 
 
 async def chunks_of(connection: AsyncConnection, document_id: UUID) -> list[Hit]:

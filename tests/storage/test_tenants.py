@@ -16,15 +16,18 @@ from sqlalchemy.exc import DBAPIError
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database, beyond
+from app.storage.documents import delete_document
 from app.storage.models import Base
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from app.storage.spaces import open_space
+from app.storage.tenants import RIGHTS
 from tests.databases import PROJECT, migrated_by_owner, owned, run_alembic, run_sql
 
 LANDED = "20261120b"
-TABLES_WITH_POLICY = ("documents", "ingestions", "collections", "collection_deletions")
+TABLES_WITH_POLICY = ("documents", "ingestions", "collections", "collection_deletions", "chunks")
 A = Reach(("a*",))
 # A document in each of a12, a_2 and b1; one moved from b1 to a12; the run of one of b1 that is deleted.
+# Each run has a chunk, whose text is its file's name.
 ROWS = """
     WITH shelf AS (
         SELECT * FROM (VALUES ('1', 'a12', 'a12'), ('2', 'a_2', 'a_2'), ('3', 'b1', 'b1'), ('4', 'a12', 'b1'))
@@ -33,9 +36,18 @@ ROWS = """
         INSERT INTO ingestions (id, document_id, filename, sha256, byte_size, queue)
         SELECT md5(name)::uuid, md5(name)::uuid, name, ''::bytea, 1, queue FROM shelf
         UNION ALL SELECT md5('gone')::uuid, md5('gone')::uuid, '', '', 1, 'b1'
+        RETURNING id, filename
+    ), chunk AS (
+        INSERT INTO chunks (id, ingestion_id, ordinal, page_start, page_end, text, tokens, tsv)
+        SELECT id, id, 0, 1, 1, filename, 1, to_tsvector('simple', 'text ' || filename) FROM run
     )
     INSERT INTO documents (id, collection, latest_ingestion_id)
     SELECT md5(name)::uuid, collection, md5(name)::uuid FROM shelf
+"""
+
+DELETION = """
+    INSERT INTO collection_deletions (id, collection_id, collection, documents_total)
+    VALUES (gen_random_uuid(), gen_random_uuid(), 'b0', 1)
 """
 
 
@@ -43,7 +55,7 @@ ROWS = """
 async def library(postgres: EmbeddedPostgres) -> AsyncIterator[Database]:
     """With one connection, which everybody has in turn."""
     url = await migrated_by_owner(postgres, f"tenants_{uuid4().hex}")
-    await run_sql(url, ROWS)
+    await run_sql(url, ROWS, DELETION)
     database = Database(url, pool_size=1)
     yield database
     await database.close()
@@ -78,6 +90,7 @@ async def test_a_run_is_seen_by_those_who_may_see_its_document(
     library: Database, reach: Reach, seen: str
 ) -> None:
     assert await names(library, reach) == seen
+    assert await names(library, reach, "chunks", "text") == seen
     of_documents = await names(
         library, reach, "documents JOIN ingestions ON latest_ingestion_id = ingestions.id"
     )
@@ -95,7 +108,7 @@ async def test_the_role_sees_nothing_without_settings(library: Database, table: 
 
 
 @pytest.mark.parametrize(("setting", "value"), [("collections", '{"%"}'), ("documents", "*")])
-@pytest.mark.parametrize("table", ["documents", "ingestions", "collections"])
+@pytest.mark.parametrize("table", ["documents", "ingestions", "collections", "chunks"])
 async def test_the_role_sees_nothing_with_half_of_the_settings(
     library: Database, table: str, setting: str, value: str
 ) -> None:
@@ -117,10 +130,41 @@ async def test_versions_have_no_policy_and_tell_nothing_of_a_file_but_its_size(l
             await connection.execute(text("UPDATE versions SET language = 'mine'"))
 
 
+async def test_each_table_with_a_policy_has_rows_that_the_tests_miss(library: Database) -> None:
+    async with library.transaction() as connection:
+        with_policy = text("SELECT relname FROM pg_class WHERE relrowsecurity ORDER BY 1")
+        assert list(await connection.scalars(with_policy)) == sorted(TABLES_WITH_POLICY)
+        for table in TABLES_WITH_POLICY:
+            assert await connection.scalar(text(f"SELECT count(*) FROM {table}")) > 0, table
+
+
+async def test_words_of_chunks_are_read_without_a_policy_and_bring_no_text(library: Database) -> None:
+    """They are matched and ranked; the texts of the hits are joined, and are below one."""
+    async with library.transaction(A) as connection:
+        words = await connection.execute(text("SELECT * FROM chunk_words"))
+        assert set(words.keys()) == {"id", "ingestion_id", "tsv"}
+        assert words.rowcount == 5
+        found = text("SELECT text FROM chunk_words JOIN chunks USING (id) ORDER BY 1")
+        assert list(await connection.scalars(found)) == ["1", "2", "4"]
+        with pytest.raises(DBAPIError, match="permission denied for view chunk_words"):
+            await connection.execute(text("DELETE FROM chunk_words"))
+
+
+async def test_the_index_of_words_serves_a_bound_caller(library: Database) -> None:
+    """Below a policy it does not: `@@` is not leakproof."""
+    async with library.transaction(A) as connection:
+        await connection.execute(text("SET LOCAL enable_seqscan = off"))
+        for table, is_used in (("chunk_words", True), ("chunks", False)):
+            found = text(f"EXPLAIN SELECT id FROM {table} WHERE tsv @@ CAST('text' AS tsquery)")
+            plan = "\n".join(await connection.scalars(found))
+            assert ("ix_chunks_tsv" in plan) == is_used, plan
+
+
 async def test_what_is_out_of_reach_is_neither_changed_nor_made(library: Database) -> None:
     async with library.transaction(A) as connection:
         for statement in (
             "UPDATE documents SET title = 'mine'",
+            "DELETE FROM chunks",
             "DELETE FROM documents WHERE title = 'mine'",
         ):
             assert (await connection.execute(text(f"{statement} RETURNING id"))).rowcount == 3
@@ -139,7 +183,7 @@ async def test_what_is_out_of_reach_is_neither_changed_nor_made(library: Databas
 
 async def test_the_role_reads_no_keys_webhooks_and_workers(library: Database) -> None:
     space_id = await open_space(library, EmbeddingIdentity("test", "model", 8))
-    readable = {*TABLES_WITH_POLICY, "chunks", "document_words", "files_to_delete"}
+    readable = {*TABLES_WITH_POLICY, "document_words", "files_to_delete"}
     async with library.transaction() as connection:
         for table in [*Base.metadata.tables, f"embeddings_{space_id}"]:
             may = await connection.scalar(
@@ -200,6 +244,49 @@ async def test_documents_of_the_landed_version_are_kept_apart(postgres: Embedded
     database = Database(url)
     assert await names(database, A) == "1 2 4"
     assert await names(database, EVERYTHING) == " 1 2 3 4"
+    await database.close()
+
+
+async def test_a_document_that_was_moved_is_deleted_with_its_chunks(postgres: EmbeddedPostgres) -> None:
+    url = await migrated_by_owner(postgres, f"moved_{uuid4().hex}")
+    await run_sql(url, ROWS, "UPDATE documents SET live_ingestion_id = latest_ingestion_id")
+    database = Database(url)
+    space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
+    async with database.transaction(A) as connection:
+        await delete_document(connection, space_id, document("4"))
+    assert await names(database, EVERYTHING, "chunks", "text") == " 1 2 3"
+    await database.close()
+
+
+async def test_a_database_that_was_restored_without_the_role_is_mended(tmp_path: Path) -> None:
+    """As pg_restore leaves it on a server that has no such role: it goes on after each GRANT that failed."""
+    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
+        server.create_database("restored")
+        url = server.url("restored")
+        await run_alembic(url, command.upgrade, "head")
+        database = Database(url)
+        await open_space(database, EmbeddingIdentity("test", "model", 8))
+        await run_sql(url, f"DROP OWNED BY {TENANT_ROLE}", f"DROP ROLE {TENANT_ROLE}", ROWS)
+        with pytest.raises(DBAPIError, match=TENANT_ROLE):
+            await names(database, A)
+        assert (await asyncio.to_thread(migrate, url)).returncode == 0
+        assert await names(database, A) == "1 2 4"
+        tables = [*RIGHTS, "embeddings_1"]
+        async with database.transaction(A) as connection:
+            for table in tables:
+                await connection.execute(text(f"SELECT FROM {table} LIMIT 1"))
+        await database.close()
+
+
+async def test_rights_that_are_there_are_not_given_again(postgres: EmbeddedPostgres) -> None:
+    """Who migrates may be another than who made the tables of vectors, and may give no rights on them."""
+    url = await migrated_by_owner(postgres, f"rights_{uuid4().hex}")
+    database = Database(url)
+    given = ("pg_class WHERE relacl IS NOT NULL", "xmin::text || relname")
+    before = await names(database, EVERYTHING, *given)
+    await run_alembic(url, command.upgrade, "head")
+    assert await names(database, EVERYTHING, *given) == before
+    assert "chunk_words" in before
     await database.close()
 
 

@@ -11,17 +11,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import groupby, islice, pairwise, repeat
+from itertools import groupby, islice, pairwise, repeat, zip_longest
 from math import tau
+from statistics import median
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 
 import pypdfium2
 from pypdfium2 import raw
 
 from app.errors import TooMuchText
-from app.pdf.pages import Box
+from app.pdf.pages import Box, Line
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
-from app.pdf.sandbox.forms import CHECKED, Fields, texts_of_fields
+from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
 from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
@@ -40,16 +42,32 @@ LONGEST_FONT_NAME = 200
 ANGLES_ASKED = 16
 # Of a line, in points, where only the box around a note is known.
 NOTE_HEIGHT = 12.0
+ARRAY_STEP = 1_024
 MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
 
 _LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
+# Letters each of which stands alone, as pdfium finds them where they are spaced out.
+_SPACED_OUT = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){4,}(?=[.,:;!?]?(?!\S))")
+# Of the middle gap between letters that are spaced out: a wider one is between words.
+GAP_OF_WORDS = 1.5
 # The last two are those of TeX's fonts.
 _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
+_FIXED_NAME = re.compile(
+    rb"courier|mono(?!t)|consol|typewriter|cmtt|letter ?gothic|menlo|ocr-?[ab]", re.IGNORECASE
+)
 _UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
+_RTL_LINE = re.compile(f"[^\r\n]*{RTL_LETTER}[^\r\n]*")
+# Words without right-to-left letters, up to the last Latin one.
+_LATIN_RUN = re.compile(
+    "(?<!\\S)[A-Za-z0-9](?:OTHER*[A-Za-z][A-Za-z0-9]*)?".replace("OTHER", f"[^\r\n{RTL_LETTER[1:]}")
+)
+_LATIN = re.compile("[A-Za-z]")
+# A number and the end of its sentence.
+_POINT_AND_NUMBER = re.compile(r"(?<!\S)[.,:;][0-9]+(?!\S)")
 _MARK = re.compile("[\u0002\ufffe]")
 
 # Left, top, right, bottom as the PDF counts: y upwards, origin anywhere.
@@ -81,6 +99,11 @@ def _run(calls: Iterable[int]) -> None:
     deque(calls, maxlen=0)
 
 
+def _array(kind: Any, length: int) -> Any:
+    """So long, or longer: for each other length ctypes makes a type, in 15 us."""
+    return (kind * (length // ARRAY_STEP * ARRAY_STEP + ARRAY_STEP))()
+
+
 def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
     """`fields` when they were drawn into the page. Raises TooMuchText."""
     shown_at = page.get_rotation()
@@ -97,6 +120,16 @@ def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
         page.set_rotation(shown_at)
     found.lines = [replace(line, box=back(*line.box)) if line.box else line for line in found.lines]
     return found
+
+
+def comment_lines(page: pypdfium2.PdfPage, lines: Sequence[Line]) -> list[Line]:
+    """Comments that say more than the words of the page which they mark."""
+    comments = comments_of(page)
+    if not comments:
+        return []
+    marked = " ".join([line.text for line in lines])
+    boxes = _placing(page)(place for _, place in comments)
+    return [Line(text, box) for (text, _), box in zip(comments, boxes, strict=True) if text not in marked]
 
 
 def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
@@ -124,6 +157,12 @@ class _Look(NamedTuple):
 
     appearance: str
     is_bold: bool
+    is_fixed: bool = False
+    """All its letters are as wide as its spaces."""
+
+    def is_like(self, other: "_Look") -> bool:
+        """Words of a fixed pitch stand in lines of others."""
+        return self[:2] == other[:2]
 
 
 # Of a text object: its render mode, its colour, its font, and whether it is of a field.
@@ -216,7 +255,7 @@ class _Extraction:
             last -= 1
         if first >= count:
             return ""
-        units = (ctypes.c_ushort * (count + 1))()
+        units = _array(ctypes.c_ushort, count + 1)
         length = raw.FPDFText_GetText(self._raw, first, last - first + 1, units) - 1
         text = bytes(units)[: 2 * length].decode("utf-16-le", "surrogatepass")
         if len(text) != length:
@@ -224,12 +263,33 @@ class _Extraction:
         self._at = range(length)
         if length != count:
             self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
-        text = _MARK.sub(self._resolve_mark, text)
-        return text if text.isascii() else _RTL_RUN.sub(self._resolve_ligatures, text)
+        text = self._drawn_together(_MARK.sub(self._resolve_mark, text))
+        if text.isascii() or not _RTL_RUN.search(text):
+            return text
+        return self._with_latin_onwards(_RTL_RUN.sub(self._resolve_ligatures, text))
 
     def _resolve_mark(self, mark: re.Match[str]) -> str:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
         return HYPHEN if is_hyphen else "\x00"
+
+    def _drawn_together(self, text: str) -> str:
+        """With whole words where letters are spaced out; what belongs to the places of `text` goes along."""
+        spaces = {space for run in _SPACED_OUT.finditer(text) for space in self._spaces_in_words(run)}
+        if not spaces:
+            return text
+        kept = [place for place in range(len(text)) if place not in spaces]
+        self._at = [self._at[place] for place in kept]
+        return "".join([text[place] for place in kept])
+
+    def _spaces_in_words(self, run: re.Match[str]) -> Iterator[int]:
+        if run[0][::2].lower() in ascii_lowercase:  # choices to mark
+            return
+        boxes = self._character_boxes(self._at[run.start() : run.end() : 2])
+        gaps = [max(other[0] - one[2], one[0] - other[2]) for one, other in pairwise(boxes)]
+        widest = GAP_OF_WORDS * median(gaps)
+        for number, gap in enumerate(gaps):
+            if gap < widest:
+                yield run.start() + 2 * number + 1
 
     def _resolve_ligatures(self, run: re.Match[str]) -> str:
         """pdfium turns right-to-left lines round, and with them what one glyph stands for.
@@ -239,6 +299,33 @@ class _Extraction:
         places = self._character_boxes(self._at[run.start() : run.end()])
         glyphs = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
         return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
+
+    def _with_latin_onwards(self, text: str) -> str:
+        """pdfium turns lines round by the word, Latin ones too, and letters apart from digits: `320A Airbus`.
+
+        What belongs to the places of `text` goes along.
+        """
+        order = list(range(len(text)))
+        for line in _RTL_LINE.finditer(text):
+            for run in _LATIN_RUN.finditer(text, *line.span()):
+                if _LATIN.search(run[0]):
+                    order[slice(*run.span())] = self._onwards(run)
+            for number in _POINT_AND_NUMBER.finditer(text, *line.span()):
+                order[slice(*number.span())] = [*range(number.start() + 1, number.end()), number.start()]
+        self._at = [self._at[place] for place in order]
+        return "".join([text[place] for place in order])
+
+    def _onwards(self, run: re.Match[str]) -> Iterator[int]:
+        """Places in the text: its words from left to right, and so the letters of each."""
+        words = [
+            range(run.start() + word.start(), run.start() + word.end()) for word in _WORD.finditer(run[0])
+        ]
+        lefts = [[box[0] for box in self._character_boxes([self._at[one] for one in word])] for word in words]
+        placed = sorted(sorted(zip(*word, strict=True)) for word in zip(lefts, words, strict=True))
+        spaces = [range(one.stop, other.start) for one, other in pairwise(words)]
+        for word, space in zip_longest(placed, spaces, fillvalue=()):
+            yield from (place for _, place in word)
+            yield from space
 
     def _pieces(self, text: str) -> list[_Piece]:
         """A line without wide gaps, of one look, is one piece; else its words are joined up to them."""
@@ -256,7 +343,7 @@ class _Extraction:
             if places and (box := _solid(places, len(text))):
                 starts = self._starts(line, is_first_enough=len(places) == 1)
                 look, *others = self._looks_at(starts)
-                if others.count(look) == len(others):
+                if all(look.is_like(other) for other in others):
                     piece = _Piece(text, box, look, starts[0])
             pieces.append(piece)
         return pieces
@@ -268,7 +355,7 @@ class _Extraction:
         return [at[start + word.start()] for word in _WORD.finditer(text)]
 
     def _rectangles(self, lines: Sequence[_Line]) -> Iterator[list[Box]]:
-        edges = (ctypes.c_double * (4 * sum([len(line.text) for line in lines])))()
+        edges = _array(ctypes.c_double, 4 * sum([len(line.text) for line in lines]))
         address, slot, at = self._address, ctypes.addressof(edges), self._at
         counts = []
         for text, start in lines:
@@ -293,20 +380,21 @@ class _Extraction:
         return (_joined(zip(line, islice(shown, len(line)), strict=True)) for line in words)
 
     def _character_boxes(self, indices: Sequence[int]) -> list[Box]:
-        edges = (ctypes.c_double * (4 * len(indices)))()
+        edges = _array(ctypes.c_double, 4 * len(indices))
         begin = ctypes.addressof(edges)
         end = begin + ctypes.sizeof(edges)
         lefts, tops, rights, bottoms = (range(begin + _DOUBLE * edge, end, 4 * _DOUBLE) for edge in range(4))
         _run(map(_get_character_box, repeat(self._address), indices, lefts, rights, bottoms, tops))
-        return self._placed(edges[:])
+        return self._placed(edges[: 4 * len(indices)])
 
     def _sizes(self, starts: Sequence[int]) -> list[float]:
         """Of the letters, rounded to half a point: the height the font gives to all of them."""
-        edges = (ctypes.c_float * (4 * len(starts)))()
+        edges = _array(ctypes.c_float, 4 * len(starts))
         begin = ctypes.addressof(edges)
         slots = range(begin, begin + ctypes.sizeof(edges), 4 * _FLOAT)
         _run(map(_get_loose_box, repeat(self._address), starts, slots))
-        return [(2 * (bottom - top) + 0.5) // 1 / 2 for _, top, _, bottom in self._placed(edges[:])]
+        places = self._placed(edges[: 4 * len(starts)])
+        return [(2 * (bottom - top) + 0.5) // 1 / 2 for _, top, _, bottom in places]
 
     def _placed(self, edges: list[float]) -> list[Box]:
         return self._place(zip(*[iter(edges)] * 4, strict=True))
@@ -353,13 +441,14 @@ def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) ->
         *rgb, alpha = struct.unpack("4I", colour)
         if min(rgb) >= PALE or alpha < 255 - PALE:
             appearance = "pale"
-    return _Look(appearance, font is not None and _is_bold(font))
+    name = b"" if font is None else _name_of(font)
+    return _Look(appearance, _BOLD_NAME.search(name) is not None, _FIXED_NAME.search(name) is not None)
 
 
-def _is_bold(font: int) -> bool:
+def _name_of(font: int) -> bytes:
     name = ctypes.create_string_buffer(LONGEST_FONT_NAME)
     _font_name(font, ctypes.addressof(name), LONGEST_FONT_NAME)
-    return _BOLD_NAME.search(name.value) is not None
+    return name.value
 
 
 def _solid(places: list[Box], characters: int) -> Box | None:
@@ -387,8 +476,10 @@ def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Pi
     for word, (start, box, look) in words:
         if shown_as is None:
             text, around_all, shown_as, first = word, box, look, start
-        elif look == shown_as and _is_near(around_all, box):
-            text, around_all = f"{text} {word}", _around_both(around_all, box)
+        elif look.is_like(shown_as) and _is_near(
+            around_all, box, 2 if look.is_fixed and shown_as.is_fixed else 1
+        ):
+            text, around_all, shown_as = f"{text} {word}", _around_both(around_all, box), look
         else:
             yield _Piece(text, around_all, shown_as, first)
             text, around_all, shown_as, first = f" {word}", box, look, start
@@ -396,12 +487,12 @@ def _joined(words: Iterable[tuple[str, tuple[int, Box, _Look]]]) -> Iterator[_Pi
         yield _Piece(text, around_all, shown_as, first)
 
 
-def _is_near(one: Box, other: Box) -> bool:
+def _is_near(one: Box, other: Box, times: int = 1) -> bool:
     left, top, right, bottom = one
     other_left, other_top, other_right, other_bottom = other
     if other_top >= bottom or top >= other_bottom:
         return False
-    reach = CELL_GAP * max(bottom - top, other_bottom - other_top)
+    reach = times * CELL_GAP * max(bottom - top, other_bottom - other_top)
     return other_left - right < reach and left - other_right < reach
 
 

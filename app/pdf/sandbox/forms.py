@@ -7,6 +7,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 
 import pypdfium2
 from pypdfium2 import raw
@@ -20,6 +21,16 @@ DEEPEST_FORM = 8
 CHECKED = "☒"
 LONGEST_NOTE = 10_000
 _FILLED_IN = (raw.FPDF_ANNOT_WIDGET, raw.FPDF_ANNOT_FREETEXT, raw.FPDF_ANNOT_STAMP)
+# Their words stand in a bubble, or beside the page.
+_COMMENTS = (
+    raw.FPDF_ANNOT_TEXT,
+    raw.FPDF_ANNOT_HIGHLIGHT,
+    raw.FPDF_ANNOT_UNDERLINE,
+    raw.FPDF_ANNOT_SQUIGGLY,
+    raw.FPDF_ANNOT_STRIKEOUT,
+    raw.FPDF_ANNOT_CARET,
+)
+MOST_COMMENTS = 1_000
 _UNSEEN = raw.FPDF_ANNOT_FLAG_HIDDEN | raw.FPDF_ANNOT_FLAG_NOVIEW
 # Bytes of an empty string in UTF-16, with its end.
 _EMPTY = 2
@@ -47,6 +58,17 @@ class Fields:
 def is_filled_in(page: pypdfium2.PdfPage) -> bool:
     """Has the page fields of a form, stamps, or text typed onto it?"""
     return any(raw.FPDFAnnot_GetSubtype(annotation) in _FILLED_IN for annotation in _annotations(page))
+
+
+def comments_of(page: pypdfium2.PdfPage) -> list[tuple[str, Rectangle]]:
+    """What people have noted on the page, and where: sticky notes and remarks on marked words."""
+    found = (
+        (_contents(annotation), _rectangle(annotation))
+        for annotation in _annotations(page)
+        if raw.FPDFAnnot_GetSubtype(annotation) in _COMMENTS
+        and not raw.FPDFAnnot_GetFlags(annotation) & raw.FPDF_ANNOT_FLAG_HIDDEN
+    )
+    return [comment for comment in islice(found, MOST_COMMENTS) if comment[0]]
 
 
 class Forms:
@@ -130,6 +152,10 @@ def _undrawn_text(annotation: object) -> str:
         return ""
     if raw.FPDFAnnot_GetAP(annotation, raw.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0) > _EMPTY:
         return ""
+    return _contents(annotation)
+
+
+def _contents(annotation: object) -> str:
     return " ".join(utf16(raw.FPDFAnnot_GetStringValue, annotation, b"Contents")[:LONGEST_NOTE].split())
 
 

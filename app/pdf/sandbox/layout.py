@@ -21,6 +21,9 @@ INFINITY = float("inf")
 WORD_GAP = 0.12
 # Of the line's height: a wider gap separates cells or columns; justified prose stays below.
 CELL_GAP = 1.1
+# Times the height of the line.
+DROP_CAP = 1.4
+MOST_DROP_CAPS = 50
 LETTERS_OF_PROSE = 16
 LETTERS_OF_A_LIST = 6
 DEEPEST_NESTING = 4
@@ -81,6 +84,7 @@ def lines_of(spans: Sequence[Span]) -> list[Line]:
         span = placed[1]
         group = hidden if span.is_hidden else sideways if _is_sideways(span) else upright
         group.append(placed)
+    upright = _with_drop_caps(upright)
     is_rtl = _is_mostly_rtl(upright)
     lines: list[Line] = [_line(row, is_rtl) for row in _in_reading_order(_rows(upright), is_rtl)]
     lines += [
@@ -89,6 +93,32 @@ def lines_of(spans: Sequence[Span]) -> list[Line]:
     ]
     lines += [_line(row, is_rtl, is_hidden=True) for row in _rows(hidden)]
     return lines
+
+
+def _with_drop_caps(spans: list[Placed]) -> list[Placed]:
+    """Each large first letter of a paragraph as part of the first of the lines beside it."""
+    caps = [
+        placed for placed in spans if len(placed[1].text.strip()) == 1 and placed[1].text.strip().isupper()
+    ]
+    for cap in caps[:MOST_DROP_CAPS]:
+        beside = [placed for placed in spans if _is_drop_cap(cap[1], placed[1])]
+        if beside:
+            order, first = min(beside, key=lambda placed: placed[1].top)
+            left, top = cap[1].left, min(cap[1].top, first.top)
+            whole = first._replace(text=cap[1].text.strip() + first.text.lstrip(), left=left, top=top)
+            spans = [(order, whole) if one[1] is first else one for one in spans if one is not cap]
+    return spans
+
+
+def _is_drop_cap(cap: Span, first: Span) -> bool:
+    height = first.bottom - first.top
+    return (
+        cap.bottom - cap.top > DROP_CAP * height
+        and cap.bottom > first.bottom + height / 2
+        and abs(cap.top - first.top) < 0.9 * height
+        and -height / 2 < first.left - cap.right < height
+        and first.text.lstrip()[:1].isalpha()
+    )
 
 
 def _is_sideways(span: Span) -> bool:

@@ -17,7 +17,7 @@ from app.pdf.sandbox.engine import (
     PageError,
     PageText,
 )
-from app.pdf.sandbox.extraction import text_of
+from app.pdf.sandbox.extraction import comment_lines, text_of
 from app.pdf.sandbox.forms import Forms, is_filled_in, utf16
 from app.pdf.sandbox.pictures import Picture, render
 
@@ -81,7 +81,9 @@ class Pdfium:
             self._forget()
             with closing(self._document[number - 1]) as page:
                 found = text_of(page)
+                comments = comment_lines(page, found.lines)
                 if not is_filled_in(page):
+                    found.lines += comments
                     return found
             fields = self._forms.draw(number)
             with closing(self._document[number - 1]) as page:
@@ -90,6 +92,7 @@ class Pdfium:
             raise PageError from error
         # A scan that was filled in stays one: its fields alone are not what is printed on it.
         filled_in.is_scan |= found.is_scan
+        filled_in.lines += comments
         return filled_in
 
     def page_width(self, number: int) -> float:

@@ -34,7 +34,7 @@ from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded, WorkerL
 from app.storage.chunks import without_chunks
 from app.storage.doomed import stays
 from app.storage.models import Ingestion
-from app.storage.reach import EVERYTHING, Reach
+from app.storage.reach import Reach
 from app.storage.runs.asking import (
     NewIngestion,
     ask,
@@ -303,11 +303,7 @@ async def cancel(connection: AsyncConnection, ingestion_id: UUID, space_id: int)
 
 
 async def cancel_unclaimed(
-    connection: AsyncConnection,
-    collection: str | None,
-    most: int,
-    space_id: int,
-    reach: Reach = EVERYTHING,
+    connection: AsyncConnection, collection: str | None, most: int, space_id: int, reach: Reach
 ) -> int:
     """End runs that wait, of a collection if one is named: how many, `most` at a time."""
     found = await connection.execute(

@@ -5,6 +5,9 @@ no less than that of the run which is next of all. So a queue of 10,000 has one 
 comes new is served in the turn that is served now (start-time fair queueing). What is asked for at the very
 same moment may get the same number: then a queue has a few runs in one turn.
 
+An account whose work waits in many collections gains little: for each FREE_QUEUES of them its runs are a turn
+further apart, so that it has about so many in each turn, and not a thousand with a thousand collections.
+
 What is bulk has a queue of its own for each collection and takes one turn in BULK_TURNS: interactive work
 goes before it and cannot starve it.
 
@@ -21,6 +24,7 @@ from app.storage.runs.conditions import (
 )
 
 BULK_TURNS = 8
+FREE_QUEUES = 8  # as many collections as an account may have in work at once, and lose nothing
 
 IS_FRESH = "status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"
 IN_TURN = "turn, is_bulk, created_at, id"
@@ -43,18 +47,27 @@ NEXT = f"""
 """
 
 
-def new_turn(queue: str, is_bulk: str) -> str:
-    """The turn of what is asked for now; both are SQL. The next of all (`next_turn`) may be out of reach."""
-    return f"""greatest(0,
-        next_turn() + CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 0 END,
-        (
-            SELECT last.turn FROM ingestions AS last
-            WHERE {IS_FRESH} AND last.queue = {queue} AND last.is_bulk = {is_bulk}
-            ORDER BY last.turn DESC LIMIT 1
-        ) + {turns_of(is_bulk)}
+def new_turn(queue: str, is_bulk: str, account: str, queues_before: str = "0") -> str:
+    """The turn of what is asked for now; all are SQL. The next of all (`next_turn`) may be out of reach.
+
+    `queues_before` are those of the account that get work by the same statement, which does not see them.
+    """
+    step = turns_of(is_bulk)
+    return f"""(
+        SELECT greatest(
+            (apart - 1) * {step},
+            next_turn() + CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 0 END + (apart - 1) * {step},
+            (
+                SELECT last.turn FROM ingestions AS last
+                WHERE {IS_FRESH} AND last.queue = {queue} AND last.is_bulk = {is_bulk}
+                ORDER BY last.turn DESC LIMIT 1
+            ) + apart * {step}
+        ) FROM (
+            SELECT 1 + (waiting_queues({account}) + {queues_before}) / {FREE_QUEUES} AS apart OFFSET 0
+        ) AS account
     )"""
 
 
 def turns_of(is_bulk: str) -> str:
-    """How many turns apart two runs of a queue are."""
+    """How many turns apart two runs of a queue are, of an account that has few."""
     return f"CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 1 END"

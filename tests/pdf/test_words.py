@@ -1,0 +1,53 @@
+"""Words that are whole to the eye, however their letters were put on the page."""
+
+import pytest
+
+from app.pdf.reader import PDFReader
+from tests.pdf.conftest import Write
+from tests.pdfs.builder import one_page, placed, shown, stream, unicode_font
+
+
+async def lines_of(reader: PDFReader, path_of: Write, content: bytes) -> list[str]:
+    async with reader.open(path_of(content)) as reading:
+        (page,) = [page async for page in reading]
+    return [line.text for line in page.lines]
+
+
+@pytest.mark.parametrize("tracking", [2, 3, 5])
+async def test_letters_that_are_spaced_out_are_words(reader: PDFReader, write: Write, tracking: int) -> None:
+    spaced = b"%d Tc " % tracking + shown("Minutes of the harbour board", "INTRODUCTION")
+    read = await lines_of(reader, write, one_page(stream(spaced)))
+    assert [line.split() for line in read] == [["Minutes", "of", "the", "harbour", "board"], ["INTRODUCTION"]]
+
+
+async def test_letters_with_a_space_between_them_are_words(reader: PDFReader, write: Write) -> None:
+    """As old programs for scans wrote what they recognised."""
+    content = one_page(stream(shown("T h e  m a y o r  s i g n e d")))
+    (line,) = await lines_of(reader, write, content)
+    assert line.split() == ["The", "mayor", "signed"]
+
+
+@pytest.mark.parametrize("text", ["a b c d e f", "1 2 3 4 5 6 7", "x = y + z - 1 or so"])
+async def test_short_words_and_numbers_stay_apart(reader: PDFReader, write: Write, text: str) -> None:
+    assert await lines_of(reader, write, one_page(stream(shown(text)))) == [text]
+
+
+async def test_a_line_in_a_fixed_pitch_is_no_row_of_a_table(reader: PDFReader, write: Write) -> None:
+    lines = ["12  Q. Where were you at night?", "13  A. I was at it.", "TOTAL      9"]
+    content = one_page(stream(shown(*lines))).replace(b"/Helvetica", b"/Courier")
+    assert await lines_of(reader, write, content) == [
+        "12 Q. Where were you at night?",
+        "13 A. I was at it.",
+        "TOTAL\t9",
+    ]
+
+
+async def test_latin_words_within_hebrew_keep_their_order(reader: PDFReader, write: Write) -> None:
+    characters = {code: chr(code) for code in range(32, 127)} | dict(enumerate("שלוםתקן", 0x80))
+    font, character_map = unicode_font(characters)
+    seen = b"".join(b"BT /F 10 Tf %d 700 Td <83828180> Tj ET " % left for left in range(230, 400, 20))
+    seen += b"BT /F 10 Tf 70 700 Td <868584> Tj ET "
+    content = stream(seen + placed(".2024", 92, 700) + placed("Airbus A320 ISO 9001", 120, 700))
+    document = one_page(content, fonts=b"/F 7 0 R", more=[character_map, font])
+    words = " ".join(await lines_of(reader, write, document)).split()
+    assert words[:5] == ["Airbus", "A320", "ISO", "9001", "2024."]
