@@ -34,6 +34,7 @@ from app.api.openapi import DescribedAPI
 from app.api.problems import StartsInWords, answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import Guard, SecurityHeaders
+from app.api.targets import OriginForm
 from app.api.web_page import serve_page
 from app.config import Settings, settings_or_exit
 from app.errors import DatabaseUnavailable, InternalError
@@ -67,7 +68,7 @@ class GuardedAPI(DescribedAPI):
     """Ids and security headers go around everything: an answer to an unexpected error has them too."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        return StartsInWords(RequestIds(SecurityHeaders(super().build_middleware_stack())))
+        return StartsInWords(OriginForm(RequestIds(SecurityHeaders(super().build_middleware_stack()))))
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

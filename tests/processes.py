@@ -69,7 +69,7 @@ class WorkerProcess:
                 raise RuntimeError(f"the worker did not start:\n{self.output()}")
         return self
 
-    def stop(self, seconds: float = 20) -> int:
+    def stop(self, seconds: float = 60) -> int:
         """SIGTERM and wait; what is left of the group is killed. Returns the exit code."""
         assert self.process is not None
         self.process.terminate()

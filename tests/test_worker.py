@@ -99,7 +99,7 @@ def write_pdf(path: Path, pages: int, lines: int = 40) -> Path:
     return path
 
 
-async def get(client: Celery, task_id: str, seconds: float = 30) -> dict:
+async def get(client: Celery, task_id: str, seconds: float = 120) -> dict:
     return await asyncio.to_thread(client.AsyncResult(task_id).get, timeout=seconds)
 
 
@@ -113,7 +113,7 @@ async def row_of(database: Database, task_id: str):
         return await runs.find(connection, ingestion_id_of(task_id))
 
 
-async def wait_for_row(database: Database, task_id: str, condition, seconds: float = 20):
+async def wait_for_row(database: Database, task_id: str, condition, seconds: float = 60):
     deadline = time.monotonic() + seconds
     while True:
         row = await row_of(database, task_id)

@@ -35,9 +35,8 @@ WAITING_QUEUES = """
 
 
 def upgrade() -> None:
-    op.create_index(
-        "ix_ingestions_accounts", "ingestions", ["asked_by", "queue"], postgresql_where=sa.text(IS_FRESH)
-    )
+    columns = ["asked_by", "queue", "is_bulk", "turn"]
+    op.create_index("ix_ingestions_accounts", "ingestions", columns, postgresql_where=sa.text(IS_FRESH))
     op.execute(WAITING_QUEUES)
 
 

@@ -17,7 +17,7 @@ from app.embeddings.fastembed import FastEmbedEmbedder
 from app.embeddings.local import LocalEmbedder, built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingRefused
-from app.loopback import DIRECT
+from app.loopback import directly
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ _IN_PROCESS: dict[str, Callable[[EmbedderOptions], Embedder]] = {"local": _local
 @asynccontextmanager
 async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterator[Embedder]:
     tokenizer = await asyncio.to_thread(_tokenizer_of, options.tokenizer)
-    async with httpx.AsyncClient(timeout=options.timeout_seconds, mounts=DIRECT) as client:
+    async with httpx.AsyncClient(timeout=options.timeout_seconds, **directly(options.base_url)) as client:
         yield OpenAIEmbedder(
             client,
             base_url=options.base_url,

@@ -13,7 +13,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from app.local.failures import Failure
-from app.loopback import DIRECT
+from app.loopback import directly
 
 FINAL = frozenset({"success", "error", "cancelled"})
 WAIT_SECONDS = 0.5  # how long one poll waits for the end: short, so that the bar moves
@@ -44,7 +44,7 @@ class Client:
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(60, connect=5),
-            mounts=DIRECT,
+            **directly(url),
         )
         self.torn_uploads = 0
         """Files that were sent, in part or whole, without an answer; each was sent again or given up."""

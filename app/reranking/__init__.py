@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 from pydantic import SecretStr
 
-from app.loopback import DIRECT
+from app.loopback import directly
 from app.reranking.cross_encoder import CrossEncoder
 from app.reranking.over_http import HTTPReranker
 from app.reranking.reranker import Reranker
@@ -34,5 +34,6 @@ async def open_reranker(
     elif provider == "fastembed":
         yield CrossEncoder(model=model, folder=model_path, threads=threads)
     else:
-        async with httpx.AsyncClient(timeout=None, mounts=DIRECT) as client:  # noqa: S113 - who asks has a limit
-            yield HTTPReranker(client, base_url=base_url or "", api_key=api_key, model=model)
+        url = base_url or ""
+        async with httpx.AsyncClient(timeout=None, **directly(url)) as client:  # noqa: S113 - who asks has a limit
+            yield HTTPReranker(client, base_url=url, api_key=api_key, model=model)

@@ -171,7 +171,7 @@ class Ingestion(Base):
         ),
         Index(
             "ix_ingestions_accounts",
-            *("asked_by", "queue"),
+            *("asked_by", "queue", "is_bulk", "turn"),
             postgresql_where=sql("status = 'queued' AND started_at IS NULL AND turn IS NOT NULL"),
         ),
         Index(

@@ -43,6 +43,10 @@ CHOSEN_CHUNKS: Final = 2_500
 
 NEAREST_CHUNKS: Final = 100  # chunks that the index of vectors brings
 
+# Chunks that the index of words brings, those first that hold most of the question: 30 us each over a
+# million, where most are alone in their documents.
+LISTED_CHUNKS: Final = 200
+
 # Chunks, the best by their words and documents, whose vectors are compared too: 2 us each.
 COMPARED_CHUNKS: Final = 200
 
@@ -154,7 +158,7 @@ class Ranking:
 
     def _listed(self) -> str:
         """`listed(chunk_id, ingestion_id)`: chunks that indexes bring from anywhere, or that are quoted."""
-        candidates = _CANDIDATES.replace("{is_visible}", _is_visible(self._visible))
+        candidates = self._candidates()
         near = [] if self._space_id is None else [nearest(self._visible, self._space_id)]
         if self._question.quoted:
             sources = [candidates]
@@ -163,6 +167,22 @@ class Ranking:
             if self._question.words and not self._visible.is_short:
                 sources.append(candidates)
         return ", ".join([*near, f"listed AS MATERIALIZED ({' UNION '.join(sources) or _NOTHING})"])
+
+    def _candidates(self) -> str:
+        """All that match are read; to look up which of them are visible, and their documents, costs more."""
+        held = " + ".join(
+            f"CASE WHEN {self._holds(n)} THEN CAST(:rarity_{n} AS float8) ELSE 0 END" for n in self._numbers
+        )
+        most = CHOSEN_CHUNKS if self._question.quoted else LISTED_CHUNKS
+        return (
+            _CANDIDATES.replace("{held}", held or "0")
+            .replace("{is_visible}", _is_visible(self._visible))
+            .replace("{most}", str(most))
+        )
+
+    def _holds(self, n: int) -> str:
+        queries = [f"tsv @@ CAST(:lexeme_{n}_{m} AS tsquery)" for m in range(len(self._words[n].lexemes))]
+        return " OR ".join(queries)
 
     def _considered(self) -> str:
         """`considered(ingestion_id, chunks)`: documents to weigh."""
@@ -264,8 +284,12 @@ _NEAREST_BY_INDEX: Final = """
     FROM {vectors} entry WHERE {is_visible} ORDER BY embedding <#> CAST(:vector AS halfvec) LIMIT :depth
 """
 _CANDIDATES: Final = """
-    SELECT id AS chunk_id, ingestion_id FROM chunk_words entry
-    WHERE tsv @@ CAST(:candidates AS tsquery) AND {is_visible}
+    SELECT * FROM (
+        SELECT chunk_id, ingestion_id FROM (
+            SELECT id AS chunk_id, ingestion_id, {held} AS held FROM chunk_words
+            WHERE tsv @@ CAST(:candidates AS tsquery) ORDER BY held DESC, id OFFSET 0
+        ) entry WHERE {is_visible} LIMIT {most}
+    ) candidate
 """
 _WORD: Final = """
     word AS MATERIALIZED (

@@ -247,6 +247,13 @@ def test_a_service_that_is_not_there_is_told_in_one_sentence(command: tuple[str,
     )
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+def test_this_machine_is_asked_without_the_proxy(up: Up, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    finished = pdf_ingest("status", "--json", url=up.url)
+    assert (finished.returncode, finished.stderr) == (0, "")
+
+
 def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_PAGES", "many")
     finished = pdf_ingest("up", url="unused")

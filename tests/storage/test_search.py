@@ -20,6 +20,7 @@ from app.storage.filters import Comparison, Compound, Containment, SearchFilter
 from app.storage.search import Hit, search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
 from app.storage.visible import SHORT_LIST
+from app.storage.words import begin_question
 from tests.databases import migrated
 from tests.storage.library import SUBJECTS, Library, Shelf
 
@@ -359,6 +360,18 @@ async def test_a_rare_word_is_found_among_common_ones(library: Library) -> None:
     hits = await matching(library, "the annual zyzzyva of a dragon", EVERYTHING)
     assert hits[0].filename == "notes.pdf"
     assert len(hits) == 10
+
+
+async def test_a_word_of_few_chunks_is_counted_and_not_estimated(library: Library) -> None:
+    """A sample of one chunk in ten has none of three, or finds ten times as many."""
+    await library.add_document(Shelf("notes", 1, 3, phrase="quokka"))
+    async with library.database.transaction() as connection:
+        question, _ = await begin_question(connection, "annual quokka narwhal", EVERYTHING)
+        chunks = await connection.scalar(text("SELECT count(*) FROM chunks"))
+    expected = {word.text: word.share * chunks for word in question.words}
+    assert expected["quokka"] == pytest.approx(3.5, rel=0.2)
+    assert expected["narwhal"] == pytest.approx(0.5, rel=0.2)
+    assert expected["annual"] == pytest.approx(7_500, rel=0.2)
 
 
 async def test_common_words_that_never_meet_are_found_apart(library: Library) -> None:

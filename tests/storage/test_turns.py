@@ -79,6 +79,14 @@ async def test_bulk_of_two_collections_takes_turns_too(own_database: Database) -
     assert order.index("b") <= 2
 
 
+async def test_accounts_take_turns_in_one_collection_too(own_database: Database) -> None:
+    first = [await ask(own_database, "shared", account="a") for _ in range(5)]
+    second = [await ask(own_database, "shared", account="b") for _ in range(2)]
+    leases = [await claim_next(own_database) for _ in range(7)]
+    order = [lease.ingestion_id for lease in leases if lease]
+    assert order == [first[0], second[0], first[1], second[1], *first[2:]]
+
+
 @pytest.mark.parametrize("is_bulk", [False, True])
 async def test_a_thousand_collections_gain_an_account_little(
     own_database: Database, *, is_bulk: bool

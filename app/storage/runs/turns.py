@@ -1,4 +1,4 @@
-"""Whose turn it is: queues, of which each collection has one, are served in turn, whatever waits in them.
+"""Whose turn it is: queues, one for each account and collection, are served in turn, whatever waits in them.
 
 Each run gets the number of its turn when it is asked for: one more than the last that waits in its queue, and
 no less than that of the run which is next of all. So a queue of 10,000 has one run in each turn, and who
@@ -59,7 +59,8 @@ def new_turn(queue: str, is_bulk: str, account: str, queues_before: str = "0") -
             next_turn() + CASE WHEN {is_bulk} THEN {BULK_TURNS} ELSE 0 END + (apart - 1) * {step},
             (
                 SELECT last.turn FROM ingestions AS last
-                WHERE {IS_FRESH} AND last.queue = {queue} AND last.is_bulk = {is_bulk}
+                WHERE {IS_FRESH} AND last.asked_by = {account} AND last.queue = {queue}
+                    AND last.is_bulk = {is_bulk}
                 ORDER BY last.turn DESC LIMIT 1
             ) + apart * {step}
         ) FROM (
