@@ -1,6 +1,6 @@
 """Databases of a test's own, beside the one that all tests share."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,12 @@ _with_template: WeakSet[EmbeddedPostgres] = WeakSet()
 
 
 class CountingDatabase(Database):
-    """A database that counts how often a connection of it is taken."""
+    """A database that counts how often a connection of it is taken, and notes what is fetched."""
 
-    taken = 0
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.taken = 0
+        self.fetched: list[str] = []
 
     @asynccontextmanager
     async def transaction(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
@@ -38,6 +41,11 @@ class CountingDatabase(Database):
         self.taken += 1
         async with super().autocommit(reach) as connection:
             yield connection
+
+    async def fetch(self, statement: str, *parameters: Any) -> Sequence[Any]:
+        self.taken += 1
+        self.fetched.append(statement)
+        return await super().fetch(statement, *parameters)
 
 
 async def migrated(postgres: EmbeddedPostgres, name: str) -> str:

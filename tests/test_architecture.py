@@ -1,6 +1,7 @@
 """The rules of the import graph: arrows point one way, and foreign libraries stay behind their border."""
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -66,10 +67,14 @@ SEE_EVERYTHING = {
     "idempotency",
     # of collections and documents that are going
     *("collection_service.delete_doomed", "collection_service._delete_leaving"),
-    # once for all who wait, and kept apart in the code
-    *("progress._read_followed", "progress._read"),
     # of a document that was found for the caller
     "pictures._password",
+}
+# Functions of storage that fetch, which no reach bounds: tasks once for all who ask, and kept apart in the
+# code (`progress.VisibleTasks`); what is out, for everybody.
+FETCH_EVERYTHING = {
+    *("tasks.list_task_statuses", "tasks.list_changes", "tasks.list_queue"),
+    "outages.services_out",
 }
 MAY_READ_SETTINGS = {"main", "serve", "worker", "resources", "local", "config"}
 
@@ -131,16 +136,23 @@ def test_engines_do_not_import_each_other() -> None:
     assert not [name for name in imports_of(APP / "pdf/sandbox/engine.py") if ".engines" in name]
 
 
+def calls(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """(`module.function` that calls, the method that is called, whether it is given anything)."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+                    yield f"{path.stem}.{function.name}", call.func.attr, bool(call.args + call.keywords)
+
+
 def unbound(path: Path) -> set[str]:
-    """The functions of a module that open a transaction without a reach, as `module.function`."""
-    return {
-        f"{path.stem}.{function.name}"
-        for function in ast.walk(ast.parse(path.read_text()))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for call in ast.walk(function)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
-        if call.func.attr in {"transaction", "snapshot", "autocommit"} and not call.args + call.keywords
-    }
+    """The functions of a module that open a transaction without a reach."""
+    opening = {"transaction", "snapshot", "autocommit"}
+    return {function for function, method, is_given in calls(path) if method in opening and not is_given}
+
+
+def fetching(path: Path) -> set[str]:
+    return {function for function, method, _ in calls(path) if method == "fetch"}
 
 
 def test_who_serves_callers_says_whose_reach_a_transaction_has() -> None:
@@ -151,11 +163,18 @@ def test_who_serves_callers_says_whose_reach_a_transaction_has() -> None:
     assert opened | {one.split(".")[0] for one in opened} >= SEE_EVERYTHING, "who does so no more"
 
 
+def test_what_is_fetched_without_a_reach_is_known() -> None:
+    of_services = [path for path in modules() if part_of(path) in {"services", "api", "storage"}]
+    found = set[str]().union(*(fetching(path) for path in of_services if path.stem != "database"))
+    assert found == FETCH_EVERYTHING
+
+
 def test_the_rules_catch_an_arrow_that_points_the_wrong_way(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.py"
     wrong.write_text(
-        "def f():\n    from app.services import rag_service\n    import celery.app\n    d.snapshot()\n"
+        "def f():\n    from app.services import rag_service\n    import celery.app\n"
+        "    d.snapshot()\n    d.fetch(q)\n"
     )
     assert imports_of(wrong) == {"app.services.rag_service", "celery.app"}
     assert "services" not in MAY_IMPORT["storage"]
-    assert unbound(wrong) == {"wrong.f"}
+    assert unbound(wrong) == fetching(wrong) == {"wrong.f"}

@@ -41,8 +41,7 @@ class Outages:
 
     async def has_any(self, *services: str) -> bool:
         """Whether one of these is out, or any at all."""
-        async with self._database.autocommit() as connection:
-            found = {outage.service for outage in await outages.list_outages(connection)}
+        found = await outages.services_out(self._database)
         return bool(found.intersection(services) if services else found)
 
     async def wait(self) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from app.errors import TaskNotFound
 from app.services.feeds import Feed, Scope
-from app.storage.database import Connection, Database, beyond
+from app.storage.database import Database
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.tasks import (
     TaskFilter,
@@ -52,7 +52,7 @@ class ProgressWatcher:
         self._answering: asyncio.Task[None] | None = None
         self._followed: dict[UUID, _Followed] = {}
         self._feeds: set[Feed] = set()
-        self._places = _Places()
+        self._places = _Places(database)
         self._poller: asyncio.Task[None] | None = None
         self._is_stopped = False
         self._is_failing = False
@@ -114,8 +114,7 @@ class ProgressWatcher:
         """Those asked for last come first."""
         async with self._database.transaction(reach) as connection:
             statuses = await list_tasks(connection, wanted, after, limit, reach)
-            async with beyond(connection, reach):  # the queue in which they have places is everybody's
-                return await self._placed(connection, statuses)
+        return await self._placed(statuses)  # in a queue that is everybody's
 
     @property
     def followers(self) -> int:
@@ -175,24 +174,22 @@ class ProgressWatcher:
     async def _read_followed(self) -> None:
         asked, feeds = dict(self._followed), set(self._feeds)
         versions = {task_id: followed.version for task_id, followed in asked.items()}
-        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS), self._database.autocommit() as connection:
-            changes = await list_changes(connection, versions)
-            for task_id, version, status in changes:
+        async with asyncio.timeout(_QUERY_TIMEOUT_SECONDS):
+            for task_id, version, status in await list_changes(self._database, versions):
                 asked[task_id].note(version, status)
             if any(followed.is_queued for followed in asked.values()):
-                await self._places.number(connection)
-            statuses = await self._read_for(connection, feeds) if feeds else {}
+                await self._places.number()
+            statuses = await self._read_for(feeds) if feeds else {}
         for followed in asked.values():
             followed.show(self._places)
         for feed in feeds:
             feed.show(statuses)
 
-    async def _read_for(self, connection: Connection, feeds: Collection[Feed]) -> dict[UUID, TaskStatus]:
+    async def _read_for(self, feeds: Collection[Feed]) -> dict[UUID, TaskStatus]:
         task_ids = set[UUID]().union(*(feed.asked_ids for feed in feeds))
         of_collections = (feed.wanted.patterns for feed in feeds if feed.wanted.task_ids is None)
         collections = frozenset[str | None]().union(*of_collections)
-        statuses = await list_task_statuses(connection, task_ids, collections)
-        return {status.task_id: status for status in await self._placed(connection, statuses)}
+        return {status.task_id: status for status in await self._read(task_ids, collections)}
 
     async def _answer(self) -> None:
         while self._asked:
@@ -210,13 +207,11 @@ class ProgressWatcher:
     async def _read(
         self, task_ids: Collection[UUID], collections: Collection[str | None] = ()
     ) -> list[TaskStatus]:
-        async with self._database.autocommit() as connection:
-            statuses = await list_task_statuses(connection, task_ids, collections)
-            return await self._placed(connection, statuses)
+        return await self._placed(await list_task_statuses(self._database, task_ids, collections))
 
-    async def _placed(self, connection: Connection, statuses: list[TaskStatus]) -> list[TaskStatus]:
+    async def _placed(self, statuses: list[TaskStatus]) -> list[TaskStatus]:
         if any(status.status == "queued" for status in statuses):
-            await self._places.number(connection)
+            await self._places.number()
         return [self._places.placed(status) for status in statuses]
 
 
@@ -272,16 +267,18 @@ class VisibleTasks:
 class _Places:
     """In the queue. Numbered once a second for all who ask: that reads the whole queue."""
 
-    def __init__(self) -> None:
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._places: dict[UUID, int] = {}
         self._numbered = -_NUMBERING_SECONDS
         self._numbering = asyncio.Lock()
 
-    async def number(self, connection: Connection) -> None:
+    async def number(self) -> None:
         async with self._numbering:
             if time.monotonic() - self._numbered < _NUMBERING_SECONDS:
                 return
-            self._places = {task_id: place for place, task_id in enumerate(await list_queue(connection), 1)}
+            queue = await list_queue(self._database)
+            self._places = {task_id: place for place, task_id in enumerate(queue, 1)}
             self._numbered = time.monotonic()
 
     def placed(self, status: TaskStatus) -> TaskStatus:

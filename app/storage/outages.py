@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.storage.database import Database
 from app.storage.runs.conditions import IS_UNCLAIMED
 
 MAX_PROBE_PAUSE_SECONDS = 30
@@ -35,6 +36,11 @@ async def begin_outage(connection: AsyncConnection, service: str, reason: str) -
         {"service": service, "reason": reason},
     )
     return begun is not None
+
+
+async def services_out(database: Database) -> set[str]:
+    """Of all that is out the name alone: each search asks."""
+    return {row.service for row in await database.fetch("SELECT service FROM outages")}
 
 
 async def list_outages(connection: AsyncConnection) -> list[Outage]:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from pgvector import HalfVector
 from sqlalchemy import Executable, bindparam
 from sqlalchemy import text as sql
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.types import NullType
 
@@ -161,8 +160,7 @@ def _statement(text: str) -> Executable:
     """Vectors and queries go as what they are cast to: as text they would be parsed for every chunk."""
     statement = sql(text)
     typed = [name for name in statement.compile().params if name.startswith(_TYPED)]
-    statement = statement.bindparams(*(bindparam(name, type_=NullType()) for name in typed))
-    return statement.columns(boxes=JSONB)
+    return statement.bindparams(*(bindparam(name, type_=NullType()) for name in typed))
 
 
 def _hit(row: Any, **more: Any) -> Hit:

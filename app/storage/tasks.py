@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import column, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, InternalError, error_for_code
+from app.storage.database import Database
 from app.storage.doomed import stays
 from app.storage.reach import EVERYTHING, Reach
 from app.storage.runs.conditions import FINAL, OPEN
@@ -96,16 +97,21 @@ def result_of(row: Any) -> dict[str, Any]:
 
 
 async def list_task_statuses(
-    connection: AsyncConnection, ingestion_ids: Collection[UUID], collections: Collection[str | None] = ()
+    database: Database, ingestion_ids: Collection[UUID], collections: Collection[str | None] = ()
 ) -> list[TaskStatus]:
     """The tasks of these ids that exist, in no order, without their places in the queue.
 
     With them those at the front of the collections that fit each of the patterns of LIKE (None: of all
     together), see `MOST_FOLLOWED`.
     """
-    statement = _FOLLOWED if collections else _NAMED
-    asked = {"ids": list(ingestion_ids)} | ({"collections": list(collections)} if collections else {})
-    return [_task_status(row) for row in await connection.execute(statement, asked)]
+    ids = list(ingestion_ids)
+    if collections:
+        rows = await database.fetch(_FOLLOWED, ids, list(collections))
+    elif len(ids) == 1:
+        rows = await database.fetch(_ONE, *ids)
+    else:
+        rows = await database.fetch(_NAMED, ids)
+    return [_task_status(row) for row in rows]
 
 
 async def has_task(connection: AsyncConnection, ingestion_id: UUID, reach: Reach) -> bool:
@@ -138,20 +144,20 @@ async def list_tasks(
 
 
 async def list_changes(
-    connection: AsyncConnection, versions: Mapping[UUID, int]
+    database: Database, versions: Mapping[UUID, int]
 ) -> list[tuple[UUID, int, TaskStatus | None]]:
     """(task, version of its row, status) of those whose row has another version than the one that is known.
 
     None: there is no row. What does not change, as thousands of tasks that wait, costs no more than a look.
     """
-    known = {"ids": list(versions), "versions": list(versions.values())}
-    rows = await connection.execute(_CHANGES, known)
+    rows = await database.fetch(_CHANGES, list(versions), list(versions.values()))
     return [(row.asked, row.version or 0, _task_status(row) if row.id else None) for row in rows]
 
 
-async def list_queue(connection: AsyncConnection) -> Sequence[UUID]:
+async def list_queue(database: Database) -> Sequence[UUID]:
     """All that is queued, the next one first: at most MAX_QUEUED ids, in one array."""
-    queue: Sequence[UUID] = await connection.scalar(_QUEUE)
+    (row,) = await database.fetch(_QUEUE)
+    queue: Sequence[UUID] = row.queue
     return queue
 
 
@@ -167,9 +173,9 @@ _COLUMNS = """
 """
 _DOCUMENT = f"LEFT JOIN documents d ON d.id = i.document_id AND {stays('d')}"
 _TASKS = f"SELECT {_COLUMNS} FROM ingestions i {_DOCUMENT}"
-# With their names said, SQLAlchemy looks at them once; else again at each answer, which costs half of it.
-_NAMES = [expression.split()[-1].rpartition(".")[2] for expression in _COLUMNS.split(",")]
-_NAMED = text(f"{_TASKS} WHERE i.id = ANY(:ids)").columns(*map(column, _NAMES))
+# Of one id: a plan for any array is thought to cost more than planning anew, which is most of a look's work.
+_ONE = f"{_TASKS} WHERE i.id = $1"
+_NAMED = f"{_TASKS} WHERE i.id = ANY($1)"
 _OF_COLLECTION = f"""
     SELECT i.id FROM ingestions i {_DOCUMENT}
     WHERE (wanted.name IS NULL OR d.collection LIKE wanted.name) AND
@@ -178,7 +184,7 @@ _OF_COLLECTION = f"""
 # small begins and ends between two looks: therefore all that was asked for just now, too (by now(): the index
 # cannot look for a clock_timestamp()).
 _FRONT = f"""
-    SELECT front.id FROM unnest(CAST(:collections AS text[])) AS wanted(name) CROSS JOIN LATERAL (
+    SELECT front.id FROM unnest(CAST($2 AS text[])) AS wanted(name) CROSS JOIN LATERAL (
         (
             {_OF_COLLECTION} i.status IN {OPEN} AND (i.status <> 'queued' OR i.started_at IS NOT NULL)
             LIMIT {MOST_FOLLOWED}
@@ -193,19 +199,19 @@ _FRONT = f"""
         )
     ) front
 """
-_FOLLOWED = text(f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST(:ids AS uuid[])) UNION {_FRONT})")
+_FOLLOWED = f"{_TASKS} WHERE i.id IN (SELECT unnest(CAST($1 AS uuid[])) UNION {_FRONT})"
 # xmin: of the transaction that wrote the row as it is.
-_CHANGES = text(f"""
+_CHANGES = f"""
     SELECT known.id AS asked, CAST(CAST(i.xmin AS text) AS bigint) AS version, {_COLUMNS}
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:versions AS bigint[])) AS known (id, version)
+    FROM unnest(CAST($1 AS uuid[]), CAST($2 AS bigint[])) AS known (id, version)
     LEFT JOIN ingestions i ON i.id = known.id {_DOCUMENT}
     WHERE CAST(CAST(i.xmin AS text) AS bigint) IS DISTINCT FROM known.version
-""")
-_QUEUE = text("""
+"""
+_QUEUE = """
     SELECT coalesce(
         array_agg(id ORDER BY is_slow, started_at IS NULL, turn NULLS FIRST, is_bulk, created_at, id), '{}'
-    ) FROM ingestions WHERE status = 'queued'
-""")
+    ) AS queue FROM ingestions WHERE status = 'queued'
+"""
 
 
 def _conditions(wanted: TaskFilter) -> tuple[list[str], dict[str, Any]]:

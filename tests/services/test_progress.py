@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from app.errors import TaskNotFound
@@ -106,23 +106,15 @@ async def test_positions_count_those_who_came_before(watcher: ProgressWatcher, d
 
 
 async def test_the_queue_is_numbered_once_a_second_however_many_ask(
-    watcher: ProgressWatcher, database: Database
+    watcher: ProgressWatcher, database: CountingDatabase
 ) -> None:
     tasks = [await add_ingestion(database) for _ in range(30)]
-    numberings = []
-    engine = database._engine.sync_engine
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "is_slow" in statement:
-            numberings.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    began = time.monotonic()
+    began, before = time.monotonic(), len(database.fetched)
     statuses = [*await asyncio.gather(*map(watcher.status, tasks)), await watcher.status(tasks[0])]
-    event.remove(engine, "before_cursor_execute", note)
+    numberings = [statement for statement in database.fetched[before:] if "is_slow" in statement]
     places = [status.queue_position or 0 for status in statuses]
     assert places == [*range(places[0], places[0] + 30), places[0]]
-    assert len(numberings) <= 1 + time.monotonic() - began
+    assert 1 <= len(numberings) <= 1 + time.monotonic() - began
 
 
 async def test_however_many_ask_at_once_they_take_one_connection(
@@ -151,18 +143,17 @@ async def test_one_unknown_task_is_not_found_and_the_others_are(
 async def test_only_what_has_changed_is_read_again(database: Database) -> None:
     tasks, unknown = [await add_ingestion(database) for _ in range(3)], uuid7()
     versions = dict.fromkeys([*tasks, unknown], 0)
-    async with database.transaction() as connection:
-        found = await list_changes(connection, versions)
+    found = await list_changes(database, versions)
     assert {task_id: status and status.task_id for task_id, _, status in found} == {
         **{task_id: task_id for task_id in tasks},
         unknown: None,
     }
     versions = {task_id: version for task_id, version, status in found if status}
+    assert await list_changes(database, versions) == []
     async with database.transaction() as connection:
-        assert await list_changes(connection, versions) == []
         written = text("UPDATE ingestions SET pages_done = 2 WHERE id = :id")  # whatever the revision is
         await connection.execute(written, {"id": tasks[1]})
-        ((task_id, _, status),) = await list_changes(connection, versions)
+    ((task_id, _, status),) = await list_changes(database, versions)
     assert task_id == tasks[1]
     assert status
     assert status.pages_done == 2
@@ -271,7 +262,7 @@ async def test_streams_of_many_share_the_look_of_all_who_wait(
     await until_followed(watcher, by=len(feeds) + 1)
     before = database.taken
     await asyncio.sleep(1.1)
-    assert 1 <= database.taken - before <= 5
+    assert 1 <= database.taken - before <= 10  # changes and streams
     for task in tasks:
         await finish(database, task)
     async with asyncio.timeout(30):

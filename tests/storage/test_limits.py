@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -36,6 +36,16 @@ async def ask(database: Database, statement: str = "SELECT 1") -> object:
         return await connection.scalar(text(statement))
 
 
+async def look(database: Database, statement: str = "SELECT 1") -> object:
+    """The same by the driver itself."""
+    (row,) = await database.fetch(statement)
+    return row[0]
+
+
+either_way = pytest.mark.parametrize("ask", [ask, look])
+Ask = Callable[..., Awaitable[object]]
+
+
 @pytest.fixture
 async def cable(postgres: EmbeddedPostgres) -> AsyncIterator[Cable]:
     async with Cable(postgres.port) as cable:
@@ -51,7 +61,10 @@ async def far(database_url: str, postgres: EmbeddedPostgres, cable: Cable) -> As
     await database.close()
 
 
-async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_serves_on(short: Database) -> None:
+@either_way
+async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_serves_on(
+    short: Database, ask: Ask
+) -> None:
     session = await ask(short, "SELECT pg_backend_pid()")
     async with asyncio.timeout(SOON):
         with pytest.raises(DatabaseUnavailable):
@@ -59,8 +72,9 @@ async def test_a_statement_that_takes_too_long_is_ended_and_its_connection_serve
     assert await ask(short, "SELECT pg_backend_pid()") == session
 
 
+@either_way
 async def test_who_finds_all_connections_taken_is_told_that_and_not_of_a_silent_database(
-    short: Database,
+    short: Database, ask: Ask
 ) -> None:
     async with AsyncExitStack() as taken, asyncio.timeout(SOON):
         for _ in range(3):
@@ -89,7 +103,8 @@ async def test_a_transaction_that_stands_still_loses_its_locks(short: Database, 
         await stop_half_way()
 
 
-async def test_a_database_cut_off_without_a_word_is_given_up(far: Database, cable: Cable) -> None:
+@either_way
+async def test_a_database_cut_off_without_a_word_is_given_up(far: Database, cable: Cable, ask: Ask) -> None:
     await ask(far)
     cable.cut()
     for _ in range(2):  # on the old connection, and on a new one
@@ -98,8 +113,9 @@ async def test_a_database_cut_off_without_a_word_is_given_up(far: Database, cabl
                 await ask(far)
 
 
-async def test_statements_in_flight_are_given_up_too(far: Database, cable: Cable) -> None:
-    flights = [asyncio.create_task(ask(far, "SELECT pg_sleep(0.9)")) for _ in range(3)]
+@either_way
+async def test_statements_in_flight_are_given_up_too(far: Database, cable: Cable, ask: Ask) -> None:
+    flights = [asyncio.ensure_future(ask(far, "SELECT pg_sleep(0.9)")) for _ in range(3)]
     await asyncio.sleep(0.5)
     cable.cut()
     async with asyncio.timeout(SOON):
@@ -107,8 +123,9 @@ async def test_statements_in_flight_are_given_up_too(far: Database, cable: Cable
     assert [type(end) for end in ends] == [DatabaseUnavailable] * 3
 
 
+@either_way
 async def test_after_a_failover_dead_connections_are_not_tried_one_after_the_other(
-    far: Database, cable: Cable
+    far: Database, cable: Cable, ask: Ask
 ) -> None:
     async with far.transaction(), far.transaction(), far.transaction():
         pass  # three connections are open
@@ -121,8 +138,9 @@ async def test_after_a_failover_dead_connections_are_not_tried_one_after_the_oth
     assert time.monotonic() - began < SHORT.answer_seconds
 
 
+@either_way
 async def test_who_is_cancelled_while_the_database_is_silent_is_free_soon(
-    far: Database, cable: Cable
+    far: Database, cable: Cable, ask: Ask
 ) -> None:
     await ask(far)
     cable.cut()

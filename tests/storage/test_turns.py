@@ -117,8 +117,7 @@ async def test_the_queue_is_shown_in_the_order_in_which_it_is_served(own_databas
     await ask_many(own_database, "b", 5, is_bulk=True)
     await ask_many(own_database, "i", 12)
     await ask_many(own_database, "j", 3)
-    async with own_database.transaction() as connection:
-        shown = list(await list_queue(connection))
+    shown = list(await list_queue(own_database))
     leases = [await claim_next(own_database) for _ in shown]
     assert [lease.ingestion_id for lease in leases if lease] == shown
 
