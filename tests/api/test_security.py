@@ -177,7 +177,7 @@ async def test_a_load_balancer_that_names_no_host_learns_whether_it_is_ready(ser
     writer.close()
 
 
-@pytest.mark.parametrize("asked", [b"OPTIONS *", b"PRI *", b"GET http://127.0.0.1/documents"])
+@pytest.mark.parametrize("asked", [b"OPTIONS *", b"PRI *"])
 async def test_a_target_that_is_no_path_is_nothing_here(served: Served, asked: bytes) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
