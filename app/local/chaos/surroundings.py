@@ -154,9 +154,11 @@ async def full_store(world: World) -> None:
     await sending
     await world.watcher.until(lambda sights: sent.keys() <= sights.keys(), PATIENCE_SECONDS)
     await world.settle(SETTLE_SECONDS)
-    for task_id, specimen in sent.items():
-        world.accepted[specimen.mark] = AcceptedUpload(
-            specimen, world.watcher.sights[task_id].document_id, task_id
+    if unseen := sent.keys() - world.watcher.sights.keys():
+        world.mistakes.append(f"nobody began {len(unseen)} tasks that name a path: {unseen}")
+    for task_id in sent.keys() & world.watcher.sights.keys():
+        world.accepted[sent[task_id].mark] = AcceptedUpload(
+            sent[task_id], world.watcher.sights[task_id].document_id, task_id
         )
     await expect_uncharged(world)
 
