@@ -162,10 +162,8 @@ async def list_documents(documents: DocumentsDep, wanted: Annotated[DocumentQuer
     order = DocumentOrder(wanted.sort, is_descending=wanted.order == "desc")
     after = _place(wanted.after, order)
     views = await documents.list_documents(wanted.condition(), order, after, wanted.limit + 1)
-    shown = views[: wanted.limit]
-    return DocumentList(
-        data=[Document.of(view) for view, _ in shown],
-        next=_place_cursor(shown[-1][1], order) if len(views) > wanted.limit else None,
+    return DocumentList.of(
+        views, wanted.limit, lambda one: Document.of(one[0]), lambda one: _place_cursor(one[1], order)
     )
 
 
@@ -274,11 +272,8 @@ async def list_chunks(
 ) -> ChunkList:
     """The chunks of the served version, in their order."""
     page = await documents.list_chunks(document_id, _cursor(after), limit + 1)
-    shown = page.chunks[:limit]
-    has_more = len(page.chunks) > limit
-    return ChunkList(
-        data=[DocumentChunk.of(chunk) for chunk in shown],
-        next=f"{page.ingestion_id}:{shown[-1].ordinal}" if has_more else None,
+    return ChunkList.of(
+        page.chunks, limit, DocumentChunk.of, lambda last: f"{page.ingestion_id}:{last.ordinal}"
     )
 
 
