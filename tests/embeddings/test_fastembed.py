@@ -251,6 +251,4 @@ async def test_a_document_is_found_by_what_only_its_name_and_its_headings_say(
         vectors = await embedder.embed(texts)
         for chunk, text, vector in zip(stored, texts, vectors, strict=True):
             np.testing.assert_allclose(json.loads(chunk.vector), vector, atol=1e-3)
-            assert (
-                chunk.tokens == len(embedder.tokenizer.encode(f"passage: {text}")) <= 32
-            )
+            assert chunk.tokens == len(embedder.tokenizer.encode(f"passage: {text}")) <= 32
