@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.services.catalog import Catalog
 from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -33,6 +34,12 @@ async def _documents(request: Request) -> DocumentService:
     """As the caller sees them."""
     service: DocumentService = _services(request).documents
     return service.for_caller(request.state.caller)
+
+
+async def _catalog(request: Request) -> Catalog:
+    """As the caller sees it."""
+    services = _services(request)
+    return Catalog(services.database, services.files, request.state.caller.reach)
 
 
 async def _collections(request: Request) -> CollectionService:
@@ -91,6 +98,7 @@ async def _keys(request: Request) -> Keys:
 
 RAGDep = Annotated[RAGService, Depends(_rag)]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+CatalogDep = Annotated[Catalog, Depends(_catalog)]
 CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
 CallerDep = Annotated[Caller, Depends(_caller)]

@@ -27,8 +27,7 @@ from app.api.schemas import (
     storable_text,
 )
 from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
-from app.services.document_service import AcceptedFile, RefusedFile
-from app.services.uploads import clean_filename
+from app.services.uploads import AcceptedFile, RefusedFile, clean_filename
 from app.storage.document_views import DocumentFilter, SortKey
 from app.storage.documents import Change
 

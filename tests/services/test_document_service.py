@@ -24,8 +24,7 @@ from app.errors import (
     UploadTooLarge,
 )
 from app.local.embedded import free_port
-from app.services.document_service import AcceptedFile, RefusedFile
-from app.services.uploads import clean_filename
+from app.services.uploads import AcceptedFile, RefusedFile, clean_filename
 from app.storage import runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import DocumentFilter, DocumentOrder, DocumentPlace

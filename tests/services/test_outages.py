@@ -34,10 +34,10 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure, counters
 from app.resources import Services, open_services
 from app.services.detection import LanguageDetector
-from app.services.document_service import AcceptedFile, UploadOptions
 from app.services.readiness import check_readiness
 from app.services.retries import MAX_RETRIES
 from app.services.searching import Search
+from app.services.uploads import AcceptedFile, UploadOptions
 from app.services.verdicts import DISK_OF_WORKER
 from app.storage import runs
 from app.storage.database import Database

@@ -15,9 +15,9 @@ from sqlalchemy import Row, text
 from app.errors import Corrupted, PDFIngestError
 from app.pdf.pages import DocumentFacts
 from app.services.admission import Admission
-from app.services.document_service import AcceptedFile, DocumentService, RefusedFile, UploadOptions
+from app.services.document_service import DocumentService
 from app.services.idempotency import Answer, Claim
-from app.services.uploads import ReceivedFile
+from app.services.uploads import AcceptedFile, ReceivedFile, RefusedFile, UploadOptions
 from app.storage import runs
 from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import Database
