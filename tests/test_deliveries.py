@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -17,7 +18,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from tests.databases import migrated
 from tests.processes import WorkerProcess
-from tests.test_worker import wait_for_row, write_pdf
+from tests.test_worker import row_of, wait_for_row, write_pdf
 
 
 @dataclass
@@ -78,27 +79,57 @@ async def delivery(
     await database.close()
 
 
-def fill_up(broker: redis.Redis) -> None:
+@contextmanager
+def full(broker: redis.Redis) -> Iterator[None]:
     broker.config_set("maxmemory", 1)
+    yield
+    broker.config_set("maxmemory", 0)
 
 
-def leave_without_replicas(broker: redis.Redis) -> None:
+@contextmanager
+def without_replicas(broker: redis.Redis) -> Iterator[None]:
     broker.config_set("min-replicas-to-write", 1)
+    yield
+    broker.config_set("min-replicas-to-write", 0)
 
 
-def stall(broker: redis.Redis) -> None:
-    broker.client_pause(8000, all=False)
+@contextmanager
+def silent(broker: redis.Redis) -> Iterator[None]:
+    broker.client_pause(60_000, all=False)
+    yield
+    broker.client_unpause()
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("harm", [fill_up, leave_without_replicas, stall])
+@pytest.mark.parametrize("harmed", [full, without_replicas, silent])
 async def test_a_message_that_redis_has_handed_out_and_not_noted_is_worked_on(
-    delivery: Delivery, harm: Callable[[redis.Redis], None]
+    delivery: Delivery, harmed: Callable[[redis.Redis], AbstractContextManager[None]]
 ) -> None:
-    """It is popped, and then the broker takes no writes: where it would say who has the message."""
+    """It is popped, and then the broker takes no writes, such as this note. The worker goes on."""
     with delivery.worker() as worker:
         worker.wait_until_ready(delivery.client)
         task_id = await delivery.hand_out(worker)
-        harm(delivery.broker)
-        os.kill(worker.pid, signal.SIGCONT)
+        with harmed(delivery.broker):
+            os.kill(worker.pid, signal.SIGCONT)
+            await wait_for_row(delivery.database, task_id, lambda row: row.status == "success", 60)
+        await wait_for_row(delivery.database, delivery.send(), lambda row: row.status == "success", 60)
+        assert worker.children()
+
+
+@pytest.mark.heavy
+async def test_what_a_killed_worker_had_not_begun_is_redelivered_after_a_minute(delivery: Delivery) -> None:
+    with delivery.worker() as worker:
+        worker.wait_until_ready(delivery.client)
+        (child,) = worker.children()
+        child.suspend()
+        task_id = delivery.send()
+        deadline = time.monotonic() + 10
+        while not delivery.broker.hlen("pdf_ingest_unacked"):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        worker.kill()
+    assert await row_of(delivery.database, task_id) is None
+    (tag,) = delivery.broker.hkeys("pdf_ingest_unacked")
+    delivery.broker.zincrby("pdf_ingest_unacked_index", -60, tag)  # a minute goes by
+    with delivery.worker():
         await wait_for_row(delivery.database, task_id, lambda row: row.status == "success", 60)

@@ -100,11 +100,11 @@ async def test_a_document_waits_for_no_other_collection_and_a_path_for_one_docum
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize(("pool", "end"), [("prefork", "stop"), ("threads", "stop"), ("prefork", "kill")])
 async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_worker(
-    line: Line, pool: str
+    line: Line, pool: str, end: str
 ) -> None:
-    """The worker is told to stop before it has taken in the path's file: only the message knows of it."""
+    """The worker ends before it has taken in the path's file."""
     stub = EmbeddingStub(dimensions=64, delay_seconds=60)
     first = await line.ask("a", write_pdf(line.folder / "one.pdf", pages=1).read_bytes())
     with serving(stub.app) as url:
@@ -113,9 +113,10 @@ async def test_a_path_whose_message_let_another_go_first_is_not_lost_with_its_wo
         sent = line.client.send_task("ingest_pdf_task", args=[str(path)])
         with line.worker(pool, **embedder) as worker:
             await wait_for_row(line.database, str(first), lambda row: row.status == "processing", 40)
-            await asyncio.to_thread(worker.stop)
+            await asyncio.to_thread(getattr(worker, end))
         async with line.database.autocommit() as connection:
-            assert await runs.find(connection, UUID(sent.id)) is None
+            row = await runs.find(connection, UUID(sent.id))
+        assert (row.status, row.path) == ("queued", str(path))
         stub.behaviour.delay_seconds = 0
         with line.worker(pool, **embedder):
             for task_id in (sent.id, str(first)):
