@@ -49,7 +49,7 @@ MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
 
-_LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
+_LINE = re.compile(f"[^\\s{HYPHEN}](?:[^\r\n{HYPHEN}]*[^\\s{HYPHEN}])?{HYPHEN}?")
 _WORD = re.compile(r"\S+")
 # Letters each of which stands alone, as pdfium finds them where they are spaced out.
 _SPACED_OUT = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){4,}(?=[.,:;!?]?(?!\S))")
@@ -181,10 +181,19 @@ class _Piece(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """Of pdfium's text, not blank, and where it begins there."""
+    """Of pdfium's text, and where it begins there."""
 
     text: str
     start: int
+
+
+def lines_in(text: str) -> list[_Line]:
+    """Those of pdfium's text that are not blank.
+
+    They begin and end with what is seen: pdfium counts spaces in, and a word after a raised number would seem
+    to be one with it.
+    """
+    return [_Line(line[0], line.start()) for line in _LINE.finditer(text)]
 
 
 class _Extraction:
@@ -357,8 +366,7 @@ class _Extraction:
 
     def _pieces(self, text: str) -> list[_Piece]:
         """A line without wide gaps, of one look, is one piece; else its words are joined up to them."""
-        found = [_Line(line[0], line.start()) for line in _LINE.finditer(text)]
-        lines = [line for line in found if not line.text.isspace()]
+        lines = lines_in(text)
         pieces = self._whole_lines(lines)
         joined = self._joined_lines([line for line, piece in zip(lines, pieces, strict=True) if not piece])
         return [one for piece in pieces for one in ((piece,) if piece else next(joined))]
@@ -379,7 +387,7 @@ class _Extraction:
     def _starts(self, line: _Line, *, is_first_enough: bool) -> list[int]:
         at, (text, start) = self._at, line
         if is_first_enough:
-            return [at[start + len(text) - len(text.lstrip())]]
+            return [at[start]]
         return [at[start + word.start()] for word in _WORD.finditer(text)]
 
     def _rectangles(self, lines: Sequence[_Line]) -> Iterator[list[Box]]:
