@@ -49,7 +49,7 @@ MOST_OBJECTS_SEARCHED = 1_000
 MOST_OBJECTS_RENDERED = 20_000
 PICTURE_PIXELS = 2_000_000
 
-_LINE = re.compile(f"[^\\s{HYPHEN}](?:[^\r\n{HYPHEN}]*[^\\s{HYPHEN}])?{HYPHEN}?")
+_LINE = re.compile(f"[^\r\n{HYPHEN}]+{HYPHEN}?")
 _WORD = re.compile(r"\S+")
 # Letters each of which stands alone, as pdfium finds them where they are spaced out.
 _SPACED_OUT = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){4,}(?=[.,:;!?]?(?!\S))")
@@ -190,10 +190,16 @@ class _Line(NamedTuple):
 def lines_in(text: str) -> list[_Line]:
     """Those of pdfium's text that are not blank.
 
-    They begin and end with what is seen: pdfium counts spaces in, and a word after a raised number would seem
-    to be one with it.
+    They begin with what is seen: pdfium counts spaces in, and a word after a raised number would seem to be
+    one with it. A space at the end stays: it holds the parts of a formula together, which are no columns. So
+    do both on pages with right-to-left lines, which pdfium has turned round.
     """
-    return [_Line(line[0], line.start()) for line in _LINE.finditer(text)]
+    lines, is_turned = [], _RTL_RUN.search(text) is not None
+    for found in _LINE.finditer(text):
+        line = found[0] if is_turned else found[0].lstrip()
+        if line and not line.isspace():
+            lines.append(_Line(line, found.end() - len(line)))
+    return lines
 
 
 class _Extraction:
@@ -387,7 +393,7 @@ class _Extraction:
     def _starts(self, line: _Line, *, is_first_enough: bool) -> list[int]:
         at, (text, start) = self._at, line
         if is_first_enough:
-            return [at[start]]
+            return [at[start + len(text) - len(text.lstrip())]]
         return [at[start + word.start()] for word in _WORD.finditer(text)]
 
     def _rectangles(self, lines: Sequence[_Line]) -> Iterator[list[Box]]:
