@@ -62,8 +62,8 @@ BORDERS = {
 # others say whose reach a transaction has, or Postgres would show them everything.
 SEE_EVERYTHING = {
     # work, whoever asked for it
-    *("backfill", "embedding_budget", "embedding_cache", "outages", "rag_service", "roster", "sweeper"),
-    *("admission", "incoming", "readiness", "webhook_delivery"),
+    *("backfill", "embedding_budget", "embedding_cache", "outages", "pipeline", "rag_service", "roster"),
+    *("admission", "incoming", "readiness", "sweeper", "verdicts", "webhook_delivery"),
     # for administrators
     *("figures", "keys", "webhook_service"),
     # of an account's own
