@@ -16,7 +16,7 @@ import psutil
 from typer.testing import CliRunner
 
 from app.local.cli import cli
-from app.local.embedded import free_port
+from app.local.embedded import die_with_parent, free_port
 
 PROJECT = Path(__file__).parent.parent
 SAMPLES = PROJECT / "samples"
@@ -45,6 +45,8 @@ class Up:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            # Of a killed pytest nothing is to be left running.
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one prctl call
         )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
