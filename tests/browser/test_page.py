@@ -394,6 +394,7 @@ async def test_a_filter_is_chosen_from_what_documents_have_with_counts(
     await page.get_by_role("button", name="Add", exact=True).click()
     await expect(page.get_by_role("heading", name="Nothing was found")).to_be_visible()
     await page.get_by_role("button", name="Search everything").click()
+    await expect(found.first).to_be_visible()
     await page.get_by_role("button", name="+ Filter").click()
     await field.select_option("metadata.pages")
     await expect(page.get_by_role("button", name="A4, folded, 1 document")).to_be_visible()
@@ -466,6 +467,7 @@ async def test_counts_beside_values_follow_the_filters_that_are_set(visit: Visit
     await expect(values).to_have_text(["de1"])
 
 
+@pytest.mark.heavy
 async def test_a_filter_is_chosen_with_the_keyboard_on_a_phone_in_the_dark(
     browser: Browser, service: Up, described: str
 ) -> None:
