@@ -56,11 +56,7 @@ async def list_collections(
 ) -> CollectionList:
     """Collections in the order of their names, each with what is in it."""
     found = await collections.list(after, limit + 1)
-    shown = found[:limit]
-    return CollectionList(
-        data=[Collection.of(one) for one in shown],
-        next=shown[-1].collection.name if len(found) > limit else None,
-    )
+    return CollectionList.of(found, limit, Collection.of, lambda last: last.collection.name)
 
 
 @router.get("/{name:path}", responses=NOT_FOUND)

@@ -6,10 +6,9 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionName, Page, Shown
 from app.services.keys import Scope
 from app.storage.keys import KeyRow
-from app.storage.usage import UsageOf
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
 Scopes = Annotated[set[Scope], Field(min_length=1)]
@@ -57,7 +56,7 @@ class KeyRequest(BaseModel):
     )
 
 
-class Key(BaseModel):
+class Key(Shown):
     """A key, without its secret."""
 
     id: UUID = Field(description="For `DELETE /keys/{key_id}`.")
@@ -71,10 +70,6 @@ class Key(BaseModel):
     last_used_at: datetime | None = Field(description="To a minute; null: never.")
     revoked_at: datetime | None = Field(description="Since then it opens nothing; null: it is in use.")
 
-    @classmethod
-    def of(cls, key: KeyRow) -> Self:
-        return cls.model_validate({name: getattr(key, name) for name in Key.model_fields})
-
 
 class NewKey(Key):
     """A key that was made just now, with its secret."""
@@ -86,11 +81,8 @@ class NewKey(Key):
         return cls(**Key.of(key).model_dump(), secret=secret)
 
 
-class KeyList(BaseModel):
-    """A page of keys."""
-
-    data: list[Key] = Field(description="The newest first.")
-    next: str | None = Field(description="For `after`, to get the next page; null: this was the last one.")
+class KeyList(Page[Key]):
+    """Keys, the newest first."""
 
 
 class TokenRequest(BaseModel):
@@ -117,7 +109,7 @@ class Token(BaseModel):
     expires_at: datetime = Field(description="From then on it opens nothing; it ends with its key, too.")
 
 
-class KeyUsage(BaseModel):
+class KeyUsage(Shown):
     """What was asked for on the account of a key, for documents that are in a collection now."""
 
     key: str = Field(description="The key's name; empty: nobody's, of a service without keys or of a task.")
@@ -126,10 +118,6 @@ class KeyUsage(BaseModel):
     pages: int = Field(description="Pages read.")
     bytes: int = Field(description="Of the files.")
     tokens: int = Field(description="Tokens embedded.")
-
-    @classmethod
-    def of(cls, usage: UsageOf) -> Self:
-        return cls.model_validate({name: getattr(usage, name) for name in cls.model_fields})
 
 
 class UsageOfMonth(BaseModel):

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, JsonValue
 
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionName, Page, Shown
 from app.storage import outbox, webhooks
 from app.storage.webhooks import EventName
 
@@ -63,7 +63,7 @@ class WebhookRequest(BaseModel):
     )
 
 
-class Webhook(BaseModel):
+class Webhook(Shown):
     """An address that is told of events."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_WEBHOOK_EXAMPLE]})
@@ -79,10 +79,6 @@ class Webhook(BaseModel):
     old_secret_expires_at: datetime | None = Field(
         description="Until then the secret before the newest one signs as well; `null`: one signs."
     )
-
-    @classmethod
-    def of(cls, webhook: webhooks.Webhook) -> Self:
-        return cls.model_validate(webhook, from_attributes=True)
 
 
 class WebhookWithSecret(Webhook):
@@ -101,11 +97,8 @@ class WebhookWithSecret(Webhook):
         return cls(**Webhook.of(webhook).model_dump(), secret=secret)
 
 
-class WebhookList(BaseModel):
+class WebhookList(Page[Webhook]):
     """Webhooks, those made first come first."""
-
-    data: list[Webhook] = Field(description="The webhooks.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 class DeliveryAnswer(BaseModel):
@@ -193,11 +186,8 @@ class Delivery(BaseModel):
         )
 
 
-class DeliveryList(BaseModel):
+class DeliveryList(Page[Delivery]):
     """Deliveries, the newest first."""
-
-    data: list[Delivery] = Field(description="The deliveries.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 class ReplayRequest(BaseModel):

@@ -1,14 +1,11 @@
-"""What clients do with documents: add, replace, retry, cancel, delete, look at."""
+"""What clients do with documents: add, replace, retry, change, cancel, delete. `catalog` looks at them."""
 
 import asyncio
-import hashlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import UUID
 
 import structlog
@@ -18,11 +15,9 @@ from app.errors import (
     AlreadyInWork,
     CollectionNotFound,
     DocumentNotFound,
-    DocumentReplaced,
     FileGone,
     FileNotFound,
     PasswordNeedsKey,
-    PDFIngestError,
     QueueFull,
     StorageFailed,
     StoreFull,
@@ -30,24 +25,23 @@ from app.errors import (
 )
 from app.services.admission import Admission
 from app.services.audit import audit
+from app.services.catalog import Catalog
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.keys import Caller
 from app.services.quotas import require_quota
-from app.services.uploads import ReceivedFile, Upload, storage_key_of
-from app.storage import document_views, documents, runs
-from app.storage.database import Connection, Database, beyond
-from app.storage.document_views import (
-    ChunkPage,
-    DocumentFilter,
-    DocumentOrder,
-    DocumentPlace,
-    DocumentView,
-    OriginalFile,
+from app.services.uploads import (
+    AcceptedFile,
+    ReceivedFile,
+    RefusedFile,
+    Upload,
+    UploadOptions,
+    storage_key_of,
 )
+from app.storage import documents, runs
+from app.storage.database import Connection, Database, beyond
+from app.storage.document_views import DocumentView
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
-from app.storage.filters import SearchFilter
-from app.storage.metadata_values import KeyCount, ValueCount, count_keys, count_values
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
@@ -57,44 +51,6 @@ from app.storage.title_words import store_title
 log = structlog.get_logger()
 
 AT_ONCE = 500  # documents that one transaction begins or ends
-
-OnDuplicate = Literal["return", "replace", "keep"]
-Priority = Literal["interactive", "bulk"]
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """What a client asks for the files of one request; `metadata` None: nothing was said about it."""
-
-    collection: str = "default"
-    metadata: dict[str, Any] | None = None
-    password: str | None = None
-    on_duplicate: OnDuplicate = "return"
-    priority: Priority = "interactive"
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedFile:
-    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now.
-
-    `known_as`: where the same bytes are kept for a task that was there before.
-    """
-
-    document_id: UUID
-    task_id: UUID
-    filename: str
-    status: str = "queued"
-    is_duplicate: bool = False
-    is_new_task: bool = True
-    known_as: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedFile:
-    """A file of which nothing was kept, and why."""
-
-    filename: str
-    error: PDFIngestError
 
 
 class DocumentService:
@@ -135,6 +91,10 @@ class DocumentService:
     def _reach(self) -> Reach:
         return self._caller.reach
 
+    @property
+    def _catalog(self) -> Catalog:
+        return Catalog(self._database, self._files, self._reach)
+
     async def close(self) -> None:
         """Wait for what still runs after answers: messages and deleted files."""
         if self._afterwards:
@@ -169,7 +129,7 @@ class DocumentService:
         and IdempotencyKeyInWork; a full queue refuses a file only.
         """
         self._require_collection(options.collection)
-        fingerprint = _fingerprint(arrived, options)
+        fingerprint = options.fingerprint(arrived)
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
@@ -270,7 +230,7 @@ class DocumentService:
             if change.is_title_given:
                 await store_title(connection, document_id, change.title)
         audit("document.change", document_id=document_id, collection=change.collection)
-        return await self.find(document_id)
+        return await self._catalog.find(document_id)
 
     async def retry_failed(self, wanted: FailedDocuments) -> int:
         """Ingest failed documents again; how many.
@@ -335,64 +295,9 @@ class DocumentService:
         async with self._database.transaction(self._reach) as connection:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
-            storage_keys = await documents.delete_document(connection, self._space_id, document_id)
+            storage_keys = await documents.delete_documents(connection, self._space_id, [document_id])
         audit("document.delete", document_id=document_id)
         self._do_afterwards(self._delete_files(storage_keys))
-
-    async def find(self, document_id: UUID) -> DocumentView:
-        """Raises DocumentNotFound."""
-        async with self._database.transaction(self._reach) as connection:
-            return await document_views.find_document(connection, document_id, self._reach)
-
-    async def list_documents(
-        self, condition: DocumentFilter, order: DocumentOrder, after: DocumentPlace | None, limit: int
-    ) -> list[tuple[DocumentView, DocumentPlace]]:
-        """Each with its place in the list."""
-        async with self._database.transaction(self._reach) as connection:
-            return await document_views.list_documents(
-                connection, condition, order, after, limit, self._reach
-            )
-
-    async def count_keys(self, wanted: SearchFilter, limit: int) -> Sequence[KeyCount]:
-        """Keys of the metadata, by how many published documents that are wanted have them."""
-        async with self._database.transaction(self._reach) as connection:
-            return await count_keys(connection, replace(wanted, reach=self._reach), limit)
-
-    async def count_values(self, wanted: SearchFilter, key: str, limit: int) -> Sequence[ValueCount]:
-        """Values of a key, by how many published documents that are wanted have them."""
-        async with self._database.transaction(self._reach) as connection:
-            return await count_values(connection, replace(wanted, reach=self._reach), key, limit)
-
-    async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
-        """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
-
-        Raises DocumentNotFound, and DocumentReplaced when `after` belongs to another version.
-        """
-        version, ordinal = after or (None, -1)
-        async with self._database.transaction(self._reach) as connection:
-            page = await document_views.list_document_chunks(
-                connection, document_id, ordinal, limit, self._reach
-            )
-        if version not in (None, page.ingestion_id):
-            raise DocumentReplaced
-        return page
-
-    async def find_original(self, document_id: UUID) -> OriginalFile:
-        """Raises DocumentNotFound and FileGone."""
-        async with self._database.transaction(self._reach) as connection:
-            original = await document_views.find_original(connection, document_id, self._reach)
-        if original.storage_key is None:
-            raise FileGone
-        audit("document.file", document_id=document_id)
-        return original
-
-    async def read(self, storage_key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes of a file from `start` up to, not including, `end`. Raises FileGone and StorageFailed."""
-        try:
-            async for piece in self._files.read(storage_key, start, end):
-                yield piece
-        except FileNotFound as error:  # its version was replaced just now, or the folder was emptied by hand
-            raise FileGone from error
 
     async def _add_all(
         self,
@@ -467,7 +372,7 @@ class DocumentService:
         except StoreFull as error:
             raise self._about_all(error) from error
         async with self.uploading() as upload:
-            kept = self.read(served.storage_key, 0, served.byte_size)
+            kept = self._catalog.read(served.storage_key, 0, served.byte_size)
             file = await upload.receive(served.filename, kept)
             return await self.replace(document_id, upload, file, password=password)
 
@@ -569,14 +474,3 @@ def _request_id() -> str | None:
     """Of the request that is being answered, for the lines of who works on it later."""
     request_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return request_id
-
-
-def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadOptions) -> bytes:
-    """Equal for equal requests. Of a password only that there is one: its hash could be guessed from."""
-    files = [
-        (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
-        for file in arrived
-    ]
-    has_password = options.password is not None
-    asked = [options.collection, options.metadata, has_password, options.on_duplicate, options.priority]
-    return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import text
@@ -55,6 +55,11 @@ class TaskStatus:
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def progress(self) -> Self:
+        """Stage, pages and chunks, which the wire has in a part of their own."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
