@@ -149,7 +149,9 @@ def work_on_next_within_limit(message: Message) -> None:
 
 async def work_on_next(message: Message) -> None:
     service = await shared_service()
-    message.is_bell = await service.is_bell(message.ingestion_id, message.file_path)
+    message.is_bell = await service.is_bell(
+        message.ingestion_id, message.file_path, is_announced=message.is_bell
+    )
     lease = await service.claim_next()
     if lease is None:
         return
