@@ -295,7 +295,7 @@ class DocumentService:
         async with self._database.transaction(self._reach) as connection:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
-            storage_keys = await documents.delete_document(connection, self._space_id, document_id)
+            storage_keys = await documents.delete_documents(connection, self._space_id, [document_id])
         audit("document.delete", document_id=document_id)
         self._do_afterwards(self._delete_files(storage_keys))
 

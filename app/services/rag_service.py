@@ -76,15 +76,19 @@ class RAGService:
             return await self._chunks_of_final(ingestion_id)
         return await self.ingest_claimed(lease)
 
-    async def is_bell(self, ingestion_id: UUID) -> bool:
+    async def is_bell(self, ingestion_id: UUID, file_path: str) -> bool:
         """Whether a message about this run says no more than that there is work: it waits for its turn.
 
-        Else the message is for this run: it was asked for by its path, perhaps just now, or has ended.
+        Else the message is for this run: it was asked for by its path, or has ended. The first message of a
+        path makes its row, so that the sweeper knows of it from now on.
         """
         row = await self._find(ingestion_id)
-        if row is not None and row.status == "processing":
+        if row is None:
+            await self.incoming.ask(ingestion_id, file_path)
+            return False
+        if row.status == "processing":
             await self._free_if_dead(ingestion_id)
-        return row is not None and row.turn is not None and row.status not in FINAL
+        return row.turn is not None and row.status not in FINAL
 
     async def claim_next(self) -> Lease | None:
         """Take the work whose turn it is, for `ingest_claimed`; None when there is none that may be begun."""

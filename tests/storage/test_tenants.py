@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database, beyond
-from app.storage.documents import delete_document
+from app.storage.documents import delete_documents
 from app.storage.models import Base
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from app.storage.spaces import open_space
@@ -253,7 +253,7 @@ async def test_a_document_that_was_moved_is_deleted_with_its_chunks(postgres: Em
     database = Database(url)
     space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
     async with database.transaction(A) as connection:
-        await delete_document(connection, space_id, document("4"))
+        await delete_documents(connection, space_id, [document("4")])
     assert await names(database, EVERYTHING, "chunks", "text") == " 1 2 3"
     await database.close()
 

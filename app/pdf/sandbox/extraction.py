@@ -22,6 +22,7 @@ from pypdfium2 import raw
 
 from app.errors import TooMuchText
 from app.pdf.pages import Box, Line
+from app.pdf.sandbox.accents import with_accents
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
 from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
 from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
@@ -263,7 +264,7 @@ class _Extraction:
         self._at = range(length)
         if length != count:
             self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
-        text = self._drawn_together(_MARK.sub(self._resolve_mark, text))
+        text = self._drawn_together(self._with_accents(_MARK.sub(self._resolve_mark, text)))
         if text.isascii() or not _RTL_RUN.search(text):
             return text
         return self._with_latin_onwards(_RTL_RUN.sub(self._resolve_ligatures, text))
@@ -271,6 +272,17 @@ class _Extraction:
     def _resolve_mark(self, mark: re.Match[str]) -> str:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
         return HYPHEN if is_hyphen else "\x00"
+
+    def _with_accents(self, text: str) -> str:
+        """With whole letters; what belongs to the places of `text` goes along."""
+        whole = with_accents(
+            text, lambda places: self._character_boxes([self._at[place] for place in places])
+        )
+        if whole is None:
+            return text
+        text, places = whole
+        self._at = [self._at[place] for place in places]
+        return text
 
     def _drawn_together(self, text: str) -> str:
         """With whole words where letters are spaced out; what belongs to the places of `text` goes along."""
