@@ -30,6 +30,11 @@ from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 ALL_TAKEN = "The service has more to do at once than its connections to the database allow. Try again soon."
 
 READ_ONLY = "25006"
+# By SQLSTATE: what is more than that the database did not answer.
+REASONS = {
+    "53100": "The disk of the database is full.",
+    READ_ONLY: "The database takes no writes at the moment.",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -270,7 +275,7 @@ def _unavailability(reach: Reach = EVERYTHING) -> Iterator[None]:
             raise TenantRoleMissing from error
         if is_unavailable(error):
             log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
-            raise DatabaseUnavailable(ALL_TAKEN if isinstance(error, PoolTimeout) else None) from error
+            raise DatabaseUnavailable(_reason(error)) from error
         raise
 
 
@@ -283,6 +288,12 @@ def _is_role_missing(error: Exception) -> bool:
     met = getattr(getattr(error, "orig", error), "__cause__", None)
     source = getattr(met, "server_source_function", None)
     return source in {"call_string_check_hook", "aclcheck_error"}
+
+
+def _reason(error: Exception) -> str | None:
+    if isinstance(error, PoolTimeout):
+        return ALL_TAKEN
+    return REASONS.get(_sqlstate(getattr(error, "orig", error)) or "")
 
 
 def is_unavailable(error: Exception) -> bool:

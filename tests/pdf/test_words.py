@@ -87,3 +87,21 @@ async def test_an_accent_makes_a_dotless_letter_the_usual_one(reader: PDFReader,
 @pytest.mark.parametrize("text", ["run `make` in ~/src", "a^b, ^c and x~y", "´ alone", "`"])
 async def test_signs_that_stand_beside_letters_stay(reader: PDFReader, write: Write, text: str) -> None:
     assert await lines_of(reader, write, one_page(stream(shown(text)))) == [text]
+
+
+async def test_ligatures_of_fonts_that_are_pictures_are_letters(reader: PDFReader, write: Write) -> None:
+    """As TeX wrote them, whose two oldest encodings have them at these places."""
+    names = [b"/p%d" % place for place in range(32)] + [
+        b"/%c" % letter for letter in b"abcdefghijklmnopqrstu"
+    ]
+    font = (
+        b"<</Type/Font/Subtype/Type3/FontMatrix[.001 0 0 .001 0 0]/FontBBox[0 0 500 700]/CharProcs<<%b>>"
+        b"/Encoding<</Differences[0%b 97%b]>>/FirstChar 0/LastChar 255/Widths[%b]>>"
+        % (b" 6 0 R".join([*names, b""]), b"".join(names[:32]), b"".join(names[32:]), b" 500" * 256)
+    )
+    glyph = stream(b"500 0 0 0 500 700 d1 0 0 450 700 re f")
+    content = stream(
+        b"BT /F 10 Tf 72 700 Td (di\\016cult) Tj 80 0 Td (h\\344u\\034g) Tj 80 0 Td (o\\033er) Tj ET"
+    )
+    document = one_page(content, fonts=b"/F 7 0 R", more=[glyph, font])
+    assert " ".join(await lines_of(reader, write, document)).split() == ["difficult", "häufig", "offer"]

@@ -39,14 +39,13 @@ GAP_OF_WORDS = 0.25
 Boxes = Callable[[Sequence[int]], list[Box]]
 
 
-def with_accents(text: str, boxes_of: Boxes) -> tuple[str, list[int]] | None:
-    """The text with whole letters, and their places in `text`; None if nothing changes."""
-    signs = [sign.start() for sign in _SIGN.finditer(text)]
-    if not signs:
-        return None
+def with_accents(text: str, boxes_of: Boxes) -> Sequence[tuple[str, int]]:
+    """The characters of the text with whole letters, and their places in `text`; empty if all are."""
+    if not any(sign in text for sign in _COMBINING):  # 20 times as quick as looking where
+        return ()
     accents = _Accents(text, boxes_of)
-    for sign in signs:
-        accents.place(sign)
+    for sign in _SIGN.finditer(text):
+        accents.place(sign.start())
     return accents.whole_letters()
 
 
@@ -61,16 +60,15 @@ class _Accents:
         self._gone: set[int] = set()
         self._searches = 0
 
-    def whole_letters(self) -> tuple[str, list[int]] | None:
+    def whole_letters(self) -> Sequence[tuple[str, int]]:
         if not self._borne:
-            return None
-        kept = [
+            return ()
+        return [
             (character, place)
             for place, letter in enumerate(self._text)
             if place not in self._gone
             for character in self._whole(place, letter)
         ]
-        return "".join([character for character, _ in kept]), [place for _, place in kept]
 
     def _whole(self, place: int, letter: str) -> str:
         if place not in self._borne:
