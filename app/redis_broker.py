@@ -6,6 +6,7 @@ Redis takes a message off its list when it hands it out; only then kombu writes 
 from typing import Any
 
 import structlog
+from kombu.connection import Connection
 from kombu.transport import redis, virtual
 from redis.exceptions import RedisError
 
@@ -15,6 +16,20 @@ log = structlog.get_logger(__name__)
 def keep_messages() -> None:
     """From now on, in this process: whatever Redis does after it has handed out a message."""
     redis.Channel.QoS = KeepingQoS
+
+
+def warn_of_eviction(broker: Connection) -> None:
+    """If it is a Redis that throws away any key when it is full, such as the queue."""
+    channel = broker.default_channel
+    if not isinstance(channel, redis.Channel):
+        return
+    try:
+        with channel.conn_or_acquire() as client:
+            policy = client.info("memory").get("maxmemory_policy", "")
+    except RedisError:  # it does not tell everybody
+        return
+    if policy.startswith("allkeys"):
+        log.warning("Redis may throw messages away when it is full: noeviction is safe", policy=policy)
 
 
 class KeepingQoS(redis.QoS):

@@ -18,6 +18,7 @@ from celery.signals import (
     task_revoked,
     worker_init,
     worker_process_shutdown,
+    worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
@@ -39,7 +40,7 @@ from app.errors import (
 )
 from app.logs import configure_logging, sane_request_id
 from app.metrics import forget_counts, serve_counts
-from app.redis_broker import keep_messages
+from app.redis_broker import keep_messages, warn_of_eviction
 from app.resources import open_rag_service, require_sandbox
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
@@ -148,7 +149,9 @@ def work_on_next_within_limit(message: Message) -> None:
 
 async def work_on_next(message: Message) -> None:
     service = await shared_service()
-    message.is_bell = await service.is_bell(message.ingestion_id, message.file_path)
+    message.is_bell = await service.is_bell(
+        message.ingestion_id, message.file_path, is_announced=message.is_bell
+    )
     lease = await service.claim_next()
     if lease is None:
         return
@@ -303,6 +306,11 @@ def tell_counts(**_: Any) -> None:
         serve_counts(settings.worker_metrics_port)
     except OSError as error:
         raise SystemExit(f"WORKER_METRICS_PORT {settings.worker_metrics_port}: {error.strerror}.") from error
+
+
+@worker_ready.connect
+def look_at_broker(sender: Any, **_: Any) -> None:
+    warn_of_eviction(sender.connection)
 
 
 @task_revoked.connect

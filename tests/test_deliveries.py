@@ -118,8 +118,10 @@ async def test_a_message_that_redis_has_handed_out_and_not_noted_is_worked_on(
 
 @pytest.mark.heavy
 async def test_what_a_killed_worker_had_not_begun_is_redelivered_after_a_minute(delivery: Delivery) -> None:
+    delivery.broker.config_set("maxmemory-policy", "allkeys-lru")  # which a worker warns of
     with delivery.worker() as worker:
         worker.wait_until_ready(delivery.client)
+        assert '"policy": "allkeys-lru"' in worker.output()
         (child,) = worker.children()
         child.suspend()
         task_id = delivery.send()

@@ -4,16 +4,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.schemas import CollectionName, Page, Shown
+from app.api.schemas import CollectionPatterns, Moment, Page, Shown
 from app.services.keys import Scope
 from app.storage.keys import KeyRow
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
 Scopes = Annotated[set[Scope], Field(min_length=1)]
 Amount = Annotated[int, Field(ge=1, le=2**53)] | None
-CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_length=100)]
 
 
 def _later(value: datetime) -> datetime:
@@ -51,7 +50,7 @@ class KeyRequest(BaseModel):
         "other collection. Not with `admin`. Default: all collections.",
     )
     limits: KeyLimits = Field(KeyLimits(), description="How much it may ask for.")
-    expires_at: Annotated[AwareDatetime, AfterValidator(_later)] | None = Field(
+    expires_at: Annotated[Moment, AfterValidator(_later)] | None = Field(
         None, description="From then on it opens nothing. Default: never."
     )
 

@@ -1,11 +1,13 @@
 """What several bodies have in common: texts that can be stored, lists in pages, what is shown of a thing."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
 MAX_COLLECTION_CHARACTERS = 200
 MAX_JSON_BYTES = 10_000
@@ -37,9 +39,30 @@ def storable_metadata(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return value
 
 
+def storable_moment(value: datetime) -> datetime:
+    """Raises ValueError for what lies, in UTC, before the year 1 or after 9999."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be in the years 1 to 9999, in UTC") from None
+
+
+def addressable_name(value: str) -> str:
+    """Raises ValueError for a name that no address leads to: nobody could delete the collection."""
+    if {".", ".."} & set(value.split("/")) or any(unicodedata.category(one) == "Cc" for one in value):
+        raise ValueError("must not contain control characters, nor `.` or `..` as a part between `/`")
+    return value
+
+
 CollectionName = Annotated[
-    str, Field(min_length=1, max_length=MAX_COLLECTION_CHARACTERS), AfterValidator(storable_text)
+    str,
+    Field(min_length=1, max_length=MAX_COLLECTION_CHARACTERS),
+    AfterValidator(storable_text),
+    AfterValidator(addressable_name),
 ]
+# `*` in them stands for any characters.
+CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_length=100)]
+Moment = Annotated[AwareDatetime, AfterValidator(storable_moment)]
 TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
 ErrorCode = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z_]+$")]
 Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]

@@ -4,14 +4,13 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, JsonValue
 
-from app.api.schemas import CollectionName, Page, Shown
+from app.api.schemas import CollectionPatterns, Moment, Page, Shown
 from app.storage import outbox, webhooks
 from app.storage.webhooks import EventName
 
 MAX_URL_CHARACTERS = 2000
-MAX_COLLECTIONS = 100
 MAX_EVENTS = 20
 
 _WEBHOOK_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a10"
@@ -55,11 +54,10 @@ class WebhookRequest(BaseModel):
     events: list[EventName] = Field(
         min_length=1, max_length=MAX_EVENTS, description="The events to be told of."
     )
-    collections: list[CollectionName] | None = Field(
+    collections: CollectionPatterns | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_COLLECTIONS,
-        description="Only those of documents in these collections; without it, of all.",
+        description="Only those of documents in these collections, by names or patterns in which `*` stands "
+        "for any characters; without it, of all.",
     )
 
 
@@ -71,7 +69,9 @@ class Webhook(Shown):
     id: UUID = Field(description="The webhook.")
     url: str = Field(description="Where it is sent.")
     events: list[EventName] = Field(description="The events it is told of.")
-    collections: list[str] | None = Field(description="Of which collections; `null`: of all.")
+    collections: list[str] | None = Field(
+        description="Of which collections, names or patterns; `null`: of all."
+    )
     created_at: datetime = Field(description="When it was made.")
     disabled_at: datetime | None = Field(
         description="When its receiver answered 410: it is told nothing any more."
@@ -195,8 +195,8 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": _MADE_AT}]})
 
-    since: AwareDatetime = Field(description="Events from this moment on.")
-    until: AwareDatetime | None = Field(None, description="Up to this moment; without it, up to now.")
+    since: Moment = Field(description="Events from this moment on.")
+    until: Moment | None = Field(None, description="Up to this moment; without it, up to now.")
 
 
 class ReplayedDeliveries(BaseModel):

@@ -19,6 +19,7 @@ from app.errors import (
     FileNotFound,
     PasswordNeedsKey,
     QueueFull,
+    QuotaExceeded,
     StorageFailed,
     StoreFull,
     TaskNotFound,
@@ -28,7 +29,7 @@ from app.services.audit import audit
 from app.services.catalog import Catalog
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.keys import Caller
-from app.services.quotas import require_quota
+from app.services.quotas import Limits, lock_quota, within_quota
 from app.services.uploads import (
     AcceptedFile,
     ReceivedFile,
@@ -126,7 +127,7 @@ class DocumentService:
         """Make documents of files, all in one transaction with the answer that an Idempotency-Key keeps.
 
         `answer` is asked before the commit. Raises CollectionNotFound, PasswordNeedsKey, IdempotencyKeyReused
-        and IdempotencyKeyInWork; a full queue refuses a file only.
+        and IdempotencyKeyInWork; a full queue, and what is left to the caller, refuse a file only.
         """
         self._require_collection(options.collection)
         fingerprint = options.fingerprint(arrived)
@@ -134,9 +135,7 @@ class DocumentService:
             return first
         password = self._encrypt(options.password)
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(
-                connection, *(file for file in arrived if isinstance(file, ReceivedFile))
-            )
+            await lock_quota(connection, *self._account)
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
@@ -177,9 +176,10 @@ class DocumentService:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = self._new_ingestion(file, self._encrypt(password))
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(connection, file)
+            await lock_quota(connection, *self._account)
             await _lock_content(connection, document_id, file.sha256, self._reach)
-            await self._add_version(connection, document_id, new, metadata)
+            async with within_quota(connection, *self._account):
+                await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
         audit("document.replace", document_id=document_id)
@@ -190,7 +190,7 @@ class DocumentService:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(connection)
+            await lock_quota(connection, *self._account)
             document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
                 raise DocumentNotFound
@@ -206,8 +206,9 @@ class DocumentService:
             )
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
-                await documents.release_file(connection, last.id)
-                await self._add_version(connection, document_id, new)
+                async with within_quota(connection, *self._account):
+                    await documents.release_file(connection, last.id)
+                    await self._add_version(connection, document_id, new)
         audit("document.retry", document_id=document_id)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
@@ -235,23 +236,29 @@ class DocumentService:
     async def retry_failed(self, wanted: FailedDocuments) -> int:
         """Ingest failed documents again; how many.
 
-        Raises QueueFull when none could be begun. The sweeper announces them.
+        Raises QueueFull and QuotaExceeded when none could be begun. The sweeper announces them.
         """
         count = 0
+        at_once = AT_ONCE
         while True:
-            new_ids = [uuid7() for _ in range(AT_ONCE)]
+            new_ids = [uuid7() for _ in range(at_once)]
             try:
-                async with self._database.transaction(self._reach) as connection:
-                    await self._require_quota(connection)
+                async with (
+                    self._database.transaction(self._reach) as connection,
+                    within_quota(connection, *self._account),
+                ):
                     begun = await documents.retry_failed(
                         connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
                     )
-            except QueueFull:
+            except (QueueFull, QuotaExceeded):
+                if at_once > 1:  # fewer may fit
+                    at_once //= 2
+                    continue
                 if count == 0:
                     raise
                 begun = 0
             count += begun
-            if begun < AT_ONCE:
+            if begun < at_once:
                 log.info("retried", count=count, collection=wanted.collection, codes=wanted.codes)
                 audit("documents.retry", count=count, collection=wanted.collection)
                 return count
@@ -315,11 +322,17 @@ class DocumentService:
                 outcomes.append(
                     file
                     if isinstance(file, RefusedFile)
-                    else await self._add_one(connection, file, options, password)
+                    else await self._add_within_quota(connection, file, options, password)
                 )
-            except QueueFull as error:  # raised before anything is written: the transaction goes on
+            except (QueueFull, QuotaExceeded) as error:  # nothing is written: the transaction goes on
                 outcomes.append(RefusedFile(file.filename, error))
         return outcomes
+
+    async def _add_within_quota(
+        self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
+    ) -> AcceptedFile:
+        async with within_quota(connection, *self._account):
+            return await self._add_one(connection, file, options, password)
 
     async def _add_one(
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
@@ -376,16 +389,10 @@ class DocumentService:
             file = await upload.receive(served.filename, kept)
             return await self.replace(document_id, upload, file, password=password)
 
-    async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
-        """For runs with these files; a retry has none of its own. Raises QuotaExceeded and QueueFull."""
-        async with beyond(connection, self._reach):  # on the account is what was moved out of reach, too
-            await require_quota(
-                connection,
-                self._caller.account,
-                self._caller.limits,
-                documents=max(len(files), 1),
-                byte_size=sum(file.byte_size for file in files),
-            )
+    @property
+    def _account(self) -> tuple[Reach, str, Limits]:
+        """Whose runs count for what he may ask for."""
+        return self._reach, self._caller.account, self._caller.limits
 
     def _new_ingestion(
         self, file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False

@@ -76,13 +76,19 @@ class RAGService:
             return await self._chunks_of_final(ingestion_id)
         return await self.ingest_claimed(lease)
 
-    async def is_bell(self, ingestion_id: UUID, file_path: str) -> bool:
+    async def is_bell(self, ingestion_id: UUID, file_path: str, *, is_announced: bool = False) -> bool:
         """Whether a message about this run says no more than that there is work: it waits for its turn.
 
         Else the message is for this run: it was asked for by its path, or has ended. The first message of a
-        path makes its row, so that the sweeper knows of it from now on.
+        path makes its row, so that the sweeper knows of it from now on. An `is_announced` one comes from who
+        had made the row: if it is not here, it is in the database of another installation.
         """
         row = await self._find(ingestion_id)
+        if row is None and is_announced:
+            log.warning(
+                "no such run here: has another installation the same broker?", task_id=str(ingestion_id)
+            )
+            return True
         if row is None:
             await self.incoming.ask(ingestion_id, file_path)
             return False
