@@ -181,7 +181,8 @@ def ingest_for_result(task: Task, ingestion_id: UUID, file_path: str) -> dict[st
         result = ingest_within_limit(ingestion_id, file_path)
     except PDFIngestError as error:
         result = None if is_announced_by_row(ingestion_id, file_path) else error.as_result()
-    except asyncio.CancelledError as error:  # the worker shuts down: somebody else goes on
+    except (asyncio.CancelledError, TimeoutError) as error:
+        # The worker shuts down, or a process that still starts had no time to make a row: somebody goes on.
         if not is_called_directly(task) and not is_announced_by_row(ingestion_id, file_path):
             raise Reject(requeue=True) from error
         result = None

@@ -18,7 +18,7 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
 from tests.databases import migrated
 from tests.processes import WorkerProcess
-from tests.test_worker import row_of, wait_for_row, write_pdf
+from tests.test_worker import get, row_of, wait_for_row, write_pdf
 
 
 @dataclass
@@ -135,3 +135,15 @@ async def test_what_a_killed_worker_had_not_begun_is_redelivered_after_a_minute(
     delivery.broker.zincrby("pdf_ingest_unacked_index", -60, tag)  # a minute goes by
     with delivery.worker():
         await wait_for_row(delivery.database, task_id, lambda row: row.status == "success", 60)
+
+
+@pytest.mark.heavy
+async def test_a_limit_shorter_than_the_start_of_a_process_ends_nothing_without_a_row(
+    delivery: Delivery,
+) -> None:
+    with delivery.worker(TASK_SOFT_LIMIT_SECONDS="0.5", TASK_HARD_LIMIT_SECONDS="60") as worker:
+        worker.wait_until_ready(delivery.client)
+        task_id = delivery.send()
+        result = await get(delivery.client, task_id)
+    row = await row_of(delivery.database, task_id)
+    assert (row.status, row.error_code) == (result["status"], result.get("code"))
