@@ -176,6 +176,21 @@ async def test_a_path_that_may_not_be_read_is_an_error_with_a_code(
     assert (await row_of(worker_database, task_id)).error_code == code
 
 
+async def test_a_message_of_another_installation_gets_no_row_and_no_verdict(
+    worker: WorkerProcess, client: Celery, worker_database: Database
+) -> None:
+    task_id = str(uuid4())
+    client.send_task("ingest_pdf_task", args=[f"{task_id}.pdf"], task_id=task_id)
+    async with asyncio.timeout(60):
+        while "no such run here" not in worker.output():  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.05)
+    assert (await ingest(client, "/etc/passwd"))["code"] == "path_not_allowed", (
+        "what comes later is worked on"
+    )
+    assert await row_of(worker_database, task_id) is None
+    assert client.AsyncResult(task_id).state == "PENDING"
+
+
 async def test_a_link_that_leads_out_of_the_folder_is_not_followed(
     worker: WorkerProcess, client: Celery, incoming: Path
 ) -> None:

@@ -253,6 +253,17 @@ def test_this_machine_is_asked_without_the_proxy(up: Up, monkeypatch: pytest.Mon
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+def test_a_proxy_that_cannot_be_used_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:hunter2@127.0.0.1:9")
+    finished = pdf_ingest("status", url="http://pdfs.invalid:8000")
+    assert finished.returncode == 1
+    assert finished.stderr.startswith(
+        "A proxy of the environment (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY) cannot"
+    )
+    assert finished.stderr.count("\n") == 1
+    assert "hunter2" not in finished.stderr
+
+
 def test_settings_that_are_not_valid_are_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAX_PAGES", "many")
     finished = pdf_ingest_alone("up")

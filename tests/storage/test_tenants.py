@@ -13,9 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.embeddings.base import EmbeddingIdentity
+from app.errors import TenantRoleMissing
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database, beyond
-from app.storage.documents import delete_document
+from app.storage.documents import delete_documents
 from app.storage.models import Base
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from app.storage.spaces import open_space
@@ -252,7 +253,7 @@ async def test_a_document_that_was_moved_is_deleted_with_its_chunks(postgres: Em
     database = Database(url)
     space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
     async with database.transaction(A) as connection:
-        await delete_document(connection, space_id, document("4"))
+        await delete_documents(connection, space_id, [document("4")])
     assert await names(database, EVERYTHING, "chunks", "text") == " 1 2 3"
     await database.close()
 
@@ -278,7 +279,11 @@ async def test_a_database_that_was_restored_without_the_role_is_mended(server: E
     database = Database(url)
     await open_space(database, EmbeddingIdentity("test", "model", 8))
     await run_sql(url, f"DROP OWNED BY {TENANT_ROLE}", f"DROP ROLE {TENANT_ROLE}", ROWS)
-    with pytest.raises(DBAPIError, match=TENANT_ROLE):
+    with pytest.raises(TenantRoleMissing, match="pdf-ingest migrate"):
+        await names(database, A)
+    assert await names(database, EVERYTHING) == " 1 2 3 4"
+    await run_sql(url, f"CREATE ROLE {TENANT_ROLE} NOLOGIN")  # as another database of the server has it
+    with pytest.raises(TenantRoleMissing):
         await names(database, A)
     assert (await asyncio.to_thread(migrate, url)).returncode == 0
     assert await names(database, A) == "1 2 4"
