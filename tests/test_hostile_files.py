@@ -91,6 +91,12 @@ class Service:
                 pass
         return await self._get(f"/documents/{accepted.json()['document_id']}")
 
+    async def task(self, accepted: httpx.Response) -> dict[str, Any]:
+        """As it is listed, with what it took."""
+        listed = await self._get(f"/tasks?document_id={accepted.json()['document_id']}")
+        (task,) = listed["data"]
+        return dict(task)
+
     async def chunks(self, document: dict[str, Any]) -> list[dict[str, Any]]:
         page = await self._get(f"/documents/{document['document_id']}/chunks?limit=100")
         chunks: list[dict[str, Any]] = page["data"]
@@ -225,3 +231,17 @@ async def test_hostile_files_leave_the_worker_as_it_was(
     grown = {pid: after.descriptors[pid] - number for pid, number in before.descriptors.items()}
     assert max(grown.values()) <= MOST_NEW_DESCRIPTORS, grown
     assert after.files - before.files == {f"{document['task_id']}.pdf" for document in documents}
+
+
+async def test_what_is_recognised_says_that_it_needs_tesseract(
+    answers: dict[str, httpx.Response], service: Service
+) -> None:
+    """Else it passes here, and fails where that is not installed."""
+    recognised = set()
+    for case in CASES:
+        if (answer := answers.get(case.name)) is not None and answer.status_code == 202:
+            await service.verdict(answer)
+            if (await service.task(answer))["seconds"].get("ocr"):
+                recognised.add(case.name)
+    is_ready_without = {"partly-garbled"}
+    assert recognised - is_ready_without <= {case.name for case in CASES if case.needs_ocr}

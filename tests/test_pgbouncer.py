@@ -26,7 +26,7 @@ from app.storage.database import A_PERSON_WAITS, Database
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from tests.databases import empty_broker, migrated
 from tests.processes import WorkerProcess
-from tests.stacks import pdf_ingest
+from tests.stacks import pdf_ingest_alone
 from tests.test_worker import ingest, write_pdf
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place for it
@@ -136,5 +136,5 @@ async def test_migrating_works_behind_pgbouncer_as_often_as_wanted(
     monkeypatch.setenv("DATABASE_URL", pgbouncer_url)
     monkeypatch.setenv("DATABASE_PGBOUNCER", "true")
     for _ in range(3):
-        finished = await asyncio.to_thread(pdf_ingest, "migrate", url="unused")
+        finished = await asyncio.to_thread(pdf_ingest_alone, "migrate")
         assert (finished.returncode, finished.stderr) == (0, "")
