@@ -136,7 +136,7 @@ async def test_words_are_as_common_for_callers_who_are_bound(library: Library) -
     query = f"{QUERY} {' '.join(VOCABULARY[:20:4])} {' '.join(VOCABULARY[500:505])} nowhere"
     bound, unbound = [
         {word.text: word.share for word in (await ask_words(library, query, wanted)).words}
-        for wanted in (SearchFilter(reach=BOUND), SearchFilter())
+        for wanted in (SearchFilter(reach=Reach(collections=("rep*", "notes"))), SearchFilter())
     ]
     assert bound == unbound
     assert unbound["nowhere"] < unbound[VOCABULARY[500]] < unbound[VOCABULARY[0]] < 1
