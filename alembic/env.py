@@ -6,7 +6,8 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, event, pool, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_random
 
 from app.errors import DatabaseUnavailable
 from app.storage.database import PGBOUNCER_ARGUMENTS, is_unavailable, keep_alive
@@ -16,6 +17,9 @@ from app.storage.tenants import give_rights
 
 LOCK = 0x4D69_6772  # any number, the same in every process
 CONNECT_SECONDS = 10
+# Migrations of several versions, which lock all tables, met three in six seconds beside a busy service.
+DEADLOCK = "40P01"
+DEADLOCK_PATIENCE_SECONDS = 60
 
 
 def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -40,16 +44,31 @@ def migrate(connection: Connection) -> None:
                 give_rights(connection)
 
 
+def is_deadlock(error: BaseException) -> bool:
+    """A running service and we held what the other wanted. Nothing is changed yet: we come again."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == DEADLOCK
+
+
+@retry(
+    retry=retry_if_exception(is_deadlock),
+    stop=stop_after_delay(DEADLOCK_PATIENCE_SECONDS),
+    wait=wait_random(0.1, 1),
+    reraise=True,
+)
+async def migrate_in_one_transaction(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a role's own is for queries
+        await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        await connection.run_sync(migrate)
+
+
 async def migrate_async(url: str, *, is_pgbouncer: bool) -> None:
     """One at a time: the second of two that start together finds nothing left to do."""
     arguments = {"timeout": CONNECT_SECONDS, **(PGBOUNCER_ARGUMENTS if is_pgbouncer else {})}
     engine = create_async_engine(url, poolclass=pool.NullPool, connect_args=arguments)
     event.listen(engine.sync_engine, "connect", keep_alive)
     try:
-        async with engine.begin() as connection:
-            await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a role's own is for queries
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            await connection.run_sync(migrate)
+        await migrate_in_one_transaction(engine)
     except DBAPIError as error:
         if is_unavailable(error):
             raise DatabaseUnavailable(str(error.orig)) from error

@@ -42,7 +42,11 @@ class Settings(BaseSettings):
     """Every option of the service; only the edge (main, worker, cli, resources, embedded) reads it."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+        env_file=".env",
+        env_file_encoding="utf-8-sig",  # some editors begin a file with a mark, which is no part of a name
+        extra="ignore",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
     )
 
     database_url: str = Field(
@@ -311,13 +315,23 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def read_secret_key(self) -> Self:
         """Of the file, which may not have been made yet."""
-        if self.secret_key is None and self.secret_key_file is not None and self.secret_key_file.exists():
-            self.secret_key = SecretStr(self.secret_key_file.read_text().strip())
+        if self.secret_key is None and self.secret_key_file is not None:
+            self.secret_key = _key_in(self.secret_key_file)
         if self.secret_key is not None and not _is_fernet_key(self.secret_key.get_secret_value()):
             raise ValueError(
                 "SECRET_KEY, or what is in SECRET_KEY_FILE, must be a Fernet key: 32 bytes as URL-safe base64"
             )
         return self
+
+
+def _key_in(file: Path) -> SecretStr | None:
+    """None before `migrate` has made the file."""
+    try:
+        return SecretStr(file.read_text().strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"SECRET_KEY_FILE: cannot be read: {_reason(error)}") from None
 
 
 def _is_fernet_key(key: str) -> bool:
@@ -342,8 +356,14 @@ def settings_or_exit() -> Settings:
         return get_settings()
     except ValidationError as error:
         faults = ". ".join(map(_in_words, error.errors()))
-        print(f"The settings are not valid. {faults}.", file=sys.stderr)  # noqa: T201 - no log is set up yet
-        raise SystemExit(2) from None
+    except (OSError, UnicodeError) as error:
+        faults = f".env: cannot be read: {_reason(error)}"
+    print(f"The settings are not valid. {faults}.", file=sys.stderr)  # noqa: T201 - no log is set up yet
+    raise SystemExit(2)
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return f"{error.strerror}" if isinstance(error, OSError) else "it is not text in UTF-8"
 
 
 def _in_words(fault: ErrorDetails) -> str:

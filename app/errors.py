@@ -10,7 +10,7 @@
     │   ├── PathNotAllowed · FileNotFound
     ├── Temporary                somebody else's fault
     │   ├── EmbeddingFailed (EmbeddingRefused · TextRefused)
-    │   ├── StorageFailed (StoreFull · DiskFull) · DatabaseUnavailable
+    │   ├── StorageFailed (StoreFull · DiskFull) · DatabaseUnavailable (TenantRoleMissing)
     │   └── Interrupted (ReadingStalled · ReaderKilled · WorkerLost)
     ├── Stopped                  ended by a person, by a newer request or by a limit
     │   ├── Cancelled · Superseded · TaskTimedOut
@@ -513,6 +513,15 @@ class ServiceNotReady(PDFIngestError):
 class EmbeddingSpaceMismatch(PDFIngestError):
     code = "embedding_space_mismatch"
     status_code = 503
+
+
+class TenantRoleMissing(DatabaseUnavailable):
+    """A role belongs to a Postgres server: a database that was restored on another one has none."""
+
+    default_message = (
+        "Postgres has no role pdf_ingest_tenant with the rights that requests of bound keys need. "
+        "`pdf-ingest migrate` makes it."
+    )
 
 
 class TenantRoleRefused(PDFIngestError):

@@ -27,6 +27,7 @@ from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
 from app.services.outages import Outages, Probe
 from app.services.pictures import PagePictures
+from app.services.pipeline import Pipeline
 from app.services.progress import ProgressWatcher
 from app.services.query_vectors import QueryVectors
 from app.services.rag_service import RAGService
@@ -36,6 +37,7 @@ from app.services.roster import Roster
 from app.services.searching import Searcher
 from app.services.splitter import Splitter
 from app.services.sweeper import Sweeper
+from app.services.verdicts import Verdicts
 from app.services.webhook_delivery import WebhookDispatcher
 from app.services.webhook_sender import WebhookSender
 from app.services.webhook_service import WebhookService
@@ -254,23 +256,34 @@ def _documents(settings: Settings, resources: _Resources) -> DocumentService:
 
 
 def _rag(settings: Settings, resources: _Resources, documents: DocumentService) -> RAGService:
+    database, outages, space_id = resources.database, resources.outages, resources.space_id
     return RAGService(
+        database=database,
+        incoming=_incoming(settings, resources, documents),
+        pipeline=_pipeline(settings, resources),
+        verdicts=Verdicts(database, outages, space_id),
+        searcher=_searcher(settings, resources),
+        budget=resources.budget,
+        outages=outages,
+        processes=resources.processes,
+        holder=resources.processes.name_of_this(),
+        space_id=space_id,
+    )
+
+
+def _pipeline(settings: Settings, resources: _Resources) -> Pipeline:
+    return Pipeline(
         database=resources.database,
         files=resources.files,
-        incoming=_incoming(settings, resources, documents),
         reader=resources.reader,
         splitter=_splitter(resources.embedder, settings.chunk_tokens),
         embedder=resources.embedder,
-        budget=resources.budget,
         detector=LanguageDetector(),
         text_search=resources.text_search,
         space_id=resources.space_id,
         cipher=resources.cipher,
         outages=resources.outages,
-        processes=resources.processes,
-        holder=resources.processes.name_of_this(),
         batch_chunks=settings.embedding_batch_inputs,
-        searcher=_searcher(settings, resources),
     )
 
 

@@ -18,6 +18,7 @@ from celery.signals import (
     task_revoked,
     worker_init,
     worker_process_shutdown,
+    worker_ready,
     worker_shutdown,
     worker_shutting_down,
 )
@@ -35,11 +36,11 @@ from app.errors import (
     PDFIngestError,
     SandboxIncomplete,
     TaskNotFound,
-    TaskTimedOut,
     WorkHeld,
 )
 from app.logs import configure_logging, sane_request_id
 from app.metrics import forget_counts, serve_counts
+from app.redis_broker import keep_messages, warn_of_eviction
 from app.resources import open_rag_service, require_sandbox
 from app.services.progress import ingestion_id_of
 from app.services.rag_service import RAGService
@@ -49,6 +50,9 @@ DATABASE_PATIENCE_SECONDS = 5
 # Celery's pools by the name of their module.
 POOLS = {name: name for name in ("prefork", "solo", "gevent", "eventlet")} | {"thread": "threads"}
 HARD_LIMIT_MARGIN_SECONDS = 60
+# After so long Redis gives a message that was handed out to somebody else. It may be in work for longer: a
+# second delivery does no harm, and what a killed worker had not begun yet, only its message knows of.
+REDELIVERY_SECONDS = 60
 
 log = structlog.get_logger(__name__)
 settings = settings_or_exit()
@@ -64,12 +68,15 @@ celery_app = new_celery(
     worker_max_tasks_per_child=settings.worker_max_tasks,
     worker_max_memory_per_child=settings.worker_max_memory_mb * 1024,
     broker_connection_retry_on_startup=True,
-    # Redis gives an unacknowledged message to somebody else after this time: not while it can be in
-    # work. The sweeper does not wait for it, and a second delivery does no harm.
     broker_transport_options={
-        "visibility_timeout": hard_limit_seconds + HARD_LIMIT_MARGIN_SECONDS,
+        "visibility_timeout": REDELIVERY_SECONDS,
         "unacked_restore_interval": 10,
         "unacked_restore_throttle": 1,
+        # Of our own: those of other Celery apps on this Redis may not be redelivered so soon.
+        "unacked_key": "pdf_ingest_unacked",
+        "unacked_index_key": "pdf_ingest_unacked_index",
+        "unacked_mutex_key": "pdf_ingest_unacked_mutex",
+        "unacked_mutex_expire": 10,  # that of a killed worker would keep the others from it for 5 minutes
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         # A broker that falls silent without closing its connections: what asks it gives up after 5 s, what
@@ -78,6 +85,7 @@ celery_app = new_celery(
         "health_check_interval": 5,
     },
 )
+keep_messages()
 bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)
 
 
@@ -104,6 +112,7 @@ class Message:
     """
 
     ingestion_id: UUID
+    file_path: str
     is_bell: bool
     claimed: UUID | None = None
     result: dict[str, Any] | None = None
@@ -115,7 +124,7 @@ def is_done_by_next(task: Task, ingestion_id: UUID, file_path: str) -> bool:
     Nobody's message is waited for, so 10,000 of a collection hold up no other. A message that names a path
     lets one other run go first and then has its own worked on.
     """
-    message = Message(ingestion_id, is_bell=is_announced_by_row(ingestion_id, file_path))
+    message = Message(ingestion_id, file_path, is_bell=is_announced_by_row(ingestion_id, file_path))
     try:
         work_on_next_within_limit(message)
     except PDFIngestError:  # the database is away: the sweeper rings again
@@ -140,7 +149,9 @@ def work_on_next_within_limit(message: Message) -> None:
 
 async def work_on_next(message: Message) -> None:
     service = await shared_service()
-    message.is_bell = await service.is_bell(message.ingestion_id)
+    message.is_bell = await service.is_bell(
+        message.ingestion_id, message.file_path, is_announced=message.is_bell
+    )
     lease = await service.claim_next()
     if lease is None:
         return
@@ -170,7 +181,9 @@ def ingest_for_result(task: Task, ingestion_id: UUID, file_path: str) -> dict[st
         result = ingest_within_limit(ingestion_id, file_path)
     except PDFIngestError as error:
         result = None if is_announced_by_row(ingestion_id, file_path) else error.as_result()
-    except asyncio.CancelledError:  # the worker shuts down: somebody else goes on
+    except asyncio.CancelledError as error:  # the worker shuts down: somebody else goes on
+        if not is_called_directly(task) and not is_announced_by_row(ingestion_id, file_path):
+            raise Reject(requeue=True) from error
         result = None
     except Exception:
         if is_in_running_loop():  # misuse, which must be loud: the bridge says what to call instead
@@ -188,7 +201,7 @@ def ingest_within_limit(ingestion_id: UUID, file_path: str) -> dict[str, Any] | 
     try:
         return bridge.run(ingest, ingestion_id, file_path)
     except (TimeoutError, SoftTimeLimitExceeded):  # the bridge's own limit, or one Celery was given
-        return bridge.run(give_up, ingestion_id)
+        return bridge.run(give_up, ingestion_id, file_path)
 
 
 async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
@@ -207,14 +220,13 @@ async def ingest(ingestion_id: UUID, file_path: str) -> dict[str, Any] | None:
         return failure.as_result()
 
 
-async def give_up(ingestion_id: UUID) -> dict[str, Any] | None:
-    """End an ingestion that took too long. Raises TaskTimedOut when it had no row yet."""
+async def give_up(ingestion_id: UUID, file_path: str | None = None) -> dict[str, Any] | None:
+    """End an ingestion that took too long; one that was asked for by its path may have no row yet."""
     service = await shared_service()
+    if file_path is not None:
+        await service.is_bell(ingestion_id, file_path)
     await service.give_up(ingestion_id)
-    try:
-        return await service.result(ingestion_id)
-    except TaskNotFound as error:
-        raise TaskTimedOut from error
+    return await service.result(ingestion_id)
 
 
 @retry(
@@ -294,6 +306,11 @@ def tell_counts(**_: Any) -> None:
         serve_counts(settings.worker_metrics_port)
     except OSError as error:
         raise SystemExit(f"WORKER_METRICS_PORT {settings.worker_metrics_port}: {error.strerror}.") from error
+
+
+@worker_ready.connect
+def look_at_broker(sender: Any, **_: Any) -> None:
+    warn_of_eviction(sender.connection)
 
 
 @task_revoked.connect

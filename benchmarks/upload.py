@@ -21,8 +21,8 @@ from app.config import Settings
 from app.local.chaos.pdfs import pdf_of
 from app.logs import configure_logging
 from app.resources import open_services
-from app.services.document_service import UploadOptions
 from app.services.idempotency import Answer
+from app.services.uploads import UploadOptions
 from app.task_queue import BEGUN_PRIORITY, NEW_PRIORITY, QUEUE, new_celery
 from benchmarks.report import Curves, Table, latencies
 from benchmarks.run import Run

@@ -1,5 +1,6 @@
 """Real servers for all tests: one Postgres and one Valkey a session, started here, gone at the end."""
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
@@ -27,6 +28,8 @@ for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the te
 # of CPU. This one has signed nothing, and its key is gone.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 
+# Python's 700 look for cycles among all that the tests have imported 400 times while they are collected.
+gc.set_threshold(50_000, 20, 20)
 
 # Tracebacks. Else, since rich is there, each is drawn in a frame with all variables: half a second of CPU.
 plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)

@@ -89,6 +89,21 @@ async def run_sql(url: str, *statements: str) -> None:
     await engine.dispose()
 
 
+async def drop_everything(postgres: EmbeddedPostgres) -> None:
+    """All databases and roles of a server but those it came with."""
+    engine = create_async_engine(postgres.url("postgres"), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        for found in (
+            "SELECT format('DROP DATABASE %I WITH (FORCE)', datname) FROM pg_database"
+            " WHERE datname <> 'postgres' AND NOT datistemplate",
+            "SELECT format('DROP ROLE %I', rolname) FROM pg_roles"
+            " WHERE rolname <> 'postgres' AND rolname !~ '^pg_'",
+        ):
+            for statement in (await connection.execute(text(found))).scalars().all():
+                await connection.execute(text(statement))
+    await engine.dispose()
+
+
 async def migrated_by_owner(postgres: EmbeddedPostgres, name: str) -> str:
     """As `migrated`, with its URL for a user who owns it and is no superuser, as in production."""
     await migrated(postgres, f"{name}_first")  # makes the role, which belongs to all databases

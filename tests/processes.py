@@ -1,6 +1,7 @@
 """Real processes for tests: a Celery worker, and the settings it and its clients share."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from typing import Self
 
 import psutil
 from celery import Celery
+
+from app.local.embedded import die_with_parent
 
 PROJECT = Path(__file__).parent.parent
 
@@ -59,6 +62,7 @@ class WorkerProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one prctl call
             )
         return self
 

@@ -33,7 +33,10 @@ MAY_IMPORT = {
     },
     "main": {"api", "services", "resources", "config", "errors", "logs"},
     "serve": {"main", "config", "logs", "metrics"},
-    "worker": {"bridge", "logs", "metrics", "resources", "services", "task_queue", "config", "errors"},
+    "worker": {
+        *("bridge", "logs", "metrics", "redis_broker", "resources", "services", "task_queue", "config"),
+        "errors",
+    },
 }
 
 # Which parts may import a library that others must not know.
@@ -42,7 +45,7 @@ BORDERS = {
     "asyncpg": {"storage", "local"},  # of local: chaos looks at the rows from outside
     "alembic": {"local"},
     "celery": {"worker", "task_queue"},
-    "kombu": {"task_queue"},
+    "kombu": {"task_queue", "redis_broker"},
     "fastapi": {"api", "main", "serve"},
     "starlette": {"api", "main", "local"},  # of local: the embedder that chaos breaks
     "pypdf": {"pdf"},
@@ -59,8 +62,8 @@ BORDERS = {
 # others say whose reach a transaction has, or Postgres would show them everything.
 SEE_EVERYTHING = {
     # work, whoever asked for it
-    *("backfill", "embedding_budget", "embedding_cache", "outages", "rag_service", "roster", "sweeper"),
-    *("admission", "incoming", "readiness", "webhook_delivery"),
+    *("backfill", "embedding_budget", "embedding_cache", "outages", "pipeline", "rag_service", "roster"),
+    *("admission", "incoming", "readiness", "sweeper", "verdicts", "webhook_delivery"),
     # for administrators
     *("figures", "keys", "webhook_service"),
     # of an account's own

@@ -155,6 +155,37 @@ def test_the_key_is_read_from_its_file_unless_it_is_set(
     assert Settings().secret_key == SecretStr(in_environment)
 
 
+@pytest.mark.parametrize("setting", ["", "SECRET_KEY_FILE"])
+def test_a_file_that_is_no_text_is_told_by_the_setting_that_names_it(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / (setting or ".env")
+    file.write_bytes("SECRET_KEY=hunter2 # schlüssel".encode("latin-1"))
+    if setting:
+        monkeypatch.setenv(setting, str(file))
+    get_settings.cache_clear()
+    with pytest.raises(SystemExit):
+        settings_or_exit()
+    said = said_in_one_line(capsys.readouterr().err)
+    assert f"{file.name}: cannot be read: it is not text in UTF-8." in said
+    assert "hunter2" not in said
+
+
+def test_a_folder_in_the_place_of_the_key_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET_KEY_FILE", str(tmp_path))
+    get_settings.cache_clear()
+    with pytest.raises(SystemExit):
+        settings_or_exit()
+    assert "SECRET_KEY_FILE: cannot be read: Is a directory." in said_in_one_line(capsys.readouterr().err)
+
+
+def test_a_file_of_settings_may_begin_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("MAX_PAGES=7\n", encoding="utf-8-sig")
+    assert Settings().max_pages == 7
+
+
 @pytest.mark.parametrize("key", ["correct horse battery staple", "0", "é" * 44, "A" * 42 + "=="])
 def test_a_key_that_encrypts_nothing_is_refused_and_not_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str

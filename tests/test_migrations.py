@@ -24,6 +24,7 @@ from tests.databases import PROJECT, migrated, run_alembic, run_sql
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 MIGRATION_LOCK = 0x4D69_6772  # the number in alembic/env.py
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+WAITS_FOR_CHUNKS = "SELECT count(*) FROM pg_locks WHERE relation = 'chunks'::regclass AND NOT granted"
 CATALOG = {
     "columns": """
         SELECT table_name, column_name, udt_name, is_nullable, column_default
@@ -178,6 +179,28 @@ async def test_a_time_limit_for_queries_does_not_end_a_migration(postgres: Embed
             while await execute(url, long_wait) != {(1,)}:
                 assert process.returncode is None
                 await asyncio.sleep(0.05)
+    await engine.dispose()
+    said = await process.communicate()
+    assert process.returncode == 0, said
+
+
+async def test_a_migration_that_meets_a_deadlock_with_a_running_service_is_run_again(
+    postgres: EmbeddedPostgres,
+) -> None:
+    postgres.create_database("migrations_deadlock")
+    url = postgres.url("migrations_deadlock")
+    await run_alembic(url, command.upgrade, LANDED)
+    await run_sql(url, "ALTER DATABASE migrations_deadlock SET deadlock_timeout = '3s'")
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as service:
+        await service.execute(text("SET LOCAL deadlock_timeout = '1min'"))  # so the migration notices it
+        await service.execute(text("SELECT FROM chunks"))
+        process = await start_migrating(url)
+        async with asyncio.timeout(60):
+            while await execute(url, WAITS_FOR_CHUNKS) != {(1,)}:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        await service.execute(text("SELECT FROM ingestions"))
     await engine.dispose()
     said = await process.communicate()
     assert process.returncode == 0, said

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -173,6 +174,21 @@ async def test_a_path_that_may_not_be_read_is_an_error_with_a_code(
     result = await ingest(client, path.format(incoming=incoming, store=environment["STORAGE_URL"]), task_id)
     assert (result["status"], result["code"], result["retryable"]) == ("error", code, False)
     assert (await row_of(worker_database, task_id)).error_code == code
+
+
+async def test_a_message_of_another_installation_gets_no_row_and_no_verdict(
+    worker: WorkerProcess, client: Celery, worker_database: Database
+) -> None:
+    task_id = str(uuid4())
+    client.send_task("ingest_pdf_task", args=[f"{task_id}.pdf"], task_id=task_id)
+    async with asyncio.timeout(60):
+        while "no such run here" not in worker.output():  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.05)
+    assert (await ingest(client, "/etc/passwd"))["code"] == "path_not_allowed", (
+        "what comes later is worked on"
+    )
+    assert await row_of(worker_database, task_id) is None
+    assert client.AsyncResult(task_id).state == "PENDING"
 
 
 async def test_a_link_that_leads_out_of_the_folder_is_not_followed(
@@ -510,24 +526,48 @@ async def test_a_database_that_is_down_fails_a_task_and_not_the_worker(
         assert client.control.inspect(timeout=2).ping()
 
 
-async def test_a_stopped_worker_leaves_no_process(
-    environment: dict[str, str], incoming: Path, tmp_path: Path
-) -> None:
-    own = on_broker(environment, 3)
-    with client_of(own) as client:
-        worker = WorkerProcess(own, tmp_path / "log", "--concurrency", "2").start().wait_until_ready(client)
-        await ingest(client, write_pdf(incoming / "last.pdf", pages=1))
-        family = worker.descendants()
-        assert await asyncio.to_thread(worker.stop) == 0
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert not alive
+SCRIPT = """
+import asyncio, sys, threading
+from app.config import get_settings
+from app.resources import open_rag_service
+from app.worker import bridge, celery_app, ingest_pdf_task
+
+called, twice, asked, eager = sys.argv[1:]
+print("first", ingest_pdf_task(called))
+print("second", ingest_pdf_task(called))
+
+async def call():
+    try:
+        ingest_pdf_task(called)
+    except RuntimeError as error:
+        print("in a loop", error)
+
+def call_at_once():
+    print(f"at once {ingest_pdf_task(twice)}\\n", end="")  # in one piece
+
+asyncio.run(call())
+calls = [threading.Thread(target=call_at_once) for _ in range(4)]
+[call.start() for call in calls]
+[call.join() for call in calls]
+
+async def ingest():
+    async with open_rag_service(get_settings()) as service:
+        return await asyncio.gather(*(service.ingest_pdf(asked) for _ in range(4)))
+
+chunks = asyncio.run(ingest())
+print("asked", len(chunks), len(set(chunks)), min(chunks) > 0)
+celery_app.conf.task_always_eager = True
+print("eager", ingest_pdf_task.delay(eager).get())
+bridge.close()
+"""
 
 
-async def run_script(environment: dict[str, str], *lines: str) -> str:
-    """What a script without a worker prints, which has `ingest_pdf_task` at hand."""
-    script = ["from app.worker import bridge, celery_app, ingest_pdf_task", *lines, "bridge.close()"]
+@pytest.fixture(scope="module")
+async def printed(environment: dict[str, str], worker_database: Database, incoming: Path) -> str:
+    """What a script without a worker prints: one for all, since each imports for two seconds."""
+    paths = [write_pdf(incoming / f"{name}.pdf", pages=2) for name in ("called", "twice", "asked", "eager")]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "\n".join(script)),
+        *(sys.executable, "-c", SCRIPT, *paths),
         cwd=PROJECT,
         env=os.environ | environment,
         stdout=asyncio.subprocess.PIPE,
@@ -537,76 +577,28 @@ async def run_script(environment: dict[str, str], *lines: str) -> str:
     return output.decode()
 
 
-async def test_eager_mode_ingests_in_the_calling_process(
-    environment: dict[str, str], worker_database: Database, incoming: Path
-) -> None:
-    path = str(write_pdf(incoming / "eager.pdf", pages=2))
-    printed = await run_script(
-        environment,
-        "celery_app.conf.task_always_eager = True",
-        f"print(ingest_pdf_task.delay({path!r}).get())",
-    )
-    assert "'status': 'success'" in printed
+async def test_eager_mode_ingests_in_the_calling_process(printed: str) -> None:
+    assert "eager {'status': 'success'" in printed
 
 
-async def test_the_task_can_be_called_like_any_function(environment: dict[str, str], incoming: Path) -> None:
-    path = str(write_pdf(incoming / "called.pdf", pages=2))
-    printed = await run_script(
-        environment,
-        f"print('first', ingest_pdf_task({path!r}))",
-        f"print('second', ingest_pdf_task({path!r}))",
-    )
+async def test_the_task_can_be_called_like_any_function(printed: str) -> None:
     assert "first {'status': 'success'" in printed
     assert "second {'status': 'success'" in printed
 
 
-async def test_a_call_whose_content_another_one_has_in_work_says_so(
-    environment: dict[str, str], worker_database: Database, incoming: Path
-) -> None:
-    path = write_pdf(incoming / "twice.pdf", pages=2)
-    printed = await run_script(
-        environment,
-        "import threading",
-        f"calls = [threading.Thread(target=lambda: print(ingest_pdf_task({str(path)!r}))) for _ in range(4)]",
-        "[call.start() for call in calls]",
-        "[call.join() for call in calls]",
-    )
-    assert printed.count("'status': 'success'") >= 1
-    assert printed.count("'status': 'success'") + printed.count("'code': 'already_in_work'") == 4
+async def test_a_call_whose_content_another_one_has_in_work_says_so(printed: str) -> None:
+    said = [line for line in printed.splitlines() if line.startswith("at once")]
+    successes = sum("'status': 'success'" in line for line in said)
+    assert successes >= 1
+    assert successes + sum("'code': 'already_in_work'" in line for line in said) == len(said) == 4
 
 
-async def test_a_service_asked_many_times_at_once_for_one_file_tells_each_its_chunks(
-    environment: dict[str, str], incoming: Path
-) -> None:
-    path = str(write_pdf(incoming / "asked.pdf", pages=2))
-    printed = await run_script(
-        environment,
-        "import asyncio",
-        "from app.config import get_settings",
-        "from app.resources import open_rag_service",
-        "async def ingest():",
-        "    async with open_rag_service(get_settings()) as service:",
-        f"        return await asyncio.gather(*(service.ingest_pdf({path!r}) for _ in range(4)))",
-        "chunks = asyncio.run(ingest())",
-        "print('told', len(chunks), len(set(chunks)), min(chunks) > 0)",
-    )
-    assert "told 4 1 True" in printed
+async def test_a_service_asked_many_times_at_once_for_one_file_tells_each_its_chunks(printed: str) -> None:
+    assert "asked 4 1 True" in printed
 
 
-async def test_a_call_inside_a_running_loop_is_refused_loudly(
-    environment: dict[str, str], incoming: Path
-) -> None:
-    printed = await run_script(
-        environment,
-        "import asyncio",
-        "async def call():",
-        "    try:",
-        f"        ingest_pdf_task({str(incoming / 'loop.pdf')!r})",
-        "    except RuntimeError as error:",
-        "        print(error)",
-        "asyncio.run(call())",
-    )
-    assert "would block the running event loop" in printed
+async def test_a_call_inside_a_running_loop_is_refused_loudly(printed: str) -> None:
+    assert re.search("in a loop .*would block the running event loop", printed)
 
 
 @pytest.mark.heavy
@@ -630,3 +622,14 @@ async def test_a_worker_leaves_a_broker_that_has_fallen_silent(
                 await asyncio.sleep(5)
                 sent.append(client.send_task("ingest_pdf_task", args=[str(next(files))]))
             await asyncio.to_thread(worker.stop)
+
+
+async def test_a_stopped_worker_leaves_no_process(
+    worker: WorkerProcess, client: Celery, incoming: Path
+) -> None:
+    """The last that needs the worker of all."""
+    await ingest(client, write_pdf(incoming / "last.pdf", pages=1))
+    family = worker.descendants()
+    assert await asyncio.to_thread(worker.stop) == 0
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive

@@ -9,7 +9,7 @@ Storing a chunk of 150 words takes 0.58 ms for 0.45; with 64 kB it would be 0.73
 from alembic import op
 
 revision = "20261128s"
-down_revision = "20261128c"
+down_revision = "20261128d"
 branch_labels = None
 depends_on = None
 

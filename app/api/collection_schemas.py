@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from app.api.schemas import CollectionName, Metadata, storable_text
+from app.api.schemas import CollectionName, Metadata, Page, storable_text
 from app.services.collection_service import CountedCollection
 from app.services.figures import DOCUMENT_STATUSES
 from app.storage.collections import CollectionFields, Deletion
@@ -111,11 +111,8 @@ class Collection(BaseModel):
         )
 
 
-class CollectionList(BaseModel):
+class CollectionList(Page[Collection]):
     """Collections, in the order of their names."""
-
-    data: list[Collection] = Field(description="The collections.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 class DeletionProgress(BaseModel):

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import JSONResponse
+from pydantic import AfterValidator
 
 from app.api.collection_schemas import (
     Collection,
@@ -15,7 +16,7 @@ from app.api.collection_schemas import (
 )
 from app.api.dependencies import CollectionsDep
 from app.api.problems import problem_responses
-from app.api.schemas import CollectionName, Limit
+from app.api.schemas import CollectionName, Limit, storable_text
 from app.errors import CollectionExists, CollectionNotFound, InvalidQuery
 
 router = APIRouter(prefix="/collections", tags=["collections"], responses=problem_responses(InvalidQuery))
@@ -50,17 +51,13 @@ async def list_collections(
     collections: CollectionsDep,
     limit: Limit = 50,
     after: Annotated[
-        CollectionName | None,
+        Annotated[str, AfterValidator(storable_text)] | None,
         Query(description="The `next` of the answer before: a name, which is left out."),
     ] = None,
 ) -> CollectionList:
     """Collections in the order of their names, each with what is in it."""
     found = await collections.list(after, limit + 1)
-    shown = found[:limit]
-    return CollectionList(
-        data=[Collection.of(one) for one in shown],
-        next=shown[-1].collection.name if len(found) > limit else None,
-    )
+    return CollectionList.of(found, limit, Collection.of, lambda last: last.collection.name)
 
 
 @router.get("/{name:path}", responses=NOT_FOUND)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from app.services.catalog import Catalog
 from app.services.collection_service import CollectionService
 from app.services.document_service import DocumentService
 from app.services.figures import Figures
@@ -24,15 +25,25 @@ def _services(request: Request) -> Any:
     return request.app.state.services
 
 
-async def _rag(request: Request) -> RAGService:
-    service: RAGService = _services(request).rag
-    return service
+def _opened(name: str) -> Any:
+    """What is the same for every caller."""
+
+    async def opened(request: Request) -> Any:
+        return getattr(_services(request), name)
+
+    return Depends(opened)
 
 
 async def _documents(request: Request) -> DocumentService:
     """As the caller sees them."""
     service: DocumentService = _services(request).documents
     return service.for_caller(request.state.caller)
+
+
+async def _catalog(request: Request) -> Catalog:
+    """As the caller sees it."""
+    services = _services(request)
+    return Catalog(services.database, services.files, request.state.caller.reach)
 
 
 async def _collections(request: Request) -> CollectionService:
@@ -46,36 +57,11 @@ async def _progress(request: Request) -> VisibleTasks:
     return VisibleTasks(_services(request).progress, request.state.caller.reach)
 
 
-async def _pictures(request: Request) -> PagePictures:
-    pictures: PagePictures = _services(request).pictures
-    return pictures
-
-
-async def _webhooks(request: Request) -> WebhookService:
-    service: WebhookService = _services(request).webhooks
-    return service
-
-
-async def _figures(request: Request) -> Figures:
-    figures: Figures = _services(request).figures
-    return figures
-
-
-async def _roster(request: Request) -> Roster:
-    roster: Roster = _services(request).roster
-    return roster
-
-
 async def _readiness(request: Request) -> Readiness:
     if request.app.state.is_draining:
         return Readiness({"shutdown": "This server is going down."}, [])
     services = _services(request)
     return await check_readiness(services.database, services.space_id, services.queue.ping)
-
-
-async def _sandbox(request: Request) -> str:
-    sandbox: str = _services(request).sandbox
-    return sandbox
 
 
 async def _caller(request: Request) -> Caller:
@@ -89,15 +75,16 @@ async def _keys(request: Request) -> Keys:
     return keys
 
 
-RAGDep = Annotated[RAGService, Depends(_rag)]
+RAGDep = Annotated[RAGService, _opened("rag")]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
+CatalogDep = Annotated[Catalog, Depends(_catalog)]
 CollectionsDep = Annotated[CollectionService, Depends(_collections)]
 ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 KeysDep = Annotated[Keys, Depends(_keys)]
-PicturesDep = Annotated[PagePictures, Depends(_pictures)]
-WebhooksDep = Annotated[WebhookService, Depends(_webhooks)]
-FiguresDep = Annotated[Figures, Depends(_figures)]
-SandboxDep = Annotated[str, Depends(_sandbox)]
+PicturesDep = Annotated[PagePictures, _opened("pictures")]
+WebhooksDep = Annotated[WebhookService, _opened("webhooks")]
+FiguresDep = Annotated[Figures, _opened("figures")]
+SandboxDep = Annotated[str, _opened("sandbox")]
 ReadinessDep = Annotated[Readiness, Depends(_readiness)]
-RosterDep = Annotated[Roster, Depends(_roster)]
+RosterDep = Annotated[Roster, _opened("roster")]

@@ -17,12 +17,18 @@ from pydantic import (
 )
 
 from app.api.problems import Problem, problem_of
-from app.api.schemas import CollectionName, ErrorCode, Metadata, TaskStatusName, storable_text
+from app.api.schemas import (
+    CollectionName,
+    ErrorCode,
+    Metadata,
+    Page,
+    Shown,
+    TaskStatusName,
+    storable_text,
+)
 from app.errors import EmptyFile, InvalidMetadata, UploadNotAPDF
-from app.services.document_service import AcceptedFile, RefusedFile
-from app.services.uploads import clean_filename
-from app.storage.chunks import StoredChunk
-from app.storage.document_views import DocumentFilter, DocumentView, Failure, SortKey, Update
+from app.services.uploads import AcceptedFile, RefusedFile, clean_filename
+from app.storage.document_views import DocumentFilter, SortKey
 from app.storage.documents import Change
 
 MAX_PASSWORD_CHARACTERS = 1_000
@@ -208,41 +214,28 @@ class AllRefused(Problem):
     data: list[AcceptedOfSeveral | RefusedOfSeveral] = Field(description="One entry for each file.")
 
 
-class DocumentError(BaseModel):
+class DocumentError(Shown):
     """Why a document could not be ingested."""
 
     code: str = Field(description="Stable name of the error, for programs, for example `encrypted`.")
     message: str = Field(description="What happened, in a sentence for people.")
     retryable: bool = Field(description="Whether trying the same PDF again can help.")
 
-    @classmethod
-    def of(cls, failure: Failure | None) -> Self | None:
-        if failure is None:
-            return None
-        return cls(code=failure.code, message=failure.message, retryable=failure.retryable)
 
-
-class DocumentUpdate(BaseModel):
+class DocumentUpdate(Shown):
     """A run that is newer than the version that is served."""
 
     task_id: UUID = Field(description="Its task.")
     status: TaskStatusName = Field(description="The task's status.")
     error: DocumentError | None = Field(description="Why it failed, if it did.")
 
-    @classmethod
-    def of(cls, update: Update | None) -> Self | None:
-        if update is None:
-            return None
-        error = DocumentError.of(update.error)
-        return cls.model_validate({"task_id": update.task_id, "status": update.status, "error": error})
 
-
-class Document(BaseModel):
+class Document(Shown):
     """A document: the version that is served or, until there is one, the newest run."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_DOCUMENT_EXAMPLE]})
 
-    document_id: UUID = Field(description="The document.")
+    document_id: UUID = Field(validation_alias="id", description="The document.")
     status: DocumentStatus = Field(description="`ready` as long as a version is served.")
     filename: str = Field(description="The name under which the file was uploaded.")
     title: str | None = Field(description="The title given by `PATCH`, else the one the PDF gives itself.")
@@ -255,7 +248,7 @@ class Document(BaseModel):
         description="The language most of its text is in (ISO 639-1); `null` if it cannot be told."
     )
     chunks: int = Field(description="Chunks that a search can find.")
-    bytes: int = Field(description="Size of the file.")
+    bytes: int = Field(validation_alias="byte_size", description="Size of the file.")
     sha256: str = Field(description="SHA-256 of the file, in hexadecimal digits.")
     metadata: dict[str, JsonValue] = Field(description="What was given with the upload.")
     task_id: UUID = Field(description="The task that made this version.")
@@ -263,19 +256,6 @@ class Document(BaseModel):
     update: DocumentUpdate | None = Field(description="A newer run than the served version, if there is one.")
     created_at: datetime = Field(description="When the document was added.")
     updated_at: datetime = Field(description="When a version was last asked for or published.")
-
-    @classmethod
-    def of(cls, view: DocumentView) -> Self:
-        own = {"document_id", "bytes", "error", "update"}
-        return cls.model_validate(
-            {
-                "document_id": view.id,
-                "bytes": view.byte_size,
-                "error": DocumentError.of(view.error),
-                "update": DocumentUpdate.of(view.update),
-                **{name: getattr(view, name) for name in cls.model_fields.keys() - own},
-            }
-        )
 
 
 class DocumentQuery(BaseModel):
@@ -302,14 +282,11 @@ class DocumentQuery(BaseModel):
         return DocumentFilter(self.collection, self.status, filename, self.code, self.name)
 
 
-class DocumentList(BaseModel):
+class DocumentList(Page[Document]):
     """Documents in the order asked for."""
 
-    data: list[Document] = Field(description="The documents.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
-
-class DocumentChunk(BaseModel):
+class DocumentChunk(Shown):
     """A piece of the document's text, as it is found by a search."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CHUNK_EXAMPLE]})
@@ -323,16 +300,9 @@ class DocumentChunk(BaseModel):
     tokens: int = Field(description="Tokens of the embedding model in it.")
     hidden_text: bool = Field(description="Whether some of it cannot be seen on the page.")
 
-    @classmethod
-    def of(cls, chunk: StoredChunk) -> Self:
-        return cls.model_validate({name: getattr(chunk, name) for name in cls.model_fields})
 
-
-class ChunkList(BaseModel):
+class ChunkList(Page[DocumentChunk]):
     """Chunks of the version that is served, in their order; none while there is no such version."""
-
-    data: list[DocumentChunk] = Field(description="The chunks.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 Title = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(storable_text)]

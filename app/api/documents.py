@@ -11,7 +11,7 @@ from uuid import UUID
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from app.api.dependencies import CallerDep, DocumentsDep
+from app.api.dependencies import CallerDep, CatalogDep, DocumentsDep
 from app.api.document_schemas import (
     ACCEPTED_EXAMPLE,
     DUPLICATE_EXAMPLE,
@@ -60,8 +60,8 @@ from app.errors import (
     UploadTooLarge,
     UploadTooSlow,
 )
-from app.services.document_service import AcceptedFile, RefusedFile, UploadOptions
 from app.services.idempotency import Answer
+from app.services.uploads import AcceptedFile, RefusedFile, UploadOptions
 from app.storage.document_views import DocumentOrder, DocumentPlace
 from app.storage.documents import FailedDocuments
 
@@ -157,22 +157,20 @@ async def upload_documents(
 
 
 @router.get("", responses=problem_responses(InvalidQuery))
-async def list_documents(documents: DocumentsDep, wanted: Annotated[DocumentQuery, Query()]) -> DocumentList:
+async def list_documents(catalog: CatalogDep, wanted: Annotated[DocumentQuery, Query()]) -> DocumentList:
     """Documents, unless told otherwise the newest first."""
     order = DocumentOrder(wanted.sort, is_descending=wanted.order == "desc")
     after = _place(wanted.after, order)
-    views = await documents.list_documents(wanted.condition(), order, after, wanted.limit + 1)
-    shown = views[: wanted.limit]
-    return DocumentList(
-        data=[Document.of(view) for view, _ in shown],
-        next=_place_cursor(shown[-1][1], order) if len(views) > wanted.limit else None,
+    views = await catalog.list_documents(wanted.condition(), order, after, wanted.limit + 1)
+    return DocumentList.of(
+        views, wanted.limit, lambda one: Document.of(one[0]), lambda one: _place_cursor(one[1], order)
     )
 
 
 @router.get("/{document_id}", responses=problem_responses(DocumentNotFound, InvalidQuery))
-async def get_document(document_id: DocumentId, documents: DocumentsDep) -> Document:
+async def get_document(document_id: DocumentId, catalog: CatalogDep) -> Document:
     """A document: what is known of the version that is served, and of a newer run if there is one."""
-    return Document.of(await documents.find(document_id))
+    return Document.of(await catalog.find(document_id))
 
 
 @router.put(
@@ -268,17 +266,14 @@ async def retry_document(
 )
 async def list_chunks(
     document_id: DocumentId,
-    documents: DocumentsDep,
+    catalog: CatalogDep,
     limit: Limit = 50,
     after: Annotated[str | None, Query(max_length=60, description="The `next` of the answer before.")] = None,
 ) -> ChunkList:
     """The chunks of the served version, in their order."""
-    page = await documents.list_chunks(document_id, _cursor(after), limit + 1)
-    shown = page.chunks[:limit]
-    has_more = len(page.chunks) > limit
-    return ChunkList(
-        data=[DocumentChunk.of(chunk) for chunk in shown],
-        next=f"{page.ingestion_id}:{shown[-1].ordinal}" if has_more else None,
+    page = await catalog.list_chunks(document_id, _cursor(after), limit + 1)
+    return ChunkList.of(
+        page.chunks, limit, DocumentChunk.of, lambda last: f"{page.ingestion_id}:{last.ordinal}"
     )
 
 
@@ -298,10 +293,10 @@ async def list_chunks(
         **problem_responses(DocumentNotFound, FileGone, RangeNotSatisfiable, InvalidQuery, StorageFailed),
     },
 )
-async def get_file(document_id: DocumentId, request: Request, documents: DocumentsDep) -> Response:
+async def get_file(document_id: DocumentId, request: Request, catalog: CatalogDep) -> Response:
     """The original file of the served version, whole or in part (`Range`); its `ETag` is its SHA-256."""
-    original = await documents.find_original(document_id)
-    return await send_original(request, original, partial(documents.read, original.storage_key or ""))
+    original = await catalog.find_original(document_id)
+    return await send_original(request, original, partial(catalog.read, original.storage_key or ""))
 
 
 router.head("/{document_id}/file", include_in_schema=False)(get_file)

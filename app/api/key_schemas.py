@@ -4,17 +4,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionPatterns, Moment, Page, Shown
 from app.services.keys import Scope
 from app.storage.keys import KeyRow
-from app.storage.usage import UsageOf
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
 Scopes = Annotated[set[Scope], Field(min_length=1)]
 Amount = Annotated[int, Field(ge=1, le=2**53)] | None
-CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_length=100)]
 
 
 def _later(value: datetime) -> datetime:
@@ -52,12 +50,12 @@ class KeyRequest(BaseModel):
         "other collection. Not with `admin`. Default: all collections.",
     )
     limits: KeyLimits = Field(KeyLimits(), description="How much it may ask for.")
-    expires_at: Annotated[AwareDatetime, AfterValidator(_later)] | None = Field(
+    expires_at: Annotated[Moment, AfterValidator(_later)] | None = Field(
         None, description="From then on it opens nothing. Default: never."
     )
 
 
-class Key(BaseModel):
+class Key(Shown):
     """A key, without its secret."""
 
     id: UUID = Field(description="For `DELETE /keys/{key_id}`.")
@@ -71,10 +69,6 @@ class Key(BaseModel):
     last_used_at: datetime | None = Field(description="To a minute; null: never.")
     revoked_at: datetime | None = Field(description="Since then it opens nothing; null: it is in use.")
 
-    @classmethod
-    def of(cls, key: KeyRow) -> Self:
-        return cls.model_validate({name: getattr(key, name) for name in Key.model_fields})
-
 
 class NewKey(Key):
     """A key that was made just now, with its secret."""
@@ -86,11 +80,8 @@ class NewKey(Key):
         return cls(**Key.of(key).model_dump(), secret=secret)
 
 
-class KeyList(BaseModel):
-    """A page of keys."""
-
-    data: list[Key] = Field(description="The newest first.")
-    next: str | None = Field(description="For `after`, to get the next page; null: this was the last one.")
+class KeyList(Page[Key]):
+    """Keys, the newest first."""
 
 
 class TokenRequest(BaseModel):
@@ -117,7 +108,7 @@ class Token(BaseModel):
     expires_at: datetime = Field(description="From then on it opens nothing; it ends with its key, too.")
 
 
-class KeyUsage(BaseModel):
+class KeyUsage(Shown):
     """What was asked for on the account of a key, for documents that are in a collection now."""
 
     key: str = Field(description="The key's name; empty: nobody's, of a service without keys or of a task.")
@@ -126,10 +117,6 @@ class KeyUsage(BaseModel):
     pages: int = Field(description="Pages read.")
     bytes: int = Field(description="Of the files.")
     tokens: int = Field(description="Tokens embedded.")
-
-    @classmethod
-    def of(cls, usage: UsageOf) -> Self:
-        return cls.model_validate({name: getattr(usage, name) for name in cls.model_fields})
 
 
 class UsageOfMonth(BaseModel):

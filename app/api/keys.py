@@ -74,8 +74,7 @@ async def list_keys(
 ) -> KeyList:
     """All keys ever made, but for those of API_KEYS."""
     rows = await keys.list_keys(after, limit + 1)
-    shown = rows[:limit]
-    return KeyList(data=[Key.of(row) for row in shown], next=str(shown[-1].id) if len(rows) > limit else None)
+    return KeyList.of(rows, limit, Key.of, lambda last: last.id)
 
 
 @router.delete(

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Json
 
 from app.api.filter_schemas import Filter, FilterKey, condition_of
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionName, Shown
 from app.storage.filters import FIELDS, SearchFilter
 from app.storage.metadata_values import COUNTED_FIELDS, MOST_CHARACTERS, KeyCount, ValueCount
 
@@ -54,7 +54,7 @@ class ValueQuery(KeyQuery):
     )
 
 
-class MetadataKey(BaseModel):
+class MetadataKey(Shown):
     """A key of the metadata."""
 
     key: str = Field(
@@ -83,11 +83,10 @@ class MetadataKeys(BaseModel):
 
     @classmethod
     def of(cls, keys: Sequence[KeyCount], limit: int) -> Self:
-        shown = [MetadataKey(key=one.key, documents=one.documents) for one in keys[:limit]]
-        return cls(data=shown, has_more=len(keys) > limit)
+        return cls(data=[MetadataKey.of(one) for one in keys[:limit]], has_more=len(keys) > limit)
 
 
-class MetadataValue(BaseModel):
+class MetadataValue(Shown):
     """A value of a key of the metadata."""
 
     value: str | int | float | bool = Field(
@@ -115,8 +114,4 @@ class MetadataValues(BaseModel):
 
     @classmethod
     def of(cls, values: Sequence[ValueCount], limit: int) -> Self:
-        shown = [
-            MetadataValue.model_validate({"value": one.value, "documents": one.documents})
-            for one in values[:limit]
-        ]
-        return cls(data=shown, has_more=len(values) > limit)
+        return cls(data=[MetadataValue.of(one) for one in values[:limit]], has_more=len(values) > limit)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.dependencies import FiguresDep, RosterDep
-from app.api.overview_schemas import ServiceStats, WorkerList
+from app.api.overview_schemas import ServiceStats, WorkerList, WorkerProcess
 
 router = APIRouter(tags=["health"])
 
@@ -11,7 +11,7 @@ router = APIRouter(tags=["health"])
 @router.get("/workers")
 async def list_workers(roster: RosterDep) -> WorkerList:
     """The processes that work, and what each is doing. One that is busy may not answer: its work is shown."""
-    return WorkerList.of(await roster.list())
+    return WorkerList(data=[WorkerProcess.of(one) for one in await roster.list()])
 
 
 @router.get("/stats")

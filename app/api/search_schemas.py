@@ -8,13 +8,13 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 
 from app.api.filter_schemas import DESCRIPTION, Filter, condition_of
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionName, Shown
 from app.pdf.text import clean
 from app.services.searching import Found, LeftOut, Search
 from app.storage.filters import SearchFilter
 from app.storage.marks import Span
 from app.storage.reach import Reach
-from app.storage.search import Hit, Neighbour
+from app.storage.search import Hit
 
 MAX_QUERY_CHARACTERS = 2_000
 MAX_DOCUMENT_IDS = 1_000
@@ -140,7 +140,7 @@ class SearchRequest(BaseModel):
         )
 
 
-class SearchNeighbour(BaseModel):
+class SearchNeighbour(Shown):
     """A chunk before or after a hit, in the same version of the document."""
 
     ordinal: int = Field(description="Its place in the document, from 0.")
@@ -148,10 +148,6 @@ class SearchNeighbour(BaseModel):
     page_end: int = Field(description="Last page of the chunk, counted from 1.")
     heading: str | None = Field(description="The heading of the section it is from.")
     text: str = Field(description="The chunk's text.")
-
-    @classmethod
-    def of(cls, neighbour: Neighbour) -> Self:
-        return cls.model_validate({name: getattr(neighbour, name) for name in cls.model_fields})
 
 
 def _is_unasked(value: object) -> bool:

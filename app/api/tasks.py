@@ -14,15 +14,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from app.api.collection_schemas import DeletionTask
 from app.api.dependencies import CollectionsDep, DocumentsDep, ProgressDep
 from app.api.problems import problem_responses
-from app.api.schemas import (
-    CancelledTasks,
-    CancelRequest,
-    CollectionName,
-    ListedTask,
-    Task,
-    TaskList,
-    TaskQuery,
-)
+from app.api.schemas import CollectionName
+from app.api.task_schemas import CancelledTasks, CancelRequest, ListedTask, Task, TaskList, TaskQuery
 from app.api.uploads import refuse
 from app.errors import InvalidQuery, TaskNotFound
 from app.services.progress import ingestion_id_of
@@ -70,11 +63,7 @@ WaitSeconds = Annotated[
 async def list_tasks(progress: ProgressDep, wanted: Annotated[TaskQuery, Query()]) -> TaskList:
     """Tasks, those asked for last first."""
     statuses = await progress.list_tasks(wanted.condition(), _place(wanted.after), wanted.limit + 1)
-    shown = statuses[: wanted.limit]
-    return TaskList(
-        data=[ListedTask.of(status) for status in shown],
-        next=_cursor(shown[-1]) if len(statuses) > wanted.limit else None,
-    )
+    return TaskList.of(statuses, wanted.limit, ListedTask.of, _cursor)
 
 
 @router.get(

@@ -17,8 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from app.errors import StorageFailed, UploadRefused, UploadTooLarge, UploadTooSlow
 from app.pdf.text import clean
-from app.services.document_service import RefusedFile
-from app.services.uploads import ReceivedFile, Upload, clean_filename
+from app.services.uploads import ReceivedFile, RefusedFile, Upload, clean_filename
 
 FILE_FIELD = "file"
 MAX_FILES = 1_000

@@ -4,14 +4,13 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, HttpUrl, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, JsonValue
 
-from app.api.schemas import CollectionName
+from app.api.schemas import CollectionPatterns, Moment, Page, Shown
 from app.storage import outbox, webhooks
 from app.storage.webhooks import EventName
 
 MAX_URL_CHARACTERS = 2000
-MAX_COLLECTIONS = 100
 MAX_EVENTS = 20
 
 _WEBHOOK_ID = "01998c6e-7b1e-7c30-9b1f-6a1f3f1f2a10"
@@ -55,15 +54,14 @@ class WebhookRequest(BaseModel):
     events: list[EventName] = Field(
         min_length=1, max_length=MAX_EVENTS, description="The events to be told of."
     )
-    collections: list[CollectionName] | None = Field(
+    collections: CollectionPatterns | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_COLLECTIONS,
-        description="Only those of documents in these collections; without it, of all.",
+        description="Only those of documents in these collections, by names or patterns in which `*` stands "
+        "for any characters; without it, of all.",
     )
 
 
-class Webhook(BaseModel):
+class Webhook(Shown):
     """An address that is told of events."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_WEBHOOK_EXAMPLE]})
@@ -71,7 +69,9 @@ class Webhook(BaseModel):
     id: UUID = Field(description="The webhook.")
     url: str = Field(description="Where it is sent.")
     events: list[EventName] = Field(description="The events it is told of.")
-    collections: list[str] | None = Field(description="Of which collections; `null`: of all.")
+    collections: list[str] | None = Field(
+        description="Of which collections, names or patterns; `null`: of all."
+    )
     created_at: datetime = Field(description="When it was made.")
     disabled_at: datetime | None = Field(
         description="When its receiver answered 410: it is told nothing any more."
@@ -79,10 +79,6 @@ class Webhook(BaseModel):
     old_secret_expires_at: datetime | None = Field(
         description="Until then the secret before the newest one signs as well; `null`: one signs."
     )
-
-    @classmethod
-    def of(cls, webhook: webhooks.Webhook) -> Self:
-        return cls.model_validate(webhook, from_attributes=True)
 
 
 class WebhookWithSecret(Webhook):
@@ -101,11 +97,8 @@ class WebhookWithSecret(Webhook):
         return cls(**Webhook.of(webhook).model_dump(), secret=secret)
 
 
-class WebhookList(BaseModel):
+class WebhookList(Page[Webhook]):
     """Webhooks, those made first come first."""
-
-    data: list[Webhook] = Field(description="The webhooks.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 class DeliveryAnswer(BaseModel):
@@ -193,11 +186,8 @@ class Delivery(BaseModel):
         )
 
 
-class DeliveryList(BaseModel):
+class DeliveryList(Page[Delivery]):
     """Deliveries, the newest first."""
-
-    data: list[Delivery] = Field(description="The deliveries.")
-    next: str | None = Field(description="Give it as `after` for the next ones; `null` at the end.")
 
 
 class ReplayRequest(BaseModel):
@@ -205,8 +195,8 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": _MADE_AT}]})
 
-    since: AwareDatetime = Field(description="Events from this moment on.")
-    until: AwareDatetime | None = Field(None, description="Up to this moment; without it, up to now.")
+    since: Moment = Field(description="Events from this moment on.")
+    until: Moment | None = Field(None, description="Up to this moment; without it, up to now.")
 
 
 class ReplayedDeliveries(BaseModel):

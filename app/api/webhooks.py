@@ -60,10 +60,7 @@ async def list_webhooks(
 ) -> WebhookList:
     """Webhooks, without their secrets."""
     found = await webhooks.list(after, limit + 1)
-    return WebhookList(
-        data=[Webhook.of(webhook) for webhook in found[:limit]],
-        next=str(found[limit - 1].id) if len(found) > limit else None,
-    )
+    return WebhookList.of(found, limit, Webhook.of, lambda last: last.id)
 
 
 @router.get("/{webhook_id}", responses=NOT_FOUND)
@@ -99,10 +96,7 @@ async def list_deliveries(
 ) -> DeliveryList:
     """What the webhook was told and what it answered, the newest first, for `RETENTION_DAYS`."""
     found = await webhooks.list_deliveries(webhook_id, None if after is None else int(after), limit + 1)
-    return DeliveryList(
-        data=[Delivery.of(delivery) for delivery in found[:limit]],
-        next=str(found[limit - 1].position) if len(found) > limit else None,
-    )
+    return DeliveryList.of(found, limit, Delivery.of, lambda last: last.position)
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/replay", status_code=202, responses=DELIVERING)

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 from tokenizers import Tokenizer
 
@@ -17,7 +16,7 @@ from app.embeddings.fastembed import FastEmbedEmbedder
 from app.embeddings.local import LocalEmbedder, built_in_tokenizer
 from app.embeddings.openai import OpenAIEmbedder
 from app.errors import EmbeddingRefused
-from app.loopback import directly
+from app.loopback import open_client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +76,11 @@ _IN_PROCESS: dict[str, Callable[[EmbedderOptions], Embedder]] = {"local": _local
 @asynccontextmanager
 async def _open_server(options: EmbedderOptions, budget: Budget) -> AsyncIterator[Embedder]:
     tokenizer = await asyncio.to_thread(_tokenizer_of, options.tokenizer)
-    async with httpx.AsyncClient(timeout=options.timeout_seconds, **directly(options.base_url)) as client:
+    try:
+        client = open_client(options.base_url, timeout=options.timeout_seconds)
+    except ValueError as error:
+        raise EmbeddingRefused(str(error)) from error
+    async with client:
         yield OpenAIEmbedder(
             client,
             base_url=options.base_url,

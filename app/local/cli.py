@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 from uuid import UUID
@@ -208,18 +209,15 @@ def ingest(  # noqa: PLR0913 - the options of the command
         password = typer.prompt("Password", hide_input=True, err=True)
     if password is not None:
         fields["password"] = password
-
-    async def work() -> bool:
-        async with Client(url) as client:
-            bars = errors if as_json else console
-            verdicts = await ingest_files(client, files, fields=fields, at_once=at_once, console=bars)
-        if as_json:
-            print_json(verdicts_as_json(verdicts))
-        else:
-            print_verdicts(console, verdicts)
-        return all(verdict.is_success for verdict in verdicts)
-
-    if not _run(work()):
+    ingesting = partial(
+        ingest_files, paths=files, fields=fields, at_once=at_once, console=errors if as_json else console
+    )
+    verdicts = _ask(url, ingesting)
+    if as_json:
+        print_json(verdicts_as_json(verdicts))
+    else:
+        print_verdicts(console, verdicts)
+    if not all(verdict.is_success for verdict in verdicts):
         raise typer.Exit(1)
 
 
@@ -246,18 +244,9 @@ def search(  # noqa: PLR0913 - the options of the command
         request["document_ids"] = [str(one) for one in document]
     if filter is not None:
         request["filter"] = filter
-
-    async def work() -> None:
-        async with Client(url) as client:
-            found = await client.search(request)
-        if as_json:
-            print_json(found)
-        elif console.is_terminal:
-            print_hits(console, found["data"], query)
-        else:
-            print_hit_lines(found["data"])
-
-    _run(work())
+    found = _ask(url, lambda client: client.search(request))
+    hits = found["data"]
+    _show(found, as_json, lambda: print_hits(console, hits, query), lambda: print_hit_lines(hits))
 
 
 @cli.command("evaluate")
@@ -322,24 +311,19 @@ def status(
 
     Piped: a line a document, with tabs between its fields.
     """
+    if identifier is not None:
+        one = _ask(url, lambda client: _document_or_task(client, identifier))
+        _show(one, as_json, lambda: print_fields(console, one), lambda: print_field_lines(one))
+        return
+    filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
+    documents, ready = _ask(url, lambda client: _documents_and_health(client, limit, filters))
+    sandbox = {"sandbox": ready["sandbox"]}
 
-    async def work() -> None:
-        async with Client(url) as client:
-            if identifier is not None:
-                _print_one(await _document_or_task(client, identifier), as_json=as_json)
-                return
-            filters = {"limit": min(limit, 500)} | ({"collection": collection} if collection else {})
-            documents = await _first(limit, client.documents(**filters))
-            sandbox = {"sandbox": (await client.ready())["sandbox"]}
-        if as_json:
-            print_json({"data": documents} | sandbox)
-        elif console.is_terminal:
-            print_documents(console, documents)
-            print_fields(console, sandbox)
-        else:
-            print_document_lines(documents)
+    def print_tables() -> None:
+        print_documents(console, documents)
+        print_fields(console, sandbox)
 
-    _run(work())
+    _show({"data": documents} | sandbox, as_json, print_tables, lambda: print_document_lines(documents))
 
 
 @cli.command()
@@ -352,17 +336,13 @@ def retry(
     url: Url = DEFAULT_URL,
 ) -> None:
     """Ingest all failed documents again."""
-
-    async def work() -> None:
-        filters = {"collection": collection, "codes": code or None}
-        async with Client(url) as client:
-            count = await client.retry_failed(**{name: value for name, value in filters.items() if value})
-        if as_json:
-            print_json({"count": count})
-        else:
-            console.print(f"{count} documents are ingested again.")
-
-    _run(work())
+    named = {"collection": collection, "codes": code}
+    filters = {name: value for name, value in named.items() if value}
+    count = _ask(url, lambda client: client.retry_failed(**filters))
+    if as_json:
+        print_json({"count": count})
+    else:
+        console.print(f"{count} documents are ingested again.")
 
 
 keys = typer.Typer(help="Make, list and revoke keys.", no_args_is_help=True)
@@ -396,34 +376,19 @@ def create_key(
         wanted["limits"] = {name: number for name, _, number in (one.partition("=") for one in limit)}
     if expires is not None:
         wanted["expires_at"] = (datetime.now(UTC) + expires).isoformat()
-
-    async def work() -> None:
-        async with Client(url) as client:
-            key = await client.create_key(wanted)
-        if as_json:
-            print_json(key)
-        else:
-            errors.print(f"Key {key['id']} of {name}; what follows is shown this once only:")
-            sys.stdout.write(f"{key['secret']}\n")  # alone, for a file or a variable
-
-    _run(work())
+    key = _ask(url, lambda client: client.create_key(wanted))
+    if as_json:
+        print_json(key)
+    else:
+        errors.print(f"Key {key['id']} of {name}; what follows is shown this once only:")
+        sys.stdout.write(f"{key['secret']}\n")  # alone, for a file or a variable
 
 
 @keys.command("list")
 def list_keys(*, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Show the keys ever made. Piped: a line a key, with tabs between its fields."""
-
-    async def work() -> None:
-        async with Client(url) as client:
-            found = [key async for key in client.list_keys()]
-        if as_json:
-            print_json({"data": found})
-        elif console.is_terminal:
-            print_keys(console, found)
-        else:
-            print_key_lines(found)
-
-    _run(work())
+    found = _ask(url, lambda client: _first(None, client.list_keys()))
+    _show({"data": found}, as_json, lambda: print_keys(console, found), lambda: print_key_lines(found))
 
 
 @keys.command("revoke")
@@ -431,12 +396,7 @@ def revoke_key(
     key_id: Annotated[UUID, typer.Argument(help="The key's id.")], *, url: Url = DEFAULT_URL
 ) -> None:
     """Revoke a key: within 2 seconds it opens nothing any more."""
-
-    async def work() -> None:
-        async with Client(url) as client:
-            await client.revoke_key(str(key_id))
-
-    _run(work())
+    _ask(url, lambda client: client.revoke_key(str(key_id)))
 
 
 def main() -> None:
@@ -449,13 +409,21 @@ async def _serve(stack: "Stack") -> None:
         await asyncio.Event().wait()
 
 
-def _print_one(document_or_task: dict[str, Any], *, as_json: bool) -> None:
+def _ask(url: str, question: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    async def work() -> T:
+        async with Client(url) as client:
+            return await question(client)
+
+    return _run(work())
+
+
+def _show(answer: object, as_json: bool, to_people: Callable[[], None], to_pipe: Callable[[], None]) -> None:
     if as_json:
-        print_json(document_or_task)
+        print_json(answer)
     elif console.is_terminal:
-        print_fields(console, document_or_task)
+        to_people()
     else:
-        print_field_lines(document_or_task)
+        to_pipe()
 
 
 async def _document_or_task(client: Client, identifier: str) -> dict[str, Any]:
@@ -467,7 +435,13 @@ async def _document_or_task(client: Client, identifier: str) -> dict[str, Any]:
     return await client.task(identifier)
 
 
-async def _first(limit: int, items: AsyncIterator[T]) -> list[T]:
+async def _documents_and_health(
+    client: Client, limit: int, filters: dict[str, str | int]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return await _first(limit, client.documents(**filters)), await client.ready()
+
+
+async def _first(limit: int | None, items: AsyncIterator[T]) -> list[T]:
     found: list[T] = []
     async for item in items:
         found.append(item)

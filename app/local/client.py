@@ -13,7 +13,7 @@ import httpx
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
 from app.local.failures import Failure
-from app.loopback import directly
+from app.loopback import open_client
 
 FINAL = frozenset({"success", "error", "cancelled"})
 WAIT_SECONDS = 0.5  # how long one poll waits for the end: short, so that the bar moves
@@ -40,12 +40,15 @@ class Client:
         """A service with keys wants one in PDF_INGEST_API_KEY."""
         self.url = url.rstrip("/")
         key = os.environ.get("PDF_INGEST_API_KEY")
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(60, connect=5),
-            **directly(url),
-        )
+        try:
+            self._http = open_client(
+                url,
+                base_url=self.url,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=httpx.Timeout(60, connect=5),
+            )
+        except ValueError as error:
+            raise ServiceUnreachable(str(error)) from error
         self.torn_uploads = 0
         """Files that were sent, in part or whole, without an answer; each was sent again or given up."""
 

@@ -50,7 +50,7 @@ QUESTIONS = (
 async def run_demo(console: Console) -> bool:
     """Whether every verdict and every hit is what it should be. Raises ServerFailed when nothing starts."""
     with tempfile.TemporaryDirectory(prefix="pdf-ingest-demo-") as folder:
-        async with _stack(Path(folder), console) as stack, Client(stack.url) as client:
+        async with quiet_stack(Path(folder), console) as stack, Client(stack.url) as client:
             mistakes = await find_mistakes(client, console)
     console.print()
     for mistake in mistakes:
@@ -61,10 +61,20 @@ async def run_demo(console: Console) -> bool:
 
 
 @asynccontextmanager
-async def _stack(folder: Path, console: Console) -> AsyncIterator[Stack]:
-    """A stack whose output is shown only if it does not start."""
+async def quiet_stack(folder: Path, console: Console) -> AsyncIterator[Stack]:
+    """A stack whose output is shown only if it does not start, or if a part of it dies."""
     said: list[str] = []
-    stack = Stack(folder, port=free_port(), workers=1, say=lambda name, line: said.append(f"{name}: {line}"))
+
+    def show() -> None:
+        console.print(Text("\n".join(said[-40:])))
+        said.clear()
+
+    def say(name: str, line: str) -> None:
+        said.append(f"{name}: {line}")
+        if name == "stack":  # a worker that cannot run here is started again for ever
+            show()
+
+    stack = Stack(folder, port=free_port(), workers=1, say=say)
     console.print("Starting Postgres, Valkey, a worker and the API ...")
     try:
         async with stack:
@@ -72,7 +82,7 @@ async def _stack(folder: Path, console: Console) -> AsyncIterator[Stack]:
             yield stack
             console.print("Stopping everything ...")
     except ServerFailed:
-        console.print(Text("\n".join(said[-40:])))
+        show()
         raise
 
 

@@ -277,9 +277,7 @@ class EmbeddedValkey(EmbeddedServer):
         if not psutil.pid_exists(pid):
             return False
         try:
-            with redis.Redis(
-                port=self.port, password=self.password, socket_timeout=1, retry=Retry(NoBackoff(), 0)
-            ) as client:
+            with redis.Redis.from_url(self.url, socket_timeout=1, retry=Retry(NoBackoff(), 0)) as client:
                 return bool(client.info("server")["process_id"] == pid)
         except redis.RedisError:  # not listening yet, or still loading what it had on disk
             return False

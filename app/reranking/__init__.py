@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx
 from pydantic import SecretStr
 
-from app.loopback import directly
+from app.errors import EmbeddingRefused
+from app.loopback import open_client
 from app.reranking.cross_encoder import CrossEncoder
 from app.reranking.over_http import HTTPReranker
 from app.reranking.reranker import Reranker
@@ -35,5 +35,9 @@ async def open_reranker(
         yield CrossEncoder(model=model, folder=model_path, threads=threads)
     else:
         url = base_url or ""
-        async with httpx.AsyncClient(timeout=None, **directly(url)) as client:  # noqa: S113 - who asks has a limit
+        try:
+            client = open_client(url, timeout=None)  # who asks has a limit
+        except ValueError as error:
+            raise EmbeddingRefused(str(error)) from error
+        async with client:
             yield HTTPReranker(client, base_url=url, api_key=api_key, model=model)

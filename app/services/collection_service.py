@@ -22,7 +22,9 @@ from app.storage.outbox import announce
 from app.storage.reach import EVERYTHING, Reach
 
 POLL_SECONDS = 0.25
-DOCUMENTS_AT_ONCE = 500
+# In one transaction: 100 documents go in a sixth of the time that they take one by one.
+DOCUMENTS_AT_ONCE = 100
+CHUNKS_AT_ONCE = 5_000  # with their vectors, in a tenth of a second
 
 log = structlog.get_logger(__name__)
 
@@ -118,35 +120,34 @@ class CollectionService:
             raise CollectionNotFound
 
 
-async def delete_doomed(database: Database, space_id: int) -> None:
-    """The documents of collections that were deleted, each in a transaction of its own; then these end."""
-    await _delete_leaving(database, space_id, IS_DOOMED)
-    async with database.transaction() as connection:
-        for deletion in await collections.end_deletions(connection):
-            gone = {"task_id": str(deletion.id), "collection": deletion.collection, "status": "deleted"}
-            await announce(connection, "collection.deleted", deletion.collection, gone)
-            log.info("collection deleted", task_id=str(deletion.id), documents=deletion.documents_done)
+async def delete_doomed(database: Database, space_id: int, at_once: int = DOCUMENTS_AT_ONCE) -> None:
+    """The documents of collections that were deleted, in turn; those that have none any more end."""
+    while True:
+        is_going_on = await _delete_leaving(database, space_id, IS_DOOMED, at_once)
+        async with database.transaction() as connection:
+            for deletion in await collections.end_deletions(connection):
+                gone = {"task_id": str(deletion.id), "collection": deletion.collection, "status": "deleted"}
+                await announce(connection, "collection.deleted", deletion.collection, gone)
+                log.info("collection deleted", task_id=str(deletion.id), documents=deletion.documents_done)
+        if not is_going_on:
+            return
 
 
 async def delete_expired(database: Database, space_id: int) -> None:
     """Documents that are older than their collection keeps any."""
-    if count := await _delete_leaving(database, space_id, IS_EXPIRED):
+    while count := await _delete_leaving(database, space_id, IS_EXPIRED, DOCUMENTS_AT_ONCE):
         log.info("expired documents deleted", count=count)
 
 
-async def _delete_leaving(database: Database, space_id: int, why: str) -> int:
-    """How many; those that somebody has locked are left for the next time."""
+async def _delete_leaving(database: Database, space_id: int, why: str, at_once: int) -> int:
+    """Some of each collection; how many. Those that somebody has locked are left for the next time."""
+    async with database.autocommit() as connection:
+        leaving = await collections.list_leaving(connection, why, at_once, CHUNKS_AT_ONCE)
     count = 0
-    while True:
-        async with database.autocommit() as connection:
-            leaving = await collections.list_leaving(connection, why, DOCUMENTS_AT_ONCE)
-        deleted = 0
-        for document_id in leaving:
-            async with database.transaction() as connection:
-                deleted += await collections.delete_leaving(connection, space_id, document_id, why)
-        count += deleted
-        if deleted == 0:
-            return count
+    for document_ids in leaving:
+        async with database.transaction() as connection:
+            count += await collections.delete_leaving(connection, space_id, document_ids, why)
+    return count
 
 
 async def _count(connection: Connection, found: Sequence[Collection]) -> list[CountedCollection]:

@@ -1,14 +1,11 @@
-"""What clients do with documents: add, replace, retry, cancel, delete, look at."""
+"""What clients do with documents: add, replace, retry, change, cancel, delete. `catalog` looks at them."""
 
 import asyncio
-import hashlib
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from copy import copy
-from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 from uuid import UUID
 
 import structlog
@@ -18,36 +15,34 @@ from app.errors import (
     AlreadyInWork,
     CollectionNotFound,
     DocumentNotFound,
-    DocumentReplaced,
     FileGone,
     FileNotFound,
     PasswordNeedsKey,
-    PDFIngestError,
     QueueFull,
+    QuotaExceeded,
     StorageFailed,
     StoreFull,
     TaskNotFound,
 )
 from app.services.admission import Admission
 from app.services.audit import audit
+from app.services.catalog import Catalog
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.keys import Caller
-from app.services.quotas import require_quota
-from app.services.uploads import ReceivedFile, Upload, storage_key_of
-from app.storage import document_views, documents, runs
-from app.storage.database import Connection, Database, beyond
-from app.storage.document_views import (
-    ChunkPage,
-    DocumentFilter,
-    DocumentOrder,
-    DocumentPlace,
-    DocumentView,
-    OriginalFile,
+from app.services.quotas import Limits, is_limited, lock_quota, within_quota
+from app.services.uploads import (
+    AcceptedFile,
+    ReceivedFile,
+    RefusedFile,
+    Upload,
+    UploadOptions,
+    storage_key_of,
 )
+from app.storage import documents, runs
+from app.storage.database import Connection, Database, beyond
+from app.storage.document_views import DocumentView
 from app.storage.documents import Change, FailedDocuments
 from app.storage.files import FileStore
-from app.storage.filters import SearchFilter
-from app.storage.metadata_values import KeyCount, ValueCount, count_keys, count_values
 from app.storage.passwords import PasswordCipher
 from app.storage.reach import Reach
 from app.storage.runs import NewIngestion
@@ -57,44 +52,6 @@ from app.storage.title_words import store_title
 log = structlog.get_logger()
 
 AT_ONCE = 500  # documents that one transaction begins or ends
-
-OnDuplicate = Literal["return", "replace", "keep"]
-Priority = Literal["interactive", "bulk"]
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """What a client asks for the files of one request; `metadata` None: nothing was said about it."""
-
-    collection: str = "default"
-    metadata: dict[str, Any] | None = None
-    password: str | None = None
-    on_duplicate: OnDuplicate = "return"
-    priority: Priority = "interactive"
-
-
-@dataclass(frozen=True, slots=True)
-class AcceptedFile:
-    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now.
-
-    `known_as`: where the same bytes are kept for a task that was there before.
-    """
-
-    document_id: UUID
-    task_id: UUID
-    filename: str
-    status: str = "queued"
-    is_duplicate: bool = False
-    is_new_task: bool = True
-    known_as: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedFile:
-    """A file of which nothing was kept, and why."""
-
-    filename: str
-    error: PDFIngestError
 
 
 class DocumentService:
@@ -135,6 +92,10 @@ class DocumentService:
     def _reach(self) -> Reach:
         return self._caller.reach
 
+    @property
+    def _catalog(self) -> Catalog:
+        return Catalog(self._database, self._files, self._reach)
+
     async def close(self) -> None:
         """Wait for what still runs after answers: messages and deleted files."""
         if self._afterwards:
@@ -166,17 +127,15 @@ class DocumentService:
         """Make documents of files, all in one transaction with the answer that an Idempotency-Key keeps.
 
         `answer` is asked before the commit. Raises CollectionNotFound, PasswordNeedsKey, IdempotencyKeyReused
-        and IdempotencyKeyInWork; a full queue refuses a file only.
+        and IdempotencyKeyInWork; a full queue, and what is left to the caller, refuse a file only.
         """
         self._require_collection(options.collection)
-        fingerprint = _fingerprint(arrived, options)
+        fingerprint = options.fingerprint(arrived)
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(
-                connection, *(file for file in arrived if isinstance(file, ReceivedFile))
-            )
+            await lock_quota(connection, *self._account)
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
             if claim is not None and answered.status < 400:  # what was refused may be sent again
@@ -217,9 +176,10 @@ class DocumentService:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = self._new_ingestion(file, self._encrypt(password))
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(connection, file)
+            await lock_quota(connection, *self._account)
             await _lock_content(connection, document_id, file.sha256, self._reach)
-            await self._add_version(connection, document_id, new, metadata)
+            async with within_quota(connection, *self._account):
+                await self._add_version(connection, document_id, new, metadata)
             upload.release(new.storage_key)
         accepted = AcceptedFile(document_id, new.ingestion_id, new.filename)
         audit("document.replace", document_id=document_id)
@@ -230,7 +190,7 @@ class DocumentService:
         """Ingest the newest file again. Raises AlreadyInWork, DocumentNotFound, FileGone, QueueFull."""
         secret = self._encrypt(password)
         async with self._database.transaction(self._reach) as connection:
-            await self._require_quota(connection)
+            await lock_quota(connection, *self._account)
             document = await documents.lock_document(connection, document_id, self._reach)
             if document is None:
                 raise DocumentNotFound
@@ -246,8 +206,9 @@ class DocumentService:
             )
             is_served = bool(document.live_ingestion_id == last.id)
             if not is_served:
-                await documents.release_file(connection, last.id)
-                await self._add_version(connection, document_id, new)
+                async with within_quota(connection, *self._account):
+                    await documents.release_file(connection, last.id)
+                    await self._add_version(connection, document_id, new)
         audit("document.retry", document_id=document_id)
         if is_served:
             return await self._ingest_copy(document_id, new, password)
@@ -270,28 +231,31 @@ class DocumentService:
             if change.is_title_given:
                 await store_title(connection, document_id, change.title)
         audit("document.change", document_id=document_id, collection=change.collection)
-        return await self.find(document_id)
+        return await self._catalog.find(document_id)
 
     async def retry_failed(self, wanted: FailedDocuments) -> int:
         """Ingest failed documents again; how many.
 
-        Raises QueueFull when none could be begun. The sweeper announces them.
+        Raises QueueFull and QuotaExceeded when none could be begun. The sweeper announces them.
         """
         count = 0
+        at_once = 1 if is_limited(self._caller.limits) else AT_ONCE
         while True:
-            new_ids = [uuid7() for _ in range(AT_ONCE)]
+            new_ids = [uuid7() for _ in range(at_once)]
             try:
-                async with self._database.transaction(self._reach) as connection:
-                    await self._require_quota(connection)
+                async with (
+                    self._database.transaction(self._reach) as connection,
+                    within_quota(connection, *self._account),
+                ):
                     begun = await documents.retry_failed(
                         connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
                     )
-            except QueueFull:
+            except (QueueFull, QuotaExceeded):
                 if count == 0:
                     raise
                 begun = 0
             count += begun
-            if begun < AT_ONCE:
+            if begun < at_once:
                 log.info("retried", count=count, collection=wanted.collection, codes=wanted.codes)
                 audit("documents.retry", count=count, collection=wanted.collection)
                 return count
@@ -335,64 +299,9 @@ class DocumentService:
         async with self._database.transaction(self._reach) as connection:
             if await documents.lock_document(connection, document_id, self._reach) is None:
                 raise DocumentNotFound
-            storage_keys = await documents.delete_document(connection, self._space_id, document_id)
+            storage_keys = await documents.delete_documents(connection, self._space_id, [document_id])
         audit("document.delete", document_id=document_id)
         self._do_afterwards(self._delete_files(storage_keys))
-
-    async def find(self, document_id: UUID) -> DocumentView:
-        """Raises DocumentNotFound."""
-        async with self._database.transaction(self._reach) as connection:
-            return await document_views.find_document(connection, document_id, self._reach)
-
-    async def list_documents(
-        self, condition: DocumentFilter, order: DocumentOrder, after: DocumentPlace | None, limit: int
-    ) -> list[tuple[DocumentView, DocumentPlace]]:
-        """Each with its place in the list."""
-        async with self._database.transaction(self._reach) as connection:
-            return await document_views.list_documents(
-                connection, condition, order, after, limit, self._reach
-            )
-
-    async def count_keys(self, wanted: SearchFilter, limit: int) -> Sequence[KeyCount]:
-        """Keys of the metadata, by how many published documents that are wanted have them."""
-        async with self._database.transaction(self._reach) as connection:
-            return await count_keys(connection, replace(wanted, reach=self._reach), limit)
-
-    async def count_values(self, wanted: SearchFilter, key: str, limit: int) -> Sequence[ValueCount]:
-        """Values of a key, by how many published documents that are wanted have them."""
-        async with self._database.transaction(self._reach) as connection:
-            return await count_values(connection, replace(wanted, reach=self._reach), key, limit)
-
-    async def list_chunks(self, document_id: UUID, after: tuple[UUID, int] | None, limit: int) -> ChunkPage:
-        """Chunks of the served version; `after` is (its ingestion, the last ordinal seen).
-
-        Raises DocumentNotFound, and DocumentReplaced when `after` belongs to another version.
-        """
-        version, ordinal = after or (None, -1)
-        async with self._database.transaction(self._reach) as connection:
-            page = await document_views.list_document_chunks(
-                connection, document_id, ordinal, limit, self._reach
-            )
-        if version not in (None, page.ingestion_id):
-            raise DocumentReplaced
-        return page
-
-    async def find_original(self, document_id: UUID) -> OriginalFile:
-        """Raises DocumentNotFound and FileGone."""
-        async with self._database.transaction(self._reach) as connection:
-            original = await document_views.find_original(connection, document_id, self._reach)
-        if original.storage_key is None:
-            raise FileGone
-        audit("document.file", document_id=document_id)
-        return original
-
-    async def read(self, storage_key: str, start: int, end: int) -> AsyncGenerator[bytes]:
-        """The bytes of a file from `start` up to, not including, `end`. Raises FileGone and StorageFailed."""
-        try:
-            async for piece in self._files.read(storage_key, start, end):
-                yield piece
-        except FileNotFound as error:  # its version was replaced just now, or the folder was emptied by hand
-            raise FileGone from error
 
     async def _add_all(
         self,
@@ -410,11 +319,17 @@ class DocumentService:
                 outcomes.append(
                     file
                     if isinstance(file, RefusedFile)
-                    else await self._add_one(connection, file, options, password)
+                    else await self._add_within_quota(connection, file, options, password)
                 )
-            except QueueFull as error:  # raised before anything is written: the transaction goes on
+            except (QueueFull, QuotaExceeded) as error:  # nothing is written: the transaction goes on
                 outcomes.append(RefusedFile(file.filename, error))
         return outcomes
+
+    async def _add_within_quota(
+        self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
+    ) -> AcceptedFile:
+        async with within_quota(connection, *self._account):
+            return await self._add_one(connection, file, options, password)
 
     async def _add_one(
         self, connection: Connection, file: ReceivedFile, options: UploadOptions, password: bytes | None
@@ -467,20 +382,14 @@ class DocumentService:
         except StoreFull as error:
             raise self._about_all(error) from error
         async with self.uploading() as upload:
-            kept = self.read(served.storage_key, 0, served.byte_size)
+            kept = self._catalog.read(served.storage_key, 0, served.byte_size)
             file = await upload.receive(served.filename, kept)
             return await self.replace(document_id, upload, file, password=password)
 
-    async def _require_quota(self, connection: Connection, *files: ReceivedFile) -> None:
-        """For runs with these files; a retry has none of its own. Raises QuotaExceeded and QueueFull."""
-        async with beyond(connection, self._reach):  # on the account is what was moved out of reach, too
-            await require_quota(
-                connection,
-                self._caller.account,
-                self._caller.limits,
-                documents=max(len(files), 1),
-                byte_size=sum(file.byte_size for file in files),
-            )
+    @property
+    def _account(self) -> tuple[Reach, str, Limits]:
+        """Whose runs count for what he may ask for."""
+        return self._reach, self._caller.account, self._caller.limits
 
     def _new_ingestion(
         self, file: ReceivedFile, password: bytes | None, *, is_bulk: bool = False
@@ -569,14 +478,3 @@ def _request_id() -> str | None:
     """Of the request that is being answered, for the lines of who works on it later."""
     request_id: str | None = structlog.contextvars.get_contextvars().get("request_id")
     return request_id
-
-
-def _fingerprint(arrived: Sequence[ReceivedFile | RefusedFile], options: UploadOptions) -> bytes:
-    """Equal for equal requests. Of a password only that there is one: its hash could be guessed from."""
-    files = [
-        (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
-        for file in arrived
-    ]
-    has_password = options.password is not None
-    asked = [options.collection, options.metadata, has_password, options.on_duplicate, options.priority]
-    return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()

@@ -63,10 +63,14 @@ class IncomingFiles:
         Raises PathRefused or UploadRefused, which are the verdict then, or a Temporary: then it is tried
         again later.
         """
+        await self.ask(ingestion_id, file_path)
+        await self.take(ingestion_id, str(file_path))
+
+    async def ask(self, ingestion_id: UUID, file_path: str) -> None:
+        """Make the row alone, if there is none."""
         file_path = str(file_path)  # a script may hand over a Path, and a message anything that JSON can hold
         async with self.database.autocommit() as connection:
             await runs.ask_by_path(connection, ingestion_id, uuid7(), _name_of(file_path), file_path)
-        await self.take(ingestion_id, file_path)
 
     async def go_on(self, row: Any) -> None:
         """With the row of a run that is due and cannot be claimed: its file was not taken in, or it waits."""

@@ -45,6 +45,7 @@ ALL_SCOPES: Final = frozenset[Scope]({"read", "write", "admin"})
 MOST_OF_A_NAME: Final = 2  # keys in use at a time: the one that clients have, and the one that they change to
 FRESH_SECONDS: Final = 1.0  # then valid keys are read again; those that were read last are used meanwhile ...
 STALE_SECONDS: Final = 1.8  # ... until then: what is revoked opens nothing 2 s later
+ANEW_SECONDS: Final = 0.2  # between two looks for a key that another process may have made just now
 READING_SECONDS: Final = 5.0
 USES_APART_SECONDS: Final = 60.0
 
@@ -174,6 +175,9 @@ class Keys:
         if key.startswith(TOKEN_BEGINNING):
             return await self.bearer_of(key.decode("latin-1"))
         await self.refresh()
+        prefix = _PREFIX.match(key)
+        if prefix and prefix[1] not in self._valid:
+            await self._read_anew()
         if not self.are_wanted:
             return None
         return self._holder(key)
@@ -243,6 +247,13 @@ class Keys:
         if asked_at - self._read_at > FRESH_SECONDS:
             self._begin_reading()
         while self._read_at < max(asked_at - STALE_SECONDS, self._changed_at):
+            await asyncio.shield(self._begin_reading())
+
+    async def _read_anew(self) -> None:
+        """Know the keys as they are now. Those who ask with wrong ones share a look each ANEW_SECONDS."""
+        asked_at = time.monotonic()
+        while self._read_at < asked_at:
+            await asyncio.sleep(self._read_at + ANEW_SECONDS - time.monotonic())
             await asyncio.shield(self._begin_reading())
 
     async def create(
@@ -320,6 +331,8 @@ class Keys:
         if (holder := self._environment.holder(key_id)) is not None:
             return holder
         await self.refresh()
+        if key_id not in self._by_id:
+            await self._read_anew()
         row = self._by_id.get(key_id)
         return None if row is None else _caller(row)
 

@@ -2,12 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from app.errors import QueueFull, QuotaExceeded
-from app.storage.database import Connection
+from app.storage.database import Connection, beyond
+from app.storage.reach import Reach
 from app.storage.usage import count_waiting, lock_account, sum_month
 
 WINDOW_SECONDS: Final = 60
@@ -69,24 +71,45 @@ class RequestCounter:
             self._ours, self._taken = Counter(), Counter()
 
 
-async def require_quota(
-    connection: Connection, account: str, limits: Limits, *, documents: int, byte_size: int
-) -> None:
-    """For so many runs more, until the transaction ends. Raises QuotaExceeded and QueueFull.
+@asynccontextmanager
+async def within_quota(
+    connection: Connection, reach: Reach, account: str, limits: Limits
+) -> AsyncIterator[None]:
+    """The runs that are asked for in the block stay if the account may ask for them all.
 
-    Pages and tokens are known after a run: with less than the limit one more may begin.
+    Until the transaction ends nobody else asks for any on it. Raises QuotaExceeded and QueueFull.
     """
-    if not limits.keys() - {"requests_per_minute"}:
+    if not is_limited(limits):
+        yield
         return
-    await lock_account(connection, account)
+    await lock_quota(connection, reach, account, limits)
+    async with connection.begin_nested():
+        yield
+        async with beyond(connection, reach):  # on the account is what was moved out of reach, too
+            await _require_quota(connection, account, limits)
+
+
+async def lock_quota(connection: Connection, reach: Reach, account: str, limits: Limits) -> None:
+    """Before anything else is locked: two that wait for each other would wait for ever."""
+    if is_limited(limits):
+        async with beyond(connection, reach):
+            await lock_account(connection, account)
+
+
+def is_limited(limits: Limits) -> bool:
+    return bool(limits.keys() - {"requests_per_minute"})
+
+
+async def _require_quota(connection: Connection, account: str, limits: Limits) -> None:
+    """Pages and tokens are known after a run: with less than the limit before, one more may begin."""
     most = limits.get("documents_waiting")
-    if most is not None and await count_waiting(connection, account, most) + documents > most:
+    if most is not None and await count_waiting(connection, account, most + 1) > most:
         raise QueueFull(f"This key may have {most:,} documents waiting. Try again when some are done.")
     used = await sum_month(connection, account)
-    more = {"documents": documents, "bytes": byte_size, "pages": 1, "tokens": 1}
     for name in MONTHLY:
         limit = limits.get(f"{name}_per_month")
-        if limit is not None and getattr(used, name) + more[name] > limit:
+        with_this = getattr(used, name) + (1 if name in {"pages", "tokens"} else 0)
+        if limit is not None and with_this > limit:
             raise QuotaExceeded(
-                f"This key may ask for {limit:,} {name} a month; {getattr(used, name):,} are used."
+                f"This key may ask for {limit:,} {name} a month; with this it is {with_this:,}."
             )

@@ -1,15 +1,17 @@
 """Files on their way in: checked and hashed while they stream into the file store."""
 
 import hashlib
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any, Literal
 from uuid import UUID
 
 import structlog
 from uuid_utils.compat import uuid7
 
-from app.errors import EmptyFile, StorageFailed, UploadNotAPDF, UploadTooLarge
+from app.errors import EmptyFile, PDFIngestError, StorageFailed, UploadNotAPDF, UploadTooLarge
 from app.pdf.text import clean
 from app.storage.files import FileStore
 
@@ -17,6 +19,9 @@ PDF_MARK = b"%PDF"
 # The mark must begin within the first 1,024 bytes: readers allow as much in front of it.
 HEAD_BYTES = 1024 + len(PDF_MARK) - 1
 MAX_FILENAME_CHARACTERS = 255
+
+OnDuplicate = Literal["return", "replace", "keep"]
+Priority = Literal["interactive", "bulk"]
 
 log = structlog.get_logger()
 
@@ -33,6 +38,51 @@ class ReceivedFile:
     @property
     def storage_key(self) -> str:
         return storage_key_of(self.ingestion_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedFile:
+    """A file of which nothing was kept, and why."""
+
+    filename: str
+    error: PDFIngestError
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """What a client asks for the files of one request; `metadata` None: nothing was said about it."""
+
+    collection: str = "default"
+    metadata: dict[str, Any] | None = None
+    password: str | None = None
+    on_duplicate: OnDuplicate = "return"
+    priority: Priority = "interactive"
+
+    def fingerprint(self, arrived: Sequence[ReceivedFile | RefusedFile]) -> bytes:
+        """Equal for equal requests. Of a password only that there is one: its hash could be guessed from."""
+        files = [
+            (file.filename, file.sha256.hex() if isinstance(file, ReceivedFile) else file.error.code)
+            for file in arrived
+        ]
+        has_password = self.password is not None
+        asked = [self.collection, self.metadata, has_password, self.on_duplicate, self.priority]
+        return hashlib.sha256(json.dumps([files, asked], sort_keys=True).encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedFile:
+    """The document a file belongs to and the task that ingests it; `is_new_task`: it was made just now.
+
+    `known_as`: where the same bytes are kept for a task that was there before.
+    """
+
+    document_id: UUID
+    task_id: UUID
+    filename: str
+    status: str = "queued"
+    is_duplicate: bool = False
+    is_new_task: bool = True
+    known_as: str | None = None
 
 
 class Upload:

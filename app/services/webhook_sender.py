@@ -159,9 +159,10 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip in _NAT64 and ipaddress.IPv4Address(int(ip) % 2**32))
-        if inner:
-            return is_public(str(inner))
+        return is_public(str(inner)) if inner else ip.is_global and ip in _GLOBAL_UNICAST
     return ip.is_global and not ip.is_multicast
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# All that is given out. Outside of it are older ways to write an IPv4 address, and networks within a site.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")

@@ -11,13 +11,13 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import CollectionExists, CollectionNotFound
 from app.storage.database import jsonb
-from app.storage.documents import delete_document, lock_collections
+from app.storage.documents import delete_documents, lock_collections
 from app.storage.reach import Reach
 
 # SQL: of a row of `documents`, whether no version of it is as young as its collection keeps them.
@@ -172,33 +172,62 @@ async def find_deletion(connection: AsyncConnection, deletion_id: UUID) -> Delet
     return Deletion(**row._mapping) if row else None
 
 
-async def list_leaving(connection: AsyncConnection, why: str, limit: int) -> Sequence[UUID]:
-    """Documents that are to be deleted; `why` is IS_DOOMED or IS_EXPIRED."""
-    found = await connection.execute(
-        text(f"SELECT id FROM documents WHERE {why} LIMIT :limit"), {"limit": limit}
+async def list_leaving(
+    connection: AsyncConnection, why: str, documents: int, chunks: int
+) -> Sequence[Sequence[UUID]]:
+    """Documents that are to be deleted, of each collection some; `why` is IS_DOOMED or IS_EXPIRED.
+
+    So many of a collection, or fewer when these have so many chunks; one at least.
+    """
+    found = await connection.scalars(
+        text(f"""
+        SELECT array_agg(document.id) FROM collections AS leaving CROSS JOIN LATERAL (
+            SELECT next.id, sum(chunks) OVER (
+                ORDER BY next.id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            ) AS chunks_before
+            FROM (
+                SELECT id, live_ingestion_id FROM documents WHERE collection_id = leaving.id AND {why}
+                ORDER BY id LIMIT :documents
+            ) AS next LEFT JOIN ingestions ON ingestions.id = live_ingestion_id
+        ) AS document
+        WHERE (name IS NULL OR expires_after_days IS NOT NULL)
+            AND coalesce(chunks_before, 0) < :chunks
+        GROUP BY leaving.id
+        """),
+        {"documents": documents, "chunks": chunks},
     )
-    return found.scalars().all()
+    return found.all()
 
 
-async def delete_leaving(connection: AsyncConnection, space_id: int, document_id: UUID, why: str) -> bool:
-    """Delete a document, unless it may stay by now or somebody has it locked; its file is the sweeper's."""
+async def delete_leaving(
+    connection: AsyncConnection, space_id: int, document_ids: Sequence[UUID], why: str
+) -> int:
+    """Delete documents, but for those that may stay by now or that somebody has locked; how many.
+
+    Their files are the sweeper's.
+    """
     found = await connection.execute(
-        text(f"SELECT collection_id FROM documents WHERE id = :id AND {why} FOR UPDATE SKIP LOCKED"),
-        {"id": document_id},
+        text(
+            f"SELECT id, collection_id FROM documents WHERE id = ANY(:ids) AND {why}"
+            " ORDER BY id FOR UPDATE SKIP LOCKED"
+        ),
+        {"ids": list(document_ids)},
     )
-    row: Row[Any] | None = found.one_or_none()
-    if row is None:
-        return False
-    await delete_document(connection, space_id, document_id)
+    if not (leaving := found.all()):
+        return 0
+    await delete_documents(connection, space_id, [row.id for row in leaving])
     await connection.execute(
         text("""
-        UPDATE collection_deletions SET documents_done = documents_done + 1,
+        UPDATE collection_deletions SET documents_done = documents_done + gone.documents,
             started_at = coalesce(started_at, clock_timestamp())
-        WHERE collection_id = :id AND finished_at IS NULL
+        FROM (
+            SELECT id, count(*) AS documents FROM unnest(CAST(:collection_ids AS uuid[])) AS id GROUP BY id
+        ) AS gone
+        WHERE collection_id = gone.id AND finished_at IS NULL
         """),
-        {"id": row.collection_id},
+        {"collection_ids": [row.collection_id for row in leaving]},
     )
-    return True
+    return len(leaving)
 
 
 async def end_deletions(connection: AsyncConnection) -> Sequence[Deletion]:

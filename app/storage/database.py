@@ -24,12 +24,17 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.util import greenlet_spawn
 
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, TenantRoleMissing
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 ALL_TAKEN = "The service has more to do at once than its connections to the database allow. Try again soon."
 
 READ_ONLY = "25006"
+# By SQLSTATE: what is more than that the database did not answer.
+REASONS = {
+    "53100": "The disk of the database is full.",
+    READ_ONLY: "The database takes no writes at the moment.",
+}
 
 log = structlog.get_logger(__name__)
 
@@ -113,9 +118,9 @@ class Database:
         """A transaction: committed at the end of the block, rolled back on an exception.
 
         In one of a bound reach Postgres itself shows and takes nothing outside of it. Raises
-        DatabaseUnavailable when the server cannot be reached or goes away.
+        DatabaseUnavailable when the server cannot be reached or goes away, and TenantRoleMissing.
         """
-        with _unavailability():
+        with _unavailability(reach):
             async with self._engine.begin() as connection:
                 await self._set_up(connection, reach)
                 yield connection
@@ -123,7 +128,7 @@ class Database:
     @asynccontextmanager
     async def snapshot(self, reach: Reach = EVERYTHING) -> AsyncIterator[AsyncConnection]:
         """As `transaction`, for reading: all statements see the database as the first one saw it."""
-        with _unavailability():
+        with _unavailability(reach):
             async with self._repeatable_read.begin() as connection:
                 await self._set_up(connection, reach)
                 yield connection
@@ -259,14 +264,36 @@ _OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalCli
 
 
 @contextmanager
-def _unavailability() -> Iterator[None]:
+def _unavailability(reach: Reach = EVERYTHING) -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout, *_OF_DRIVER, OSError) as error:
+        if reach.is_bound and _is_role_missing(error):
+            log.error(
+                "migrate: the role of bound callers is missing", error=repr(getattr(error, "orig", error))
+            )
+            raise TenantRoleMissing from error
         if is_unavailable(error):
             log.warning("the database is not available", error=repr(getattr(error, "orig", error)))
-            raise DatabaseUnavailable(ALL_TAKEN if isinstance(error, PoolTimeout) else None) from error
+            raise DatabaseUnavailable(_reason(error)) from error
         raise
+
+
+def _is_role_missing(error: Exception) -> bool:
+    """Whether it cannot be taken, or has no rights on a table.
+
+    By the function of the server that says so: what a policy refuses, which is a fault of ours, has the same
+    SQLSTATE.
+    """
+    met = getattr(getattr(error, "orig", error), "__cause__", None)
+    source = getattr(met, "server_source_function", None)
+    return source in {"call_string_check_hook", "aclcheck_error"}
+
+
+def _reason(error: Exception) -> str | None:
+    if isinstance(error, PoolTimeout):
+        return ALL_TAKEN
+    return REASONS.get(_sqlstate(getattr(error, "orig", error)) or "")
 
 
 def is_unavailable(error: Exception) -> bool:

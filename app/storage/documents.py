@@ -315,31 +315,40 @@ async def retry_failed(
     return begun
 
 
-async def delete_document(connection: AsyncConnection, space_id: int, document_id: UUID) -> Sequence[str]:
-    """Delete a document whose row is locked. Returns its files' keys.
+async def delete_documents(
+    connection: AsyncConnection, space_id: int, document_ids: Sequence[UUID]
+) -> Sequence[str]:
+    """Delete documents whose rows are locked. Returns their files' keys.
 
-    Its ingestions stay for a while, for pollers, without what they say of the file.
+    Their ingestions stay for a while, for pollers, without what they say of the file.
     """
-    await runs.cancel_all(connection, document_id, space_id)
-    storage_keys = await _give_up_files(connection, "document_id = :document_id", document_id=document_id)
+    doomed = {"document_ids": list(document_ids)}
+    await runs.cancel_all(connection, document_ids, space_id)
+    storage_keys = await _give_up_files(connection, "document_id = ANY(:document_ids)", **doomed)
     await connection.execute(
         text(
             "UPDATE ingestions SET filename = '', title = NULL, sha256 = '', path = NULL"
-            " WHERE document_id = :document_id"
+            " WHERE document_id = ANY(:document_ids)"
         ),
-        {"document_id": document_id},
+        doomed,
     )
-    served = await connection.scalar(
-        text("SELECT live_ingestion_id FROM documents WHERE id = :id"), {"id": document_id}
+    served = await connection.scalars(
+        text(
+            "SELECT live_ingestion_id FROM documents"
+            " WHERE id = ANY(:document_ids) AND live_ingestion_id IS NOT NULL"
+        ),
+        doomed,
     )
-    if served is not None:
-        await delete_chunks(connection, space_id, [served])
+    if served_ids := served.all():
+        await delete_chunks(connection, space_id, served_ids)
     # Last: without it they belong to another collection, if it was moved.
-    await connection.execute(text("DELETE FROM documents WHERE id = :id"), {"id": document_id})
+    await connection.execute(text("DELETE FROM documents WHERE id = ANY(:document_ids)"), doomed)
     return storage_keys
 
 
-async def _give_up_files(connection: AsyncConnection, which: str, **parameters: UUID) -> Sequence[str]:
+async def _give_up_files(
+    connection: AsyncConnection, which: str, **parameters: UUID | list[UUID]
+) -> Sequence[str]:
     """The files of the runs `which` names are for the sweeper to delete. Returns their keys."""
     found = await connection.execute(
         text(f"""

@@ -6,8 +6,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 _IS_NAMED: Final = "{name} LIKE ANY(CAST(:reach_collections AS text[]))"
+MOST_NAMES: Final = 1_000
 TENANT_ROLE: Final = "pdf_ingest_tenant"
 _SPECIAL_IN_LIKE: Final = str.maketrans({"\\": r"\\", "%": r"\%", "_": r"\_"})
 
@@ -91,6 +93,25 @@ class Reach:
 
 
 EVERYTHING: Final = Reach()
+
+
+async def find_names(connection: AsyncConnection, reach: Reach) -> tuple[str, ...] | None:
+    """The names of the collections in reach, for statements about many documents; None: too many, or all.
+
+    Below a policy the planner may use no statistics of LIKE, but those of equal texts, and their index: the
+    first 50 of 20,000 documents take 0.03 s by names and 9 s by patterns.
+    """
+    if reach.collections is None or reach.document_ids is not None:
+        return None
+    found = await connection.scalars(
+        text(
+            f"SELECT name FROM collections WHERE name IS NOT NULL AND {reach.sql_of_collections('name')}"
+            f" LIMIT {MOST_NAMES + 1}"
+        ),
+        reach.parameters,
+    )
+    names = tuple(found)
+    return None if len(names) > MOST_NAMES else names
 
 
 def like(pattern: str) -> str:

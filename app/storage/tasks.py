@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from sqlalchemy import text
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.errors import Cancelled, InternalError, error_for_code
 from app.storage.database import Database
 from app.storage.doomed import stays
-from app.storage.reach import EVERYTHING, Reach
+from app.storage.reach import EVERYTHING, Reach, find_names
 from app.storage.runs.conditions import FINAL, OPEN
 
 
@@ -55,6 +55,11 @@ class TaskStatus:
     @property
     def is_final(self) -> bool:
         return self.status in FINAL
+
+    @property
+    def progress(self) -> Self:
+        """Stage, pages and chunks, which the wire has in a part of their own."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,9 @@ async def list_tasks(
 ) -> list[TaskStatus]:
     """Those asked for last come first; ids say nothing of the order, since clients of Celery choose some."""
     conditions, parameters = _conditions(wanted)
-    conditions.append(reach.sql("d"))
-    parameters |= reach.parameters
+    names = await find_names(connection, reach)
+    conditions.append(reach.sql("d") if names is None else "d.collection = ANY(CAST(:names AS text[]))")
+    parameters |= reach.parameters if names is None else {"names": list(names)}
     if after is not None:
         conditions.append("(i.created_at, i.id) < (:after_time, :after_id)")
         parameters |= {"after_time": after.created_at, "after_id": after.task_id}

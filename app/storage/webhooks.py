@@ -25,7 +25,8 @@ _COLUMNS = """
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """An address that is told of events; `collections` None: of any collection. Its secrets stay in the row.
+    """An address that is told of events; `collections` are names or patterns in which `*` stands for any
+    characters, None: of any collection. Its secrets stay in the row.
 
     `old_secret_expires_at`: until then two secrets sign.
     """
@@ -112,7 +113,9 @@ async def rotate_secret(connection: AsyncConnection, webhook_id: UUID, secret: b
 
 
 async def follow_renamed(connection: AsyncConnection, name: str, new_name: str) -> None:
-    """Those that are told of a collection are told of it under its new name."""
+    """Those that are told of a collection are told of it under its new name; a pattern stays as it is."""
+    if "*" in name:
+        return
     await connection.execute(
         text(
             "UPDATE webhooks SET collections = array_replace(collections, :name, :new_name)"

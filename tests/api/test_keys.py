@@ -165,6 +165,7 @@ async def test_a_name_of_the_environment_is_taken(root: httpx.AsyncClient) -> No
         {"name": "a", "scopes": ["admin"], "collections": ["a"]},
         {"name": "a", "scopes": ["read"], "expires_at": "2020-01-01T00:00:00Z"},
         {"name": "a", "scopes": ["read"], "expires_at": "2999-01-01T00:00:00"},
+        {"name": "a", "scopes": ["read"], "expires_at": "9999-12-31T23:59:59-12:00"},
         {"name": "a", "scopes": ["read"], "secret": "mine"},
     ],
 )

@@ -133,12 +133,46 @@ async def test_versions_and_retries_count_and_reading_does_not(
     document = (await upload(stranger, secret)).json()
     path, key = f"/documents/{document['document_id']}", bearer(secret)
     version = {"file": ("b.pdf", b"%PDF-1.5 " + uuid4().bytes)}
-    assert (await stranger.put(path, headers=key, files=version)).status_code == 202
+    second = await stranger.put(path, headers=key, files=version)
+    assert second.status_code == 202
     assert (await stranger.put(path, headers=key, files=version)).json()["code"] == "quota_exceeded"
-    await root.post(f"/tasks/{document['task_id']}/cancel")
+    await root.post(f"/tasks/{second.json()['task_id']}/cancel")
     assert (await stranger.post(f"{path}/retry", headers=key)).json()["code"] == "quota_exceeded"
-    assert (await stranger.post("/documents/retry", headers=key)).json()["code"] == "quota_exceeded"
     assert (await stranger.get(path, headers=key)).status_code == 200
+
+
+async def test_of_several_files_those_over_the_month_are_refused(
+    stranger: httpx.AsyncClient, root: httpx.AsyncClient
+) -> None:
+    secret = (await made(root, limits={"documents_per_month": 2}))["secret"]
+    contents = [b"%PDF-1.5 " + uuid4().bytes for _ in range(4)]
+    files = [("file", (f"{n}.pdf", contents[n])) for n in (0, 0, 1, 2, 3)]
+    into = {"collection": "letters"}
+    several = await stranger.post("/documents", headers=bearer(secret), files=files, data=into)
+    assert several.status_code == 202
+    outcomes = [(one.get("duplicate"), one.get("problem", {}).get("code")) for one in several.json()["data"]]
+    assert outcomes == [(False, None), (True, None), (False, None), *[(None, "quota_exceeded")] * 2]
+    again = await upload(stranger, secret, contents[0])
+    assert (again.status_code, again.json()["duplicate"]) == (200, True)
+
+
+async def test_failed_documents_are_ingested_again_as_far_as_the_month_allows(
+    locked: Served, stranger: httpx.AsyncClient, root: httpx.AsyncClient, locked_settings: Settings
+) -> None:
+    key = await made(root, limits={"documents_per_month": 5})
+    of_ours = {"collection": uuid4().hex}
+    for _ in range(3):
+        added = await upload(stranger, key["secret"], collection=of_ours["collection"])
+        assert added.status_code == 202
+    await execute(
+        locked_settings.database_url,
+        "UPDATE ingestions SET status = 'error', error_code = 'corrupted', finished_at = now()"
+        f" WHERE asked_by = '{key['id']}'",
+    )
+    retried = await stranger.post("/documents/retry", headers=bearer(key["secret"]), json=of_ours)
+    assert (retried.status_code, retried.json()) == (202, {"count": 2})
+    retried = await stranger.post("/documents/retry", headers=bearer(key["secret"]), json=of_ours)
+    assert (retried.status_code, retried.json()["code"]) == (429, "quota_exceeded")
 
 
 async def test_what_was_asked_for_in_earlier_months_is_forgiven(

@@ -19,10 +19,11 @@ from sqlalchemy.exc import DBAPIError
 from app.config import Settings
 from app.errors import CollectionNotFound, DocumentNotFound, TaskNotFound
 from app.local.embedded import EmbeddedPostgres
-from app.services.document_service import UploadOptions
+from app.services.catalog import Catalog
 from app.services.idempotency import Answer
 from app.services.keys import Caller
 from app.services.searching import Mode, Search
+from app.services.uploads import UploadOptions
 from app.storage.document_views import DocumentFilter, DocumentOrder
 from app.storage.documents import Change, FailedDocuments
 from app.storage.filters import SearchFilter
@@ -545,16 +546,17 @@ async def test_a_service_that_forgets_its_conditions_finds_no_foreign_document(
 ) -> None:
     services = locked.services
     documents = services.documents.for_caller(Caller(reach=FORGETFUL))
+    catalog = Catalog(services.database, services.files, FORGETFUL)
     there: dict[str, Any] = getattr(foreign, document)
     document_id, task_id = UUID(there["document_id"]), UUID(there["task_id"])
     before = await everything_of(root, foreign)
     async with documents.uploading() as upload:
         file = await upload.receive("a.pdf", pieces(b"%PDF-1.4 " + uuid4().bytes))
         for refused in (
-            documents.find(document_id),
+            catalog.find(document_id),
             documents.require(document_id),
-            documents.list_chunks(document_id, None, 10),
-            documents.find_original(document_id),
+            catalog.list_chunks(document_id, None, 10),
+            catalog.find_original(document_id),
             documents.change(document_id, Change(title="mine")),
             documents.change(document_id, Change(collection=OWN)),
             documents.replace(document_id, upload, file),
@@ -576,12 +578,12 @@ async def test_a_service_that_forgets_its_conditions_lists_and_finds_its_own(
     locked: Served, own: Library, foreign: Library
 ) -> None:
     services = locked.services
-    documents = services.documents.for_caller(Caller(reach=FORGETFUL))
-    listed = await documents.list_documents(DocumentFilter(), DocumentOrder(), None, 500)
+    catalog = Catalog(services.database, services.files, FORGETFUL)
+    listed = await catalog.list_documents(DocumentFilter(), DocumentOrder(), None, 500)
     assert str(own.ready["document_id"]) in {str(view.id) for view, _ in listed}
     assert {view.collection for view, _ in listed if not view.collection.startswith("reports")} == set()
-    assert FOREIGN not in {counted.key for counted in await documents.count_keys(SearchFilter(), 500)}
-    assert {counted.value for counted in await documents.count_values(SearchFilter(), "shelf", 500)} == {OWN}
+    assert FOREIGN not in {counted.key for counted in await catalog.count_keys(SearchFilter(), 500)}
+    assert {counted.value for counted in await catalog.count_values(SearchFilter(), "shelf", 500)} == {OWN}
     tasks = await services.progress.list_tasks(TaskFilter(), None, 500, FORGETFUL)
     assert str(own.ready["task_id"]) in {str(task.task_id) for task in tasks}
     assert not {str(task.task_id) for task in tasks} & foreign.traces

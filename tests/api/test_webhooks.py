@@ -120,6 +120,8 @@ async def test_a_ping_is_delivered_listed_with_its_answer_and_replayed_under_the
     await eventually(delivered)
     ranged = await asking.post(f"{path}/replay", json={"since": newest["created_at"]})
     assert ranged.json() == {"count": 1}
+    outside = await asking.post(f"{path}/replay", json={"since": "0001-01-01T00:00:00+12:00"})
+    assert (outside.status_code, outside.json()["code"]) == (422, "invalid_request")
     await eventually(delivered)
     assert [one.id for one in receiver.messages].count(newest["id"]) == 3
     unknown = await asking.post(f"{path}/deliveries/{uuid4()}/replay")

@@ -247,7 +247,8 @@ async def test_a_document_is_found_by_what_only_its_name_and_its_headings_say(
                 )
             ).all()
         texts = [f"bread · The first year\n{chunk.text}" for chunk in stored]
-        vectors = await services.rag.embedder.embed(texts)
+        embedder = services.rag.pipeline.embedder
+        vectors = await embedder.embed(texts)
         for chunk, text, vector in zip(stored, texts, vectors, strict=True):
             np.testing.assert_allclose(json.loads(chunk.vector), vector, atol=1e-3)
-            assert chunk.tokens == len(services.rag.embedder.tokenizer.encode(f"passage: {text}")) <= 32
+            assert chunk.tokens == len(embedder.tokenizer.encode(f"passage: {text}")) <= 32

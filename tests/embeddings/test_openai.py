@@ -161,6 +161,20 @@ async def test_a_server_on_this_machine_is_not_asked_through_a_proxy(
         assert (await embedder.embed(["a text"])).shape[0] == 1
 
 
+@pytest.mark.parametrize(
+    "proxy", ["socks5://user:hunter2@127.0.0.1:9", "nonsense://127.0.0.1:9", "http://a:b:c"]
+)
+async def test_a_proxy_that_cannot_be_used_is_told_without_its_password(
+    proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    options = EmbedderOptions(provider="openai", base_url="http://models.invalid/v1", dimensions=64)
+    with pytest.raises(EmbeddingRefused, match=r"^A proxy of the environment \(ALL_PROXY, ") as caught:
+        async with open_embedder(options):
+            pass
+    assert "hunter2" not in str(caught.value)
+
+
 async def test_a_slow_answer_is_given_up_and_asked_again(stub: EmbeddingStub, url: str) -> None:
     stub.behaviour.failures = [Failure(delay_seconds=30)]
     async with embedder_at(url, timeout_seconds=0.2) as embedder:

@@ -1,8 +1,10 @@
 """The demonstration, and that it notices when something is not as it should be."""
 
+import asyncio
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,14 @@ import pytest
 from rich.console import Console
 
 from app.local.client import Client
-from app.local.demo import find_mistakes
+from app.local.demo import find_mistakes, quiet_stack
 from tests.stacks import PROJECT, SAMPLES, Up
+
+
+async def until_said(output: io.StringIO, text: str) -> None:
+    async with asyncio.timeout(20):
+        while text not in output.getvalue():  # noqa: ASYNC110 - a file tells nobody
+            await asyncio.sleep(0.02)
 
 
 async def test_the_samples_end_as_they_should(up: Up) -> None:
@@ -47,6 +55,17 @@ async def test_wrong_verdicts_and_wrong_hits_are_named(up: Up, tmp_path: Path) -
         "damaged.pdf should have ended as corrupted, not as success.",
     ]
     assert mistakes[2].startswith("The first hit for 'output of the turbines from July to September'")
+
+
+@pytest.mark.heavy
+async def test_a_part_that_dies_is_not_kept_quiet(tmp_path: Path) -> None:
+    output = io.StringIO()
+    async with quiet_stack(tmp_path, Console(file=output, width=120)) as stack:
+        assert "stack: " not in output.getvalue()
+        pid = stack.part("worker").pid
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+        await until_said(output, "stack: worker was ended by SIGKILL; starting it again in 0.5 s")
 
 
 @pytest.mark.heavy

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,19 @@ def test_valkey_keeps_its_messages_through_a_kill(tmp_path: Path) -> None:
     kill(server)
     with server, redis.Redis.from_url(server.url) as client:
         assert client.lrange("queue", 0, -1) == [b"message"]
+
+
+def test_valkey_is_ready_where_localhost_is_an_ipv6_address_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+
+    def of_another_machine(host: str, *arguments: int) -> list[tuple[object, ...]]:
+        return resolve("::1" if host == "localhost" else host, *arguments)
+
+    with EmbeddedValkey(tmp_path / "valkey", is_durable=False) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", of_another_machine)
+        assert server.is_ready(server.pid)
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

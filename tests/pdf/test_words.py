@@ -51,3 +51,57 @@ async def test_latin_words_within_hebrew_keep_their_order(reader: PDFReader, wri
     document = one_page(content, fonts=b"/F 7 0 R", more=[character_map, font])
     words = " ".join(await lines_of(reader, write, document)).split()
     assert words[:5] == ["Airbus", "A320", "ISO", "9001", "2024."]
+
+
+def over(accent: str, letter: float, bottom: float = 700) -> bytes:
+    """An accent above a letter of 5.6 points that begins there."""
+    return placed(accent, letter + 1.1, bottom)
+
+
+async def test_accents_that_are_drawn_apart_belong_to_their_letters(reader: PDFReader, write: Write) -> None:
+    """As TeX draws them, before the letter; others do it after."""
+    before = placed("Schr", 72, 700) + over("\u00a8", 92.6) + placed("odinger", 92.6, 700)
+    after = (
+        placed("Caf", 150, 700) + placed("e", 165.6, 700) + over("\u00b4", 165.6) + placed("in", 174.3, 700)
+    )
+    read = await lines_of(reader, write, one_page(stream(before + after)))
+    assert " ".join(read).split() == ["Schrödinger", "Café", "in"]
+
+
+async def test_accents_of_capitals_leave_the_words_beside_them_whole(reader: PDFReader, write: Write) -> None:
+    """Their place is above the line, and in the text behind a word that is not theirs."""
+    drawn = placed("E anche il pe", 72, 700) + placed("`", 74.1, 702) + placed("rmesso", 129.9, 700)
+    read = await lines_of(reader, write, one_page(stream(drawn)))
+    assert " ".join(read).split() == ["È", "anche", "il", "permesso"]
+
+
+async def test_an_accent_makes_a_dotless_letter_the_usual_one(reader: PDFReader, write: Write) -> None:
+    font, character_map = unicode_font({code: chr(code) for code in range(32, 127)} | {ord("!"): "ı"})
+    drawn = (
+        placed("cos", 72, 700) + placed("`", 87.7, 700) + placed("!", 87.6, 700) + placed("lontano", 93, 700)
+    )
+    document = one_page(stream(drawn), fonts=b"/F 7 0 R", more=[character_map, font])
+    assert " ".join(await lines_of(reader, write, document)).split() == ["così", "lontano"]
+
+
+@pytest.mark.parametrize("text", ["run `make` in ~/src", "a^b, ^c and x~y", "´ alone", "`"])
+async def test_signs_that_stand_beside_letters_stay(reader: PDFReader, write: Write, text: str) -> None:
+    assert await lines_of(reader, write, one_page(stream(shown(text)))) == [text]
+
+
+async def test_ligatures_of_fonts_that_are_pictures_are_letters(reader: PDFReader, write: Write) -> None:
+    """As TeX wrote them, whose two oldest encodings have them at these places."""
+    names = [b"/p%d" % place for place in range(32)] + [
+        b"/%c" % letter for letter in b"abcdefghijklmnopqrstu"
+    ]
+    font = (
+        b"<</Type/Font/Subtype/Type3/FontMatrix[.001 0 0 .001 0 0]/FontBBox[0 0 500 700]/CharProcs<<%b>>"
+        b"/Encoding<</Differences[0%b 97%b]>>/FirstChar 0/LastChar 255/Widths[%b]>>"
+        % (b" 6 0 R".join([*names, b""]), b"".join(names[:32]), b"".join(names[32:]), b" 500" * 256)
+    )
+    glyph = stream(b"500 0 0 0 500 700 d1 0 0 450 700 re f")
+    content = stream(
+        b"BT /F 10 Tf 72 700 Td (di\\016cult) Tj 80 0 Td (h\\344u\\034g) Tj 80 0 Td (o\\033er) Tj ET"
+    )
+    document = one_page(content, fonts=b"/F 7 0 R", more=[glyph, font])
+    assert " ".join(await lines_of(reader, write, document)).split() == ["difficult", "häufig", "offer"]

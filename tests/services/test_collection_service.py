@@ -42,7 +42,7 @@ async def names_of(workshop: Workshop, *document_ids: UUID) -> set[tuple[str, st
 
 
 async def delete_all_doomed(workshop: Workshop) -> None:
-    await delete_doomed(workshop.database, workshop.space_id)
+    await delete_doomed(workshop.database, workshop.space_id, at_once=2)
 
 
 async def test_a_document_makes_its_collection_with_an_id_of_this_moment(
@@ -285,6 +285,48 @@ async def test_a_document_that_somebody_holds_keeps_its_collection_until_it_is_f
     assert (await service.deletion(deletion.id)).finished_at is not None
 
 
+async def test_a_small_collection_that_is_deleted_does_not_wait_for_a_large_one(
+    workshop: Workshop, service: CollectionService
+) -> None:
+    small = f"small-{uuid4()}"
+    for _ in range(7):
+        await workshop.add(pdf())
+    large_id = (await service.delete(workshop.collection)).id
+    await workshop.add(pdf(), collection=small)
+    small_id = (await service.delete(small)).id
+    await delete_all_doomed(workshop)
+    ended = await workshop.scalars(
+        "SELECT id FROM (SELECT *, count(*) OVER (PARTITION BY xmin::text) AS together"
+        " FROM collection_deletions WHERE id = ANY(:ids)) AS deletion"
+        " WHERE together = 1 ORDER BY finished_at",
+        ids=[large_id, small_id],
+    )
+    assert ended == [small_id, large_id], "one transaction ended both"
+
+
+async def test_documents_with_many_chunks_are_deleted_a_few_at_a_time(
+    workshop: Workshop, service: CollectionService
+) -> None:
+    for _ in range(3):
+        await workshop.add(pdf())
+    await workshop.scalars(
+        "UPDATE ingestions SET chunks = 3000 FROM documents"
+        " WHERE collection = :name AND latest_ingestion_id = ingestions.id RETURNING 1",
+        name=workshop.collection,
+    )
+    await workshop.scalars(
+        "UPDATE documents SET live_ingestion_id = latest_ingestion_id WHERE collection = :name RETURNING 1",
+        name=workshop.collection,
+    )
+    deletion = await service.delete(workshop.collection)
+    async with workshop.database.transaction() as connection:
+        leaving = await collections.list_leaving(connection, IS_DOOMED, documents=100, chunks=5000)
+        ours = await workshop.scalars(
+            "SELECT id FROM documents WHERE collection_id = :id ORDER BY id", id=deletion.collection_id
+        )
+    assert [sorted(ids) for ids in leaving if set(ids) & set(ours)] == [ours[:2]]
+
+
 async def test_an_empty_collection_is_deleted_too(workshop: Workshop, service: CollectionService) -> None:
     await service.create(workshop.collection, CollectionFields())
     deletion = await service.delete(workshop.collection)
@@ -326,10 +368,10 @@ async def test_a_document_renewed_after_it_was_found_expired_stays(
     added = await workshop.add(pdf())
     async with workshop.database.transaction() as connection:
         assert not await collections.delete_leaving(
-            connection, workshop.space_id, added.document_id, collections.IS_EXPIRED
+            connection, workshop.space_id, [added.document_id], collections.IS_EXPIRED
         )
         assert not await collections.delete_leaving(
-            connection, workshop.space_id, added.document_id, IS_DOOMED
+            connection, workshop.space_id, [added.document_id], IS_DOOMED
         )
     assert await workshop.count_documents() == 1
 

@@ -24,8 +24,7 @@ from app.errors import (
     UploadTooLarge,
 )
 from app.local.embedded import free_port
-from app.services.document_service import AcceptedFile, RefusedFile
-from app.services.uploads import clean_filename
+from app.services.uploads import AcceptedFile, RefusedFile, clean_filename
 from app.storage import runs
 from app.storage.database import Connection, Database
 from app.storage.document_views import DocumentFilter, DocumentOrder, DocumentPlace
@@ -47,7 +46,7 @@ async def test_an_upload_is_a_queued_task_with_a_stored_file(workshop: Workshop)
     assert (row.status, row.filename, row.byte_size) == ("queued", "report.pdf", len(content))
     assert workshop.stored() == {row.storage_key}
     assert (workshop.folder / row.storage_key).read_bytes() == content
-    view = await workshop.service.find(added.document_id)
+    view = await workshop.catalog.find(added.document_id)
     assert (view.status, view.metadata, view.chunks) == ("queued", {"year": 2025}, 0)
 
 
@@ -155,7 +154,7 @@ async def test_replace_ingests_the_same_bytes_again_into_the_same_document(works
     assert again.document_id == first.document_id
     assert again.task_id != first.task_id
     assert (again.status, again.is_duplicate, again.is_new_task) == ("queued", True, True)
-    view = await workshop.service.find(first.document_id)
+    view = await workshop.catalog.find(first.document_id)
     assert (view.status, view.task_id, view.metadata) == ("ready", first.task_id, {"a": 1})
     assert view.update is not None
     assert (view.update.task_id, view.update.status) == (again.task_id, "queued")
@@ -195,12 +194,12 @@ async def test_a_document_that_failed_starts_again_with_the_new_file(workshop: W
         await workshop.fail(first.task_id)
     else:
         await workshop.service.cancel(first.task_id)
-    assert (await workshop.service.find(first.document_id)).status == end
+    assert (await workshop.catalog.find(first.document_id)).status == end
     again = await workshop.add(content, metadata={"b": 2})
     assert again.document_id == first.document_id
     assert again.task_id != first.task_id
     assert (again.is_duplicate, again.is_new_task) == (True, True)
-    view = await workshop.service.find(first.document_id)
+    view = await workshop.catalog.find(first.document_id)
     assert (view.status, view.metadata, view.error) == ("queued", {"b": 2}, None)
     key = f"{first.task_id}.pdf"
     assert await workshop.scalars("SELECT 1 FROM files_to_delete WHERE storage_key = :key", key=key) == [1]
@@ -279,7 +278,7 @@ async def test_a_new_version_supersedes_the_run_in_work(workshop: Workshop):
     with pytest.raises(LeaseLost):
         await workshop.publish(lease)
     await workshop.ingest(second.task_id)
-    view = await workshop.service.find(first.document_id)
+    view = await workshop.catalog.find(first.document_id)
     assert (view.status, view.filename, view.update) == ("ready", "newer.pdf", None)
     keys = await workshop.scalars(
         "SELECT storage_key FROM files_to_delete WHERE storage_key = ANY(:keys)",
@@ -293,18 +292,18 @@ async def test_the_old_version_is_served_until_the_new_one_is_published(workshop
     await workshop.ingest(first.task_id)
     second = await workshop.replace(first.document_id, pdf())
     await workshop.fail(second.task_id)
-    view = await workshop.service.find(first.document_id)
+    view = await workshop.catalog.find(first.document_id)
     assert (view.status, view.filename, view.chunks, view.error) == ("ready", "report.pdf", 2, None)
     assert view.update is not None
     assert view.update.error is not None
     assert (view.update.status, view.update.error.code) == ("error", "corrupted")
-    original = await workshop.service.find_original(first.document_id)
+    original = await workshop.catalog.find_original(first.document_id)
     assert original.storage_key == f"{first.task_id}.pdf"
     third = await workshop.replace(first.document_id, pdf())
     assert (await workshop.row(first.task_id)).storage_key == f"{first.task_id}.pdf"
     assert (await workshop.row(second.task_id)).storage_key is None
     await workshop.ingest(third.task_id)
-    assert (await workshop.service.find_original(first.document_id)).storage_key == f"{third.task_id}.pdf"
+    assert (await workshop.catalog.find_original(first.document_id)).storage_key == f"{third.task_id}.pdf"
 
 
 async def test_of_versions_at_the_same_moment_the_newest_wins(workshop: Workshop):
@@ -337,7 +336,7 @@ async def test_cancelled_work_stops_and_never_comes_back(workshop: Workshop):
         await workshop.publish(lease)
     async with workshop.database.autocommit() as connection:
         assert await runs.claim(connection, added.task_id, "test") is None
-    assert (await workshop.service.find(added.document_id)).status == "cancelled"
+    assert (await workshop.catalog.find(added.document_id)).status == "cancelled"
 
 
 async def test_cancelling_waits_for_the_batch_that_is_being_stored_and_removes_it(workshop: Workshop):
@@ -375,7 +374,7 @@ async def test_deleting_removes_everything_but_the_tasks(workshop: Workshop):
     assert len(workshop.stored()) == 2
     await workshop.service.delete(first.document_id)
     with pytest.raises(DocumentNotFound):
-        await workshop.service.find(first.document_id)
+        await workshop.catalog.find(first.document_id)
     assert await workshop.count_chunks(first.task_id) == await workshop.count_chunks(second.task_id) == (0, 0)
     assert (await workshop.row(first.task_id)).status == "success"
     assert (await workshop.row(second.task_id)).status == "cancelled"
@@ -407,8 +406,8 @@ async def test_a_retry_takes_over_the_file_of_the_failed_run(workshop: Workshop)
     with pytest.raises(AlreadyInWork):
         await workshop.service.retry(added.document_id)
     await workshop.ingest(again.task_id)
-    assert (await workshop.service.find(added.document_id)).status == "ready"
-    assert (await workshop.service.find_original(added.document_id)).storage_key == new.storage_key
+    assert (await workshop.catalog.find(added.document_id)).status == "ready"
+    assert (await workshop.catalog.find_original(added.document_id)).storage_key == new.storage_key
 
 
 async def test_of_retries_at_the_same_moment_one_begins(workshop: Workshop):
@@ -427,7 +426,7 @@ async def test_a_served_document_keeps_its_file_while_it_is_ingested_again(works
     again = await workshop.service.retry(added.document_id)
     assert workshop.stored() == {f"{added.task_id}.pdf", f"{again.task_id}.pdf"}
     await workshop.service.cancel(again.task_id)
-    original = await workshop.service.find_original(added.document_id)
+    original = await workshop.catalog.find_original(added.document_id)
     assert original.storage_key == f"{added.task_id}.pdf"
 
 
@@ -447,7 +446,7 @@ async def test_a_served_document_whose_file_was_lost_cannot_be_retried_and_stays
     (workshop.folder / f"{added.task_id}.pdf").unlink()
     with pytest.raises(FileGone):
         await workshop.service.retry(added.document_id)
-    view = await workshop.service.find(added.document_id)
+    view = await workshop.catalog.find(added.document_id)
     assert (view.status, view.update) == ("ready", None)
 
 
@@ -461,7 +460,7 @@ async def test_documents_are_listed_newest_first_and_filtered(workshop: Workshop
     async def listed(after: UUID | None = None, limit: int = 10, **condition: str) -> list[UUID]:
         wanted = DocumentFilter(**{"collection": workshop.collection, **condition})
         place = None if after is None else DocumentPlace(0, after)
-        views = await workshop.service.list_documents(wanted, DocumentOrder(), place, limit)
+        views = await workshop.catalog.list_documents(wanted, DocumentOrder(), place, limit)
         assert all(condition.get("status") in (None, view.status) for view, _ in views)
         return [view.id for view, _ in views]
 
@@ -479,19 +478,19 @@ async def test_documents_are_listed_newest_first_and_filtered(workshop: Workshop
 
 async def test_chunks_are_listed_of_one_version_only(workshop: Workshop):
     added = await workshop.add(pdf())
-    assert (await workshop.service.list_chunks(added.document_id, None, 10)).chunks == []
+    assert (await workshop.catalog.list_chunks(added.document_id, None, 10)).chunks == []
     await workshop.ingest(added.task_id)
-    page = await workshop.service.list_chunks(added.document_id, None, 1)
+    page = await workshop.catalog.list_chunks(added.document_id, None, 1)
     assert [chunk.text for chunk in page.chunks] == ["chunk 0"]
     assert page.ingestion_id == added.task_id
-    page = await workshop.service.list_chunks(added.document_id, (added.task_id, 0), 10)
+    page = await workshop.catalog.list_chunks(added.document_id, (added.task_id, 0), 10)
     assert [chunk.text for chunk in page.chunks] == ["chunk 1"]
     newer = await workshop.replace(added.document_id, pdf())
     await workshop.ingest(newer.task_id)
     with pytest.raises(DocumentReplaced):
-        await workshop.service.list_chunks(added.document_id, (added.task_id, 0), 10)
+        await workshop.catalog.list_chunks(added.document_id, (added.task_id, 0), 10)
     with pytest.raises(DocumentNotFound):
-        await workshop.service.list_chunks(uuid7(), None, 10)
+        await workshop.catalog.list_chunks(uuid7(), None, 10)
 
 
 async def test_requests_and_workers_together_never_wait_in_a_circle_and_leave_nothing_behind(
@@ -518,7 +517,7 @@ async def test_requests_and_workers_together_never_wait_in_a_circle_and_leave_no
                 case 0:
                     await workshop.replace(document_id, pdf())
                 case 1:
-                    view = await workshop.service.find(document_id)
+                    view = await workshop.catalog.find(document_id)
                     await workshop.service.cancel(view.update.task_id if view.update else view.task_id)
                 case _:
                     try:
@@ -575,7 +574,7 @@ async def test_many_failed_documents_are_retried_in_one_go(workshop: Workshop):
     assert sum(counts) == 3
     assert workshop.stored() == files
     for one in added:
-        view = await workshop.service.find(one.document_id)
+        view = await workshop.catalog.find(one.document_id)
         assert (view.status, (await workshop.row(one.task_id)).storage_key) == ("queued", None)
         assert (await workshop.row(view.task_id)).storage_key in files
 
@@ -610,7 +609,7 @@ async def test_a_document_that_moves_while_it_is_uploaded_there_is_still_one(wor
                 workshop.service.change(added.document_id, Change(collection=collection)),
                 workshop.replace(added.document_id, pdf()),
             )
-    assert (await workshop.service.find(added.document_id)).collection == workshop.collection
+    assert (await workshop.catalog.find(added.document_id)).collection == workshop.collection
 
 
 async def test_waiting_tasks_are_cancelled_together_and_those_at_work_are_not(workshop: Workshop):

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from app.errors import DatabaseUnavailable, KeyUnknown
 from app.local.embedded import EmbeddedPostgres, free_port
-from app.services.keys import FRESH_SECONDS, Caller, KeyRing, Keys
+from app.services.keys import ANEW_SECONDS, FRESH_SECONDS, Caller, KeyRing, Keys
 from app.services.tokens import Claims, Signer
 from app.storage.database import Database
 from tests.databases import CountingDatabase, migrated
@@ -93,6 +93,33 @@ async def test_many_who_ask_at_once_are_one_look_at_the_database(module_database
     assert len(set(map(id, callers))) > 1
     assert max(in_use) <= 1
     await keys.close()
+
+
+async def test_a_key_opens_every_process_as_soon_as_it_is_made(module_database: Database) -> None:
+    here, there = Keys(module_database, KeyRing()), Keys(module_database, KeyRing(), SecretStr("a secret"))
+    await here.create(uuid4().hex, ["admin"])
+    await there.refresh()
+    key, secret = await here.create(uuid4().hex, ["read"])
+    assert (await there.caller(secret.encode()) or Caller()).account == str(key.id)
+    key, _ = await here.create(uuid4().hex, ["read"])
+    token = Signer(SecretStr("a secret")).token(Claims(str(key.id), int(time.time()) + 60, ("read",)))
+    assert (await there.bearer_of(token)).account == str(key.id)
+    await asyncio.gather(here.close(), there.close())
+
+
+async def test_many_with_wrong_keys_are_few_looks_at_the_database(postgres: EmbeddedPostgres) -> None:
+    database = CountingDatabase(await migrated(postgres, f"wrong_keys_{uuid4().hex}"))
+    keys = Keys(database, KeyRing())
+    await keys.create(uuid4().hex, ["admin"])
+    began, before = time.monotonic(), database.taken
+    for _ in range(5):
+        wrong = [f"pdfi_{uuid4().hex[:12]}_x".encode() for _ in range(20)]
+        refused = await asyncio.gather(*map(keys.caller, wrong), return_exceptions=True)
+        assert {type(error) for error in refused} == {KeyUnknown}
+    looks = database.taken - before
+    assert looks <= 2 + (time.monotonic() - began) / ANEW_SECONDS
+    await keys.close()
+    await database.close()
 
 
 async def test_with_a_database_that_is_not_there_all_who_ask_are_refused_together() -> None:

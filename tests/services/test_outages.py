@@ -34,11 +34,11 @@ from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.metrics import Figure, counters
 from app.resources import Services, open_services
 from app.services.detection import LanguageDetector
-from app.services.document_service import AcceptedFile, UploadOptions
-from app.services.rag_service import DISK_OF_WORKER
 from app.services.readiness import check_readiness
 from app.services.retries import MAX_RETRIES
 from app.services.searching import Search
+from app.services.uploads import AcceptedFile, UploadOptions
+from app.services.verdicts import DISK_OF_WORKER
 from app.storage import runs
 from app.storage.database import Database
 from tests.databases import empty_broker, migrated
@@ -337,7 +337,7 @@ class DetectorOnAFullDisk(LanguageDetector):
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="there is no full disk on this system")
 async def test_a_full_disk_of_a_worker_is_waited_for_however_long_it_takes(services: Services) -> None:
-    there = replace(services.rag, detector=DetectorOnAFullDisk())
+    there = replace(services.rag, pipeline=replace(services.rag.pipeline, detector=DetectorOnAFullDisk()))
     task_id = await upload(services)
     for _ in range(MAX_RETRIES + 2):
         with pytest.raises(DiskFull, match=DISK_OF_WORKER):

@@ -81,10 +81,10 @@ async def make_due(workshop: Workshop, ingestion_id: UUID) -> None:
 async def test_a_path_becomes_a_document_like_an_upload(workshop: Workshop, folder: Path):
     task_id = uuid7()
     await take(workshop, folder, pdf(), task_id)
-    view = await workshop.service.find(await document_of(workshop, task_id))
+    view = await workshop.catalog.find(await document_of(workshop, task_id))
     assert (view.status, view.filename, view.task_id) == ("queued", f"{task_id}.pdf", task_id)
     await workshop.ingest(task_id)
-    assert (await workshop.service.find(view.id)).status == "ready"
+    assert (await workshop.catalog.find(view.id)).status == "ready"
 
 
 async def test_content_that_is_served_is_a_success_with_its_chunks(workshop: Workshop, folder: Path):
@@ -98,7 +98,7 @@ async def test_content_that_is_served_is_a_success_with_its_chunks(workshop: Wor
     assert row.document_id == added.document_id
     assert row.finished_at is not None
     assert workshop.stored() == {f"{added.task_id}.pdf"}
-    assert (await workshop.service.find(added.document_id)).task_id == added.task_id
+    assert (await workshop.catalog.find(added.document_id)).task_id == added.task_id
 
 
 async def test_content_in_work_is_waited_for_and_then_shared(workshop: Workshop, folder: Path):
@@ -132,10 +132,10 @@ async def test_a_new_version_of_the_document_does_not_take_the_content_of_who_wa
     assert await settle(workshop, folder, task_id) == "queued"
     await workshop.ingest(newer.task_id)
     await workshop.ingest(task_id)
-    own = await workshop.service.find(await document_of(workshop, task_id))
+    own = await workshop.catalog.find(await document_of(workshop, task_id))
     assert own.id != added.document_id
     assert (own.status, own.task_id) == ("ready", task_id)
-    assert (await workshop.service.find(added.document_id)).task_id == newer.task_id
+    assert (await workshop.catalog.find(added.document_id)).task_id == newer.task_id
 
 
 async def test_who_waited_for_a_run_that_failed_tries_with_its_own_file(workshop: Workshop, folder: Path):
@@ -146,7 +146,7 @@ async def test_who_waited_for_a_run_that_failed_tries_with_its_own_file(workshop
     await workshop.fail(added.task_id)
     assert await settle(workshop, folder, task_id) == "queued"
     await workshop.ingest(task_id)
-    view = await workshop.service.find(added.document_id)
+    view = await workshop.catalog.find(added.document_id)
     assert (view.status, view.task_id) == ("ready", task_id)
 
 
@@ -156,7 +156,7 @@ async def test_a_document_that_failed_starts_again_from_the_path(workshop: Works
     await workshop.fail(added.task_id)
     task_id = uuid7()
     await take(workshop, folder, content, task_id)
-    assert (await workshop.service.find(added.document_id)).task_id == task_id
+    assert (await workshop.catalog.find(added.document_id)).task_id == task_id
     assert await can_be_claimed(workshop, task_id)
 
 

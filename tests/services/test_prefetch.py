@@ -5,9 +5,9 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from app.services import rag_service
+from app.services import pipeline
+from app.services.pipeline import FEWEST_CHUNKS, in_batches
 from app.services.prefetch import in_order
-from app.services.rag_service import FEWEST_CHUNKS, in_batches
 from app.storage.chunks import Chunk
 
 AT_ONCE = 4
@@ -94,7 +94,7 @@ async def test_batches_are_full_but_for_the_last_one() -> None:
 
 
 async def test_what_is_read_slowly_does_not_wait_for_a_full_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rag_service, "BATCH_SECONDS", 0.01)
+    monkeypatch.setattr(pipeline, "BATCH_SECONDS", 0.01)
     batches = [batch async for batch in in_batches(pages(0.02, 6), 64)]
     assert [len(batch) for batch in batches] == [9, 9]
     assert all(len(batch) >= FEWEST_CHUNKS for batch in batches)

@@ -12,7 +12,7 @@ from app.errors import ChunksDiffer, EmbeddingFailed
 from app.local.chaos.embedding_stub import EmbeddingStub, Failure
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.resources import Services, open_services
-from app.services.rag_service import EMBEDDING_BATCHES_AT_ONCE
+from app.services.pipeline import EMBEDDING_BATCHES_AT_ONCE
 from app.services.resuming import ChunkChain, behind
 from app.storage.chunks import Chunk
 from app.storage.runs import StoredChunks

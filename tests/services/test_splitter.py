@@ -115,7 +115,7 @@ documents = st.lists(st.lists(lines_of_text, max_size=12), max_size=5)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(document=documents)
 def test_no_chunk_is_over_the_limit_and_no_text_is_lost(name: str, document: list[list[str]]) -> None:
     pages = [page(number, *lines) for number, lines in enumerate(document, 1)]
@@ -131,7 +131,7 @@ def test_no_chunk_is_over_the_limit_and_no_text_is_lost(name: str, document: lis
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(document=documents, title=words, headings=st.lists(words, max_size=5))
 def test_with_header_and_prefix_no_chunk_is_over_the_limit_either(
     name: str, document: list[list[str]], title: str, headings: list[str]

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 
 import numpy as np
 
-from app.services.rag_service import Embedded, StageClock
 from app.services.splitter import Chunk
+from app.services.stage_clock import Embedded, StageClock
 
 
 async def test_waiting_for_a_page_is_reading_and_waiting_for_its_vectors_embedding() -> None:

@@ -22,6 +22,7 @@ from app.services.webhook_delivery import IN_FLIGHT_PER_WEBHOOK, RETRY_SECONDS, 
 from app.services.webhook_sender import WebhookSender, is_public
 from app.services.webhook_service import WebhookService
 from app.storage import outbox, runs
+from app.storage.collections import CollectionFields
 from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.services.workshop import Workshop, eventually, pdf
@@ -207,6 +208,31 @@ async def test_a_webhook_of_a_collection_follows_it_to_its_new_name(
     async with post.delivering():
         await eventually(lambda: is_told(receiver, 1))
     assert receiver.messages[0].content["data"]["collection"] == new_name
+
+
+async def test_a_webhook_of_a_pattern_is_told_of_all_collections_that_fit_it(
+    post: Post, receiver_url: str
+) -> None:
+    name = f"50%_of\\{post.workshop.collection}"
+    webhook_id, _ = await post.add(receiver_url, ["document.failed"], ["other", f"{name[:-4]}*"])
+    fitting = await post.workshop.add(pdf(), collection=name)
+    for another in (f"x{name}", name.replace("%", "x"), name.replace("_", "x"), name.replace("\\", "")):
+        added = await post.workshop.add(pdf(), collection=another)
+        await post.workshop.fail(added.task_id)
+    await post.workshop.fail(fitting.task_id)
+    delivery = await post.only_delivery(webhook_id)
+    assert delivery.data["task_id"] == str(fitting.task_id)
+
+
+async def test_a_pattern_stays_when_a_collection_of_that_name_is_renamed(
+    post: Post, receiver_url: str
+) -> None:
+    name = f"{post.workshop.collection}*"
+    webhook_id, _ = await post.add(receiver_url, ["document.failed"], [name])
+    collections = CollectionService(post.database)
+    await collections.create(name, CollectionFields())
+    await collections.change(name, f"renamed-{uuid4()}", {})
+    assert (await post.service.get(webhook_id)).collections == [name]
 
 
 async def test_the_library_of_the_standard_verifies_our_messages_and_no_others(
@@ -472,6 +498,10 @@ PRIVATE = [
     "http://100.64.0.1",
     "http://[fe80::1]",
     "http://[fc00::1]",
+    "http://[fec0::1]",
+    "http://[::7f00:1]",
+    "http://[::ffff:0:7f00:1]",
+    "http://[64:ff9b:1::7f00:1]",
     "http://224.0.0.1",
 ]
 

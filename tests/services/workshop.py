@@ -15,15 +15,17 @@ from sqlalchemy import Row, text
 from app.errors import Corrupted, PDFIngestError
 from app.pdf.pages import DocumentFacts
 from app.services.admission import Admission
-from app.services.document_service import AcceptedFile, DocumentService, RefusedFile, UploadOptions
+from app.services.catalog import Catalog
+from app.services.document_service import DocumentService
 from app.services.idempotency import Answer, Claim
-from app.services.uploads import ReceivedFile
+from app.services.uploads import AcceptedFile, ReceivedFile, RefusedFile, UploadOptions
 from app.storage import runs
 from app.storage.chunks import Chunk, embeddings_table
 from app.storage.database import Database
 from app.storage.files import FileStore
 from app.storage.languages import TextLanguage
 from app.storage.passwords import PasswordCipher
+from app.storage.reach import EVERYTHING
 from app.storage.runs import Lease, Progress
 
 ENGLISH = TextLanguage("en", "english")
@@ -78,6 +80,7 @@ class Workshop:
             max_upload_bytes=1_000_000,
             space_id=self.space_id,
         )
+        self.catalog = Catalog(self.database, self.files, EVERYTHING)
 
     async def _enqueue(self, ingestion_id: UUID) -> None:
         self.announced.append(ingestion_id)

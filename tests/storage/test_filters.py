@@ -118,7 +118,7 @@ async def connection(database: Database) -> AsyncIterator[AsyncConnection]:
         yield opened
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(comparison=COMPARISONS, metadata=METADATA)
 @example(Comparison("eq", "tags", "a"), {"tags": [["a"]]})
 @example(Comparison("in", "tags", ["a"]), {"tags": [["a"]]})

@@ -212,6 +212,12 @@ async def test_a_connection_that_ends_while_it_is_set_up_is_a_database_that_is_a
     await database.close()
 
 
+@either_way
+async def test_a_database_whose_disk_is_full_says_so(database: Database, ask: Ask) -> None:
+    with pytest.raises(DatabaseUnavailable, match=r"^The disk of the database is full\.$"):
+        await ask(database, "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'disk_full'; END $$")
+
+
 async def test_a_parameter_that_cannot_be_sent_is_no_fault_of_the_database(database: Database) -> None:
     with pytest.raises(DBAPIError):
         async with database.transaction() as connection:
@@ -227,7 +233,7 @@ async def test_a_server_that_takes_no_writes_is_left_for_one_that_does(postgres:
         pass  # two connections are open
     other = url.replace("/read_only", "/postgres")
     await run_sql(other, "ALTER DATABASE read_only RESET default_transaction_read_only")
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(DatabaseUnavailable, match="takes no writes"):
         await ask(database, "DELETE FROM outages RETURNING 1")
     async with database.transaction() as one, database.transaction() as two:
         for connection in (one, two):

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.embeddings.base import EmbeddingIdentity
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database
+from app.storage.document_views import DocumentFilter, DocumentOrder, list_documents
 from app.storage.filters import Comparison, Containment, SearchFilter
 from app.storage.reach import Reach
 from app.storage.search import Hit, search_hybrid, search_text, search_vector
@@ -159,3 +160,20 @@ async def test_little_waits_to_be_put_into_the_index_of_words(postgres: Embedded
         pages = await connection.scalar(text("SELECT gin_clean_pending_list('ix_chunks_tsv')"))
     await library.database.close()
     assert pages <= 256 / 8 + 1
+
+
+@pytest.mark.parametrize("reach", [Reach(("no*",)), Reach(("*",))])
+async def test_a_bound_caller_lists_documents_without_reading_all_runs_for_each(
+    library: Library, reach: Reach
+) -> None:
+    newest_first = DocumentOrder("created_at", is_descending=True)
+    async with library.database.transaction(reach) as connection:
+        found = await list_documents(connection, DocumentFilter(), newest_first, None, 50, reach)
+        read = await connection.scalar(
+            text(
+                "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables"
+                " WHERE relname = 'ingestions'"
+            )
+        )
+    assert len(found) == 50
+    assert read < 3 * (NOTES.documents + REPORTS.documents)

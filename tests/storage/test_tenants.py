@@ -3,9 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from hashlib import md5
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,14 +13,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.embeddings.base import EmbeddingIdentity
+from app.errors import TenantRoleMissing
 from app.local.embedded import EmbeddedPostgres
 from app.storage.database import Database, beyond
-from app.storage.documents import delete_document
+from app.storage.documents import delete_documents
 from app.storage.models import Base
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from app.storage.spaces import open_space
 from app.storage.tenants import RIGHTS
-from tests.databases import PROJECT, migrated_by_owner, owned, run_alembic, run_sql
+from tests.databases import PROJECT, drop_everything, migrated_by_owner, owned, run_alembic, run_sql
 
 LANDED = "20261120b"
 TABLES_WITH_POLICY = ("documents", "ingestions", "collections", "collection_deletions", "chunks")
@@ -253,29 +253,45 @@ async def test_a_document_that_was_moved_is_deleted_with_its_chunks(postgres: Em
     database = Database(url)
     space_id = await open_space(database, EmbeddingIdentity("test", "model", 8))
     async with database.transaction(A) as connection:
-        await delete_document(connection, space_id, document("4"))
+        await delete_documents(connection, space_id, [document("4")])
     assert await names(database, EVERYTHING, "chunks", "text") == " 1 2 3"
     await database.close()
 
 
-async def test_a_database_that_was_restored_without_the_role_is_mended(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def another_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("another") / "postgres", is_durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(another_server: EmbeddedPostgres) -> EmbeddedPostgres:
+    """One without databases and without roles, which belong to a server and not to a database."""
+    await drop_everything(another_server)
+    return another_server
+
+
+async def test_a_database_that_was_restored_without_the_role_is_mended(server: EmbeddedPostgres) -> None:
     """As pg_restore leaves it on a server that has no such role: it goes on after each GRANT that failed."""
-    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
-        server.create_database("restored")
-        url = server.url("restored")
-        await run_alembic(url, command.upgrade, "head")
-        database = Database(url)
-        await open_space(database, EmbeddingIdentity("test", "model", 8))
-        await run_sql(url, f"DROP OWNED BY {TENANT_ROLE}", f"DROP ROLE {TENANT_ROLE}", ROWS)
-        with pytest.raises(DBAPIError, match=TENANT_ROLE):
-            await names(database, A)
-        assert (await asyncio.to_thread(migrate, url)).returncode == 0
-        assert await names(database, A) == "1 2 4"
-        tables = [*RIGHTS, "embeddings_1"]
-        async with database.transaction(A) as connection:
-            for table in tables:
-                await connection.execute(text(f"SELECT FROM {table} LIMIT 1"))
-        await database.close()
+    server.create_database("restored")
+    url = server.url("restored")
+    await run_alembic(url, command.upgrade, "head")
+    database = Database(url)
+    await open_space(database, EmbeddingIdentity("test", "model", 8))
+    await run_sql(url, f"DROP OWNED BY {TENANT_ROLE}", f"DROP ROLE {TENANT_ROLE}", ROWS)
+    with pytest.raises(TenantRoleMissing, match="pdf-ingest migrate"):
+        await names(database, A)
+    assert await names(database, EVERYTHING) == " 1 2 3 4"
+    await run_sql(url, f"CREATE ROLE {TENANT_ROLE} NOLOGIN")  # as another database of the server has it
+    with pytest.raises(TenantRoleMissing):
+        await names(database, A)
+    assert (await asyncio.to_thread(migrate, url)).returncode == 0
+    assert await names(database, A) == "1 2 4"
+    tables = [*RIGHTS, "embeddings_1"]
+    async with database.transaction(A) as connection:
+        for table in tables:
+            await connection.execute(text(f"SELECT FROM {table} LIMIT 1"))
+    await database.close()
 
 
 async def test_rights_that_are_there_are_not_given_again(postgres: EmbeddedPostgres) -> None:
@@ -301,29 +317,31 @@ def migrate(url: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_who_may_not_make_the_role_is_told_what_an_administrator_has_to_run(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
-        url = await owned(server, "plain")
-        refused = await asyncio.to_thread(migrate, url)
-        assert refused.returncode == 1
-        assert "Traceback" not in refused.stdout + refused.stderr
-        statements = refused.stderr[refused.stderr.index("CREATE ROLE") :].strip()
-        assert statements == f"CREATE ROLE {TENANT_ROLE} NOLOGIN; GRANT {TENANT_ROLE} TO plain;"
-        await run_sql(server.url("plain"), *statements.rstrip(";").split(";"))
-        assert (await asyncio.to_thread(migrate, url)).returncode == 0
+async def test_who_may_not_make_the_role_is_told_what_an_administrator_has_to_run(
+    server: EmbeddedPostgres,
+) -> None:
+    url = await owned(server, "plain")
+    refused = await asyncio.to_thread(migrate, url)
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stdout + refused.stderr
+    statements = refused.stderr[refused.stderr.index("CREATE ROLE") :].strip()
+    assert statements == f"CREATE ROLE {TENANT_ROLE} NOLOGIN; GRANT {TENANT_ROLE} TO plain;"
+    await run_sql(server.url("plain"), *statements.rstrip(";").split(";"))
+    assert (await asyncio.to_thread(migrate, url)).returncode == 0
 
 
-async def test_who_may_make_roles_makes_it_and_several_databases_do_at_once(tmp_path: Path) -> None:
-    with EmbeddedPostgres(tmp_path / "postgres", is_durable=False) as server:
-        url = await owned(server, "owner")
-        await run_sql(server.url("owner"), "ALTER ROLE owner CREATEROLE")
-        assert (await asyncio.to_thread(migrate, url)).returncode == 0
-        database = Database(url)
-        assert await names(database, A) == ""
-        await database.close()
-    with EmbeddedPostgres(tmp_path / "other", is_durable=False) as server:
-        for name in ("one", "two", "three"):
-            server.create_database(name)
-        urls = [server.url(name) for name in ("one", "two", "three")]
-        all_at_once = await asyncio.gather(*(asyncio.to_thread(migrate, url) for url in urls))
-        assert [finished.returncode for finished in all_at_once] == [0, 0, 0], all_at_once
+async def test_who_may_make_roles_makes_it(server: EmbeddedPostgres) -> None:
+    url = await owned(server, "owner")
+    await run_sql(server.url("owner"), "ALTER ROLE owner CREATEROLE")
+    assert (await asyncio.to_thread(migrate, url)).returncode == 0
+    database = Database(url)
+    assert await names(database, A) == ""
+    await database.close()
+
+
+async def test_several_databases_make_it_at_once(server: EmbeddedPostgres) -> None:
+    for name in ("one", "two"):
+        server.create_database(name)
+    urls = [server.url(name) for name in ("one", "two")]
+    all_at_once = await asyncio.gather(*(asyncio.to_thread(migrate, url) for url in urls))
+    assert [finished.returncode for finished in all_at_once] == [0, 0], all_at_once

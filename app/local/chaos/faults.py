@@ -15,7 +15,7 @@ from app.local.chaos.embedding_stub import GARBAGE, Failure
 from app.local.chaos.pdfs import Specimen
 from app.local.chaos.watcher import Sight
 from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, World
-from app.services.rag_service import EMBEDDING_BATCHES_AT_ONCE
+from app.services.pipeline import EMBEDDING_BATCHES_AT_ONCE
 
 STOPPED_SECONDS = (3.5, 5.0)  # longer than the lease of 3 s
 POISON_LIMIT_SECONDS = 180.0

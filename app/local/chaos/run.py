@@ -1,13 +1,11 @@
 """A chaos run: learn the truth undisturbed, then one scenario after the other, each counted."""
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 from rich.console import Console
 
@@ -51,9 +49,10 @@ async def run_chaos(
 ) -> bool:
     """Whether nothing was lost, doubled, wrong or stuck. Raises ServerFailed."""
     count = documents or (SHORT_DOCUMENTS if is_short else DOCUMENTS)
-    with tempfile.TemporaryDirectory(prefix="pdf-ingest-chaos-") as name, _open_log(log_file) as log:
+    kept_log = log_file or Path(tempfile.mkstemp(prefix="pdf-ingest-chaos-", suffix=".log")[1])
+    with tempfile.TemporaryDirectory(prefix="pdf-ingest-chaos-") as name, kept_log.open("w") as log:
         folder = Path(name)
-        console.print(f"Starting a stack of its own, with {len(WORKERS)} workers ...")
+        console.print(f"Starting a stack of its own, with {len(WORKERS)} workers; it writes {kept_log} ...")
         async with open_world(
             folder / "stack",
             _write_documents(folder, seed, count, is_short=is_short),
@@ -65,11 +64,10 @@ async def run_chaos(
     print_outcomes(console, outcomes)
     if json_file is not None:
         write_json(json_file, outcomes, seed=seed)
-    return all(outcome.is_good for outcome in outcomes)
-
-
-def _open_log(file: Path | None) -> TextIO:
-    return (file or Path(os.devnull)).open("w")
+    is_good = all(outcome.is_good for outcome in outcomes)
+    if is_good and log_file is None:
+        kept_log.unlink()
+    return is_good
 
 
 def _write_documents(folder: Path, seed: int, count: int, *, is_short: bool) -> Documents:

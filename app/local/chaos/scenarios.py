@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from app.local.chaos import changes, faults, loops, surroundings, webhooks
+from app.local.chaos import changes, faults, loops, paths, surroundings, webhooks
 from app.local.chaos.pdfs import Kind
 from app.local.chaos.world import World
 
@@ -43,6 +43,7 @@ SCENARIOS = (
     Scenario("database-cut-off", surroundings.database_cut_off),
     Scenario("clock-step", surroundings.clock_step),
     Scenario("full-store", surroundings.full_store),
+    Scenario("by-path", paths.break_delivery),
     Scenario("webhooks", webhooks.tell_webhooks),
 )
 

@@ -8,17 +8,15 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import UUID, uuid4
 
 import httpx
 import psutil
 
 from app.local.chaos.cable import Cable
 from app.local.chaos.loops import SETTLE_SECONDS, expect_uncharged
-from app.local.chaos.pdfs import Specimen
-from app.local.chaos.world import PATIENCE_SECONDS, WORKERS, AcceptedUpload, World
+from app.local.chaos.paths import send_paths, settle_paths
+from app.local.chaos.world import WORKERS, World
 from app.local.supervisor import Program
-from app.task_queue import TASK_NAME, new_celery
 
 CUT_SECONDS = (5.0, 10.0)
 ANSWER_SECONDS = 20.0  # 5 s for a connection, 10 s for its answer, and a busy machine
@@ -142,7 +140,7 @@ async def full_store(world: World) -> None:
     with _unable_to_write(world):
         world.faults += 1
         sending = asyncio.gather(*map(world.upload, later))
-        sent = await asyncio.to_thread(_send_tasks, world, by_path)
+        sent = await asyncio.to_thread(send_paths, world, by_path)
         await asyncio.sleep(FULL_SECONDS)
         if taken := sum(specimen.mark in world.accepted for specimen in later):
             world.mistakes.append(f"{taken} uploads were accepted while nothing could be written")
@@ -152,37 +150,23 @@ async def full_store(world: World) -> None:
         if charged["tasks"]:
             world.mistakes.append(f"{charged['tasks']} tasks were charged with the full disk")
     await sending
-    await world.watcher.until(lambda sights: sent.keys() <= sights.keys(), PATIENCE_SECONDS)
-    await world.settle(SETTLE_SECONDS)
-    if unseen := sent.keys() - world.watcher.sights.keys():
-        world.mistakes.append(f"nobody began {len(unseen)} tasks that name a path: {unseen}")
-    for task_id in sent.keys() & world.watcher.sights.keys():
-        world.accepted[sent[task_id].mark] = AcceptedUpload(
-            sent[task_id], world.watcher.sights[task_id].document_id, task_id
-        )
+    await settle_paths(world, sent)
     await expect_uncharged(world)
 
 
 @contextmanager
 def _unable_to_write(world: World) -> Iterator[None]:
     """To a process it is like a full disk, and it needs no disk of its own to fill."""
-    pids = [world.stack.part(name).pid for name in ("api", *WORKERS)]
-    processes = [psutil.Process(pid) for pid in pids if pid is not None]
-    processes += [child for name in WORKERS for child in world.children_of(name)]
-    limits = [process.rlimit(psutil.RLIMIT_FSIZE) for process in processes]
-    for process, (_, hard) in zip(processes, limits, strict=True):
-        process.rlimit(psutil.RLIMIT_FSIZE, (FULL_BYTES, hard))
+    limit = psutil.Process().rlimit(psutil.RLIMIT_FSIZE)
+    _limit_files(world, (FULL_BYTES, limit[1]))
     try:
         yield
     finally:
-        for process, limit in zip(processes, limits, strict=True):
-            process.rlimit(psutil.RLIMIT_FSIZE, limit)
+        _limit_files(world, limit)  # those too that were forked meanwhile
 
 
-def _send_tasks(world: World, specimens: Sequence[Specimen]) -> dict[UUID, Specimen]:
-    """As a client without HTTP would."""
-    sent = {uuid4(): specimen for specimen in specimens}
-    with new_celery(world.stack.environment["CELERY_BROKER_URL"], None) as celery:
-        for task_id, specimen in sent.items():
-            celery.send_task(TASK_NAME, args=[str(specimen.path)], task_id=str(task_id))
-    return sent
+def _limit_files(world: World, limit: tuple[int, int]) -> None:
+    pids = [world.stack.part(name).pid for name in ("api", *WORKERS)]
+    processes = [psutil.Process(pid) for pid in pids if pid is not None]
+    for process in [*processes, *(child for name in WORKERS for child in world.children_of(name))]:
+        process.rlimit(psutil.RLIMIT_FSIZE, limit)

@@ -22,9 +22,11 @@ from pypdfium2 import raw
 
 from app.errors import TooMuchText
 from app.pdf.pages import Box, Line
+from app.pdf.sandbox.accents import with_accents
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
 from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
 from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
+from app.pdf.sandbox.ligatures import OF_TEX, places_in
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
 
@@ -263,7 +265,8 @@ class _Extraction:
         self._at = range(length)
         if length != count:
             self._at = [raw.FPDFText_GetCharIndexFromTextIndex(self._raw, index) for index in self._at]
-        text = self._drawn_together(_MARK.sub(self._resolve_mark, text))
+        text = self._with_ligatures(_MARK.sub(self._resolve_mark, text))
+        text = self._drawn_together(self._with_accents(text))
         if text.isascii() or not _RTL_RUN.search(text):
             return text
         return self._with_latin_onwards(_RTL_RUN.sub(self._resolve_ligatures, text))
@@ -272,14 +275,43 @@ class _Extraction:
         is_hyphen = raw.FPDFText_IsHyphen(self._raw, self._at[mark.start()]) == 1
         return HYPHEN if is_hyphen else "\x00"
 
+    def _changed(self, characters: Sequence[tuple[str, int]]) -> str:
+        """The text of other characters; what belongs to the places where they come from goes along."""
+        self._at = [self._at[place] for _, place in characters]
+        return "".join([character for character, _ in characters])
+
+    def _with_ligatures(self, text: str) -> str:
+        places = {place for place in places_in(text) if self._is_picture(place)}
+        if not places:
+            return text
+        return self._changed(
+            [
+                (one, place)
+                for place, old in enumerate(text)
+                for one in (OF_TEX[old] if place in places else old)
+            ]
+        )
+
+    def _is_picture(self, place: int) -> bool:
+        """Is it a glyph of a Type 3 font, and of no known character?"""
+        index = self._at[place]
+        if raw.FPDFText_HasUnicodeMapError(self._raw, index) != 1:
+            return False
+        font = _font(_text_object(self._address, index))
+        return font is not None and not _name_of(font)
+
+    def _with_accents(self, text: str) -> str:
+        whole = with_accents(
+            text, lambda places: self._character_boxes([self._at[place] for place in places])
+        )
+        return self._changed(whole) if whole else text
+
     def _drawn_together(self, text: str) -> str:
-        """With whole words where letters are spaced out; what belongs to the places of `text` goes along."""
+        """With whole words where letters are spaced out."""
         spaces = {space for run in _SPACED_OUT.finditer(text) for space in self._spaces_in_words(run)}
         if not spaces:
             return text
-        kept = [place for place in range(len(text)) if place not in spaces]
-        self._at = [self._at[place] for place in kept]
-        return "".join([text[place] for place in kept])
+        return self._changed([(one, place) for place, one in enumerate(text) if place not in spaces])
 
     def _spaces_in_words(self, run: re.Match[str]) -> Iterator[int]:
         if run[0][::2].lower() in ascii_lowercase:  # choices to mark
@@ -301,10 +333,7 @@ class _Extraction:
         return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
 
     def _with_latin_onwards(self, text: str) -> str:
-        """pdfium turns lines round by the word, Latin ones too, and letters apart from digits: `320A Airbus`.
-
-        What belongs to the places of `text` goes along.
-        """
+        """pdfium turns lines round by the word, Latin ones too, letters apart from digits: `320A Airbus`."""
         order = list(range(len(text)))
         for line in _RTL_LINE.finditer(text):
             for run in _LATIN_RUN.finditer(text, *line.span()):
@@ -312,8 +341,7 @@ class _Extraction:
                     order[slice(*run.span())] = self._onwards(run)
             for number in _POINT_AND_NUMBER.finditer(text, *line.span()):
                 order[slice(*number.span())] = [*range(number.start() + 1, number.end()), number.start()]
-        self._at = [self._at[place] for place in order]
-        return "".join([text[place] for place in order])
+        return self._changed([(text[place], place) for place in order])
 
     def _onwards(self, run: re.Match[str]) -> Iterator[int]:
         """Places in the text: its words from left to right, and so the letters of each."""

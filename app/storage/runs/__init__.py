@@ -319,9 +319,10 @@ async def cancel_unclaimed(
     return len(await _end_for(connection, space_id, Cancelled(), "id = ANY(:ids)", ids=waiting))
 
 
-async def cancel_all(connection: AsyncConnection, document_id: UUID, space_id: int) -> None:
-    """Those of a document, which is going to be deleted."""
-    await _end_for(connection, space_id, Cancelled(), "document_id = :document_id", document_id=document_id)
+async def cancel_all(connection: AsyncConnection, document_ids: Sequence[UUID], space_id: int) -> None:
+    """Those of documents which are going to be deleted."""
+    which = "document_id = ANY(:document_ids)"
+    await _end_for(connection, space_id, Cancelled(), which, document_ids=list(document_ids))
 
 
 async def supersede(
