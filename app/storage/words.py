@@ -44,8 +44,9 @@ READ_CHUNKS: Final = 20_000
 # Chunks that hold a word of which the sample expects no more: they are counted, 2 us each.
 COUNTED_CHUNKS: Final = 300
 
-# Pages of the table of chunks in which words are counted: a hundredth of all, within these bounds.
-FEWEST_PAGES, MOST_PAGES = 200, 600
+# Pages of the table of chunks in which words are counted: a hundredth of all, within these bounds. Over a
+# million chunks 1,200 find .94 of the true ten, 600 .92 for 3.5 ms less, 2,400 no more.
+FEWEST_PAGES, MOST_PAGES = 200, 1_200
 
 # The share of all chunks from which on words count alike: a word of all would count nothing, even if alone.
 MOST_COMMON: Final = 0.999
