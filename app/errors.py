@@ -59,6 +59,20 @@ class PDFIngestError(Exception):
     owner: ClassVar[Owner] = "document"
     default_message: ClassVar[str] = "Something went wrong on our side. The log has the details."
 
+    def __init_subclass__(
+        cls,
+        *,
+        code: str | None = None,
+        status: int | None = None,
+        retryable: bool | None = None,
+        owner: Owner | None = None,
+    ) -> None:
+        """What is not said is as in the parent."""
+        given = {"code": code, "status_code": status, "retryable": retryable, "owner": owner}
+        for name, value in given.items():
+            if value is not None:
+                setattr(cls, name, value)
+
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.default_message)
 
@@ -76,133 +90,106 @@ class PDFIngestError(Exception):
         }
 
 
-class InternalError(PDFIngestError):
-    retryable = True
+class InternalError(PDFIngestError, retryable=True):
+    """Ours."""
 
 
-class UploadRefused(PDFIngestError):
-    status_code = 422
-    code = "invalid_request"
+class UploadRefused(PDFIngestError, code="invalid_request", status=422):
+    """Nothing was stored."""
 
 
-class EmptyFile(UploadRefused):
-    code = "empty_file"
-    status_code = 400
+class EmptyFile(UploadRefused, code="empty_file", status=400):
     default_message = "The file is empty."
 
 
-class UploadNotAPDF(UploadRefused):
-    code = "not_a_pdf"
-    status_code = 415
+class UploadNotAPDF(UploadRefused, code="not_a_pdf", status=415):
     default_message = "This is not a PDF: its first 1,024 bytes do not contain %PDF."
 
 
-class UploadTooLarge(UploadRefused):
-    code = "too_large"
-    status_code = 413
+class UploadTooLarge(UploadRefused, code="too_large", status=413):
     default_message = "The file is larger than this server accepts (MAX_UPLOAD_BYTES)."
 
 
-class UploadTooSlow(UploadRefused):
-    code = "upload_timed_out"
-    status_code = 408
+class UploadTooSlow(UploadRefused, code="upload_timed_out", status=408):
     default_message = "The body of this request took too long to arrive."
 
 
-class PasswordNeedsKey(UploadRefused):
-    code = "password_needs_secret_key"
+class PasswordNeedsKey(UploadRefused, code="password_needs_secret_key"):
     default_message = "A PDF password can only be kept safe with a SECRET_KEY; this server has none."
 
 
-class InvalidMetadata(UploadRefused):
-    code = "invalid_metadata"
+class InvalidMetadata(UploadRefused, code="invalid_metadata"):
     default_message = "metadata must be a JSON object."
 
 
-class Unreadable(PDFIngestError):
-    status_code = 422
+class Unreadable(PDFIngestError, status=422):
+    """What the reader says of a file."""
 
 
-class NotAPDF(Unreadable):
-    code = "not_a_pdf"
+class NotAPDF(Unreadable, code="not_a_pdf"):
     default_message = "This is not a PDF: its first 1,024 bytes do not contain %PDF."
 
 
-class Encrypted(Unreadable):
-    code = "encrypted"
+class Encrypted(Unreadable, code="encrypted"):
     default_message = (
         "The PDF is encrypted and no password given opens it (or its encryption is damaged). "
         "Retry with the right password."
     )
 
 
-class UnsupportedEncryption(Unreadable):
-    code = "unsupported_encryption"
+class UnsupportedEncryption(Unreadable, code="unsupported_encryption"):
     default_message = "The PDF is encrypted in a way that no engine here can open."
 
 
-class Corrupted(Unreadable):
-    code = "corrupted"
+class Corrupted(Unreadable, code="corrupted"):
     default_message = "The PDF is damaged and no engine here can read any of its pages."
 
 
-class NoPages(Unreadable):
-    code = "no_pages"
+class NoPages(Unreadable, code="no_pages"):
     default_message = "The PDF has no pages."
 
 
-class TooManyPages(Unreadable):
-    code = "too_many_pages"
+class TooManyPages(Unreadable, code="too_many_pages"):
     default_message = "The PDF has more pages than this server accepts (MAX_PAGES)."
 
 
-class TooMuchText(Unreadable):
-    code = "too_much_text"
+class TooMuchText(Unreadable, code="too_much_text"):
     default_message = "The PDF holds more text than this server accepts."
 
 
-class ReadingTimedOut(Unreadable):
-    code = "timed_out"
+class ReadingTimedOut(Unreadable, code="timed_out"):
     default_message = "Reading the PDF took too long and was stopped."
 
 
-class OutOfMemory(Unreadable):
-    code = "out_of_memory"
+class OutOfMemory(Unreadable, code="out_of_memory"):
     default_message = "Reading the PDF needed more memory than allowed and was stopped."
 
 
-class ParserCrashed(Unreadable):
-    code = "parser_crashed"
+class ParserCrashed(Unreadable, code="parser_crashed"):
     default_message = "The PDF made the parser crash."
 
 
-class NoText(Unreadable):
-    code = "no_text"
+class NoText(Unreadable, code="no_text"):
     default_message = "The PDF has no text that could be read."
 
 
-class PathRefused(PDFIngestError):
-    status_code = 422
+class PathRefused(PDFIngestError, status=422):
+    """A task named a path it may not or cannot read."""
 
 
-class PathNotAllowed(PathRefused):
-    code = "path_not_allowed"
+class PathNotAllowed(PathRefused, code="path_not_allowed"):
     default_message = "The path lies outside the folders this server may read (INGEST_FOLDERS)."
 
 
-class FileNotFound(PathRefused):
-    code = "file_not_found"
+class FileNotFound(PathRefused, code="file_not_found"):
     default_message = "There is no file at this path."
 
 
-class Temporary(PDFIngestError):
-    status_code = 503
-    retryable = True
+class Temporary(PDFIngestError, status=503, retryable=True):
+    """Somebody else's fault."""
 
 
-class EmbeddingFailed(Temporary):
-    code = "embedding_failed"
-    owner: ClassVar[Owner] = "embedder"
+class EmbeddingFailed(Temporary, code="embedding_failed", owner="embedder"):
     default_message = "The embedding service could not embed the text."
 
 
@@ -210,16 +197,11 @@ class EmbeddingRefused(EmbeddingFailed):
     """The embedding service says no to everything (bad key, unknown model)."""
 
 
-class TextRefused(EmbeddingFailed):
+class TextRefused(EmbeddingFailed, owner="document"):
     """The embedding service takes other texts, but not this one."""
 
-    owner = "document"
 
-
-class StorageFailed(Temporary):
-    code = "storage_failed"
-    owner = "file_store"
-    status_code = 507
+class StorageFailed(Temporary, code="storage_failed", status=507, owner="file_store"):
     default_message = "The file could not be stored."
 
 
@@ -231,17 +213,13 @@ class DiskFull(StorageFailed):
     default_message = "The disk of the file store is full."
 
 
-class DatabaseUnavailable(Temporary):
-    code = "storage_failed"
-    owner = "database"
+class DatabaseUnavailable(Temporary, code="storage_failed", owner="database"):
     default_message = "The database did not answer."
 
 
-class Interrupted(Temporary):
+class Interrupted(Temporary, code="worker_lost", owner="attempt"):
     """An attempt ended from outside: what the PDF is like has not been found out."""
 
-    code = "worker_lost"
-    owner = "attempt"
     default_message = "The attempt was interrupted."
 
 
@@ -262,173 +240,132 @@ class WorkerLost(Interrupted):
     default_message = "The worker was lost each time it tried to ingest this PDF."
 
 
-class Stopped(PDFIngestError):
-    status_code = 409
+class Stopped(PDFIngestError, status=409):
+    """Ended by a person, by a newer request or by a limit."""
 
 
-class Cancelled(Stopped):
-    code = "cancelled"
-    retryable = True
+class Cancelled(Stopped, code="cancelled", retryable=True):
     default_message = "The ingestion was cancelled."
 
 
-class Superseded(Stopped):
-    code = "superseded"
+class Superseded(Stopped, code="superseded"):
     default_message = "A newer request for the same document took the place of this one."
 
 
-class TaskTimedOut(Stopped):
-    code = "timed_out"
+class TaskTimedOut(Stopped, code="timed_out"):
     default_message = "The ingestion took longer than its time limit and was stopped."
 
 
-class RequestRefused(PDFIngestError):
-    status_code = 409
+class RequestRefused(PDFIngestError, status=409):
+    """The request does not fit the state of things."""
 
 
-class NotFound(RequestRefused):
-    code = "not_found"
-    status_code = 404
+class NotFound(RequestRefused, code="not_found", status=404):
+    """There is no such thing, or none for whoever asks."""
 
 
-class DocumentNotFound(NotFound):
-    code = "document_not_found"
+class DocumentNotFound(NotFound, code="document_not_found"):
     default_message = "There is no document with this id."
 
 
-class TaskNotFound(NotFound):
-    code = "task_not_found"
+class TaskNotFound(NotFound, code="task_not_found"):
     default_message = "There is no task with this id."
 
 
-class ChunkNotFound(NotFound):
-    code = "chunk_not_found"
+class ChunkNotFound(NotFound, code="chunk_not_found"):
     default_message = "The served version of the document has no such chunk."
 
 
-class PageNotFound(NotFound):
-    code = "page_not_found"
+class PageNotFound(NotFound, code="page_not_found"):
     default_message = "The document has no such page."
 
 
-class FileGone(NotFound):
-    code = "file_not_found"
+class FileGone(NotFound, code="file_not_found"):
     default_message = "The file of this document is not kept any more. Upload it again."
 
 
-class CollectionNotFound(NotFound):
-    code = "collection_not_found"
+class CollectionNotFound(NotFound, code="collection_not_found"):
     default_message = "There is no collection with this name."
 
 
-class CollectionExists(RequestRefused):
-    code = "collection_exists"
+class CollectionExists(RequestRefused, code="collection_exists"):
     default_message = "There is a collection with this name already. Choose another name."
 
 
-class WebhookNotFound(NotFound):
-    code = "webhook_not_found"
+class WebhookNotFound(NotFound, code="webhook_not_found"):
     default_message = "There is no webhook with this id."
 
 
-class DeliveryNotFound(NotFound):
-    code = "delivery_not_found"
+class DeliveryNotFound(NotFound, code="delivery_not_found"):
     default_message = "The webhook has no delivery with this id."
 
 
-class WebhookNeedsKey(RequestRefused):
-    code = "webhook_needs_secret_key"
-    status_code = 422
+class WebhookNeedsKey(RequestRefused, code="webhook_needs_secret_key", status=422):
     default_message = "A webhook's secret can only be kept safe with a SECRET_KEY; this server has none."
 
 
-class WebhookAddressRefused(RequestRefused):
-    code = "webhook_address_not_allowed"
-    status_code = 422
+class WebhookAddressRefused(RequestRefused, code="webhook_address_not_allowed", status=422):
     default_message = (
         "The URL leads to a private or local address. Use a public one, or set WEBHOOK_ALLOW_PRIVATE."
     )
 
 
-class WebhookDisabled(RequestRefused):
-    code = "webhook_disabled"
+class WebhookDisabled(RequestRefused, code="webhook_disabled"):
     default_message = "The webhook is disabled: its receiver answered 410. Delete it and make a new one."
 
 
-class TooManyWebhooks(RequestRefused):
-    code = "too_many_webhooks"
+class TooManyWebhooks(RequestRefused, code="too_many_webhooks"):
     default_message = "There are 100 webhooks already. Delete one first."
 
 
-class KeyNotFound(NotFound):
-    code = "key_not_found"
+class KeyNotFound(NotFound, code="key_not_found"):
     default_message = "There is no key with this id, or it is revoked already."
 
 
-class AlreadyInWork(RequestRefused):
-    code = "already_in_work"
+class AlreadyInWork(RequestRefused, code="already_in_work"):
     default_message = "The document is being ingested right now."
 
 
-class DocumentReplaced(RequestRefused):
-    code = "document_replaced"
+class DocumentReplaced(RequestRefused, code="document_replaced"):
     default_message = "Another version was published in between. Start again from the first page of the list."
 
 
-class RangeNotSatisfiable(RequestRefused):
-    code = "range_not_satisfiable"
-    status_code = 416
+class RangeNotSatisfiable(RequestRefused, code="range_not_satisfiable", status=416):
     default_message = "The file has no bytes in this range."
 
 
-class IdempotencyKeyReused(RequestRefused):
-    code = "idempotency_key_reused"
-    status_code = 422
+class IdempotencyKeyReused(RequestRefused, code="idempotency_key_reused", status=422):
     default_message = "This Idempotency-Key was used before with other content."
 
 
-class IdempotencyKeyInWork(RequestRefused):
-    code = "idempotency_key_in_work"
+class IdempotencyKeyInWork(RequestRefused, code="idempotency_key_in_work"):
     default_message = "The first request with this Idempotency-Key is still in work."
 
 
-class PasswordGone(RequestRefused):
-    code = "password_gone"
+class PasswordGone(RequestRefused, code="password_gone"):
     default_message = (
         "The PDF is encrypted. Its pages can be drawn as long as a task that was given the right password is "
         "in work; then the password is erased."
     )
 
 
-class PicturesBusy(RequestRefused):
-    code = "busy"
-    status_code = 503
-    retryable = True
+class PicturesBusy(RequestRefused, code="busy", status=503, retryable=True):
     default_message = "Too many pages are being drawn already. Try again in a moment."
 
 
-class QueueFull(RequestRefused):
-    code = "queue_full"
-    status_code = 429
-    retryable = True
+class QueueFull(RequestRefused, code="queue_full", status=429, retryable=True):
     default_message = "Too many documents are waiting already (MAX_QUEUED). Try again later."
 
 
-class InvalidQuery(RequestRefused):
-    code = "invalid_request"
-    status_code = 422
+class InvalidQuery(RequestRefused, code="invalid_request", status=422):
     default_message = "The request is not valid."
 
 
-class BodyTooLarge(RequestRefused):
-    code = "too_large"
-    status_code = 413
+class BodyTooLarge(RequestRefused, code="too_large", status=413):
     default_message = "The body of this request is too large. Only uploads may be over 1,000,000 bytes long."
 
 
-class KeyMissing(RequestRefused):
-    code = "unauthorized"
-    status_code = 401
+class KeyMissing(RequestRefused, code="unauthorized", status=401):
     default_message = "This service wants an API key: send the header `Authorization: Bearer <key>`."
 
 
@@ -436,83 +373,62 @@ class KeyUnknown(KeyMissing):
     default_message = "This service does not know the API key."
 
 
-class ScopeMissing(RequestRefused):
-    code = "scope_missing"
-    status_code = 403
+class ScopeMissing(RequestRefused, code="scope_missing", status=403):
     default_message = "The API key has not the scope that this request needs. Ask for a key that has it."
 
 
-class RateLimited(RequestRefused):
-    code = "rate_limited"
-    status_code = 429
-    retryable = True
+class RateLimited(RequestRefused, code="rate_limited", status=429, retryable=True):
     default_message = (
         "This key has made all the requests that it may make in a minute. Go on in the next one."
     )
 
 
-class QuotaExceeded(RequestRefused):
-    code = "quota_exceeded"
-    status_code = 429
+class QuotaExceeded(RequestRefused, code="quota_exceeded", status=429):
     default_message = "This key has used all that it may use in a month. Go on in the next one."
 
 
-class TokensNeedSecret(RequestRefused):
-    code = "tokens_need_secret_key"
-    status_code = 422
+class TokensNeedSecret(RequestRefused, code="tokens_need_secret_key", status=422):
     default_message = "Tokens are signed with a SECRET_KEY; this server has none."
 
 
-class TokenTooLong(RequestRefused):
-    code = "token_too_long"
-    status_code = 422
+class TokenTooLong(RequestRefused, code="token_too_long", status=422):
     default_message = "The token would be too long for a link. Name fewer documents or collections."
 
 
-class KeyNameTaken(RequestRefused):
-    code = "key_name_taken"
+class KeyNameTaken(RequestRefused, code="key_name_taken"):
     default_message = (
         "Two keys of this name are in use already, or API_KEYS has the name. "
         "Revoke one, or take another name."
     )
 
 
-class AdminKeyFirst(RequestRefused):
-    code = "admin_key_first"
+class AdminKeyFirst(RequestRefused, code="admin_key_first"):
     default_message = (
         "From the first key on every request needs one, and nobody could make another: make one with the "
         "scope admin first, or set API_KEYS."
     )
 
 
-class ForeignHost(RequestRefused):
-    code = "foreign_host"
-    status_code = 403
+class ForeignHost(RequestRefused, code="foreign_host", status=403):
     default_message = (
         "Without keys this service is asked by its address only, or by a name in ALLOWED_HOSTS; "
         "the header Host has another name."
     )
 
 
-class ForeignOrigin(RequestRefused):
-    code = "foreign_origin"
-    status_code = 403
+class ForeignOrigin(RequestRefused, code="foreign_origin", status=403):
     default_message = (
         "Without keys this service answers no web page of another origin, "
         "unless the name of its host is in ALLOWED_HOSTS."
     )
 
 
-class ServiceNotReady(PDFIngestError):
-    code = "not_ready"
-    status_code = 503
-    retryable = True
+class ServiceNotReady(PDFIngestError, code="not_ready", status=503, retryable=True):
     default_message = "The service cannot do its work right now."
 
 
-class EmbeddingSpaceMismatch(PDFIngestError):
-    code = "embedding_space_mismatch"
-    status_code = 503
+class EmbeddingSpaceMismatch(PDFIngestError, code="embedding_space_mismatch", status=503):
+    """Refused at start-up: the data was made with another model."""
 
 
 class TenantRoleMissing(DatabaseUnavailable):
@@ -524,15 +440,11 @@ class TenantRoleMissing(DatabaseUnavailable):
     )
 
 
-class TenantRoleRefused(PDFIngestError):
-    code = "tenant_role_refused"
-    status_code = 503
+class TenantRoleRefused(PDFIngestError, code="tenant_role_refused", status=503):
     default_message = "The user of DATABASE_URL may not make the role pdf_ingest_tenant in Postgres."
 
 
-class SandboxIncomplete(PDFIngestError):
-    code = "sandbox_incomplete"
-    status_code = 503
+class SandboxIncomplete(PDFIngestError, code="sandbox_incomplete", status=503):
     default_message = "The processes that read PDFs cannot be confined here, as SANDBOX=require wants."
 
 

@@ -1,4 +1,4 @@
-"""Real processes for tests: a Celery worker, and the settings it and its clients share."""
+"""Real processes for tests: a Celery worker, the API, and the settings they and their clients share."""
 
 import os
 import signal
@@ -10,10 +10,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import httpx
 import psutil
 from celery import Celery
 
-from app.local.embedded import die_with_parent
+from app.config import Settings
+from app.local.embedded import die_with_parent, free_port
 
 PROJECT = Path(__file__).parent.parent
 
@@ -99,6 +101,59 @@ class WorkerProcess:
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:
             self.stop()
+
+
+class ApiProcess:
+    """The API in a process of its own, once it answers; its output goes to a file."""
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        self._environment = os.environ | environment
+        self._log = log
+        self._port = free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def __enter__(self) -> Self:
+        api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(self._port))
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *api], cwd=PROJECT, env=self._environment, stdout=log, stderr=log
+            )
+        deadline = time.monotonic() + 120  # 2 s on a quiet machine
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.process.kill()
+                raise RuntimeError(f"the API did not start:\n{self.output()}")
+            time.sleep(0.1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        finally:
+            self.process.kill()
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/livez").is_success
+        except httpx.TransportError:
+            return False
+
+
+def environment_of(settings: Settings, **others: str) -> dict[str, str]:
+    """What a process needs to use the servers of these settings."""
+    assert settings.secret_key is not None
+    return {
+        "DATABASE_URL": settings.database_url,
+        "CELERY_BROKER_URL": settings.celery_broker_url,
+        "CELERY_RESULT_BACKEND": settings.celery_result_backend,
+        "STORAGE_URL": settings.storage_url,
+        "SECRET_KEY": settings.secret_key.get_secret_value(),
+        **others,
+    }
 
 
 def api_processes(parent: psutil.Process) -> list[psutil.Process]:

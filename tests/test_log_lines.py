@@ -3,11 +3,8 @@
 import asyncio
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -18,12 +15,11 @@ from fpdf import FPDF
 from fpdf.enums import EncryptionMethod
 from sqlalchemy import text
 
-from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.database import Database
-from tests.api.test_tasks import until_it_answers
 from tests.databases import empty_broker, migrated
 from tests.embedding_servers import EmbeddingHandler, served_by, vectors_for
-from tests.processes import PROJECT, WorkerProcess
+from tests.processes import ApiProcess, WorkerProcess
 
 KEY, HASHED_KEY, EMBEDDING_KEY = "key-of-alice-x7Qp", "key-of-bob-9fKw", "sk-embedding-3hTz"
 PASSWORD, WRONG_PASSWORD, WORD = "open-sesame-8vRm", "open-barley-2cLd", "Quinquereme"
@@ -93,13 +89,13 @@ async def environment(
 class Logged:
     """A running API and a running worker, with what they have logged so far."""
 
-    def __init__(self, client: httpx.AsyncClient, worker: WorkerProcess, api_log: Path) -> None:
+    def __init__(self, client: httpx.AsyncClient, worker: WorkerProcess, api: ApiProcess) -> None:
         self.client = client
         self.worker = worker
-        self.api_log = api_log
+        self.api = api
 
     def output(self) -> str:
-        return self.api_log.read_text() + self.worker.output()
+        return self.api.output() + self.worker.output()
 
     def of(self, **ids: str) -> list[Line]:
         """Our own lines with these ids; in DEBUG, libraries add theirs."""
@@ -118,32 +114,21 @@ class Logged:
         return answer.json(), task.json()
 
 
-def start_api(environment: dict[str, str], port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port))
-    return subprocess.Popen([sys.executable, *api], cwd=PROJECT, env=environment, stderr=log, stdout=log)
-
-
 @pytest.fixture(scope="module")
 async def logged(
     environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Logged]:
-    folder, port = tmp_path_factory.mktemp("logs"), free_port()
-    api_log = folder / "api.log"
+    folder = tmp_path_factory.mktemp("logs")
     worker = WorkerProcess(environment, folder / "worker.log", "--concurrency", "1")
     with (
-        api_log.open("wb") as log,
         worker,
         Celery(broker=environment["CELERY_BROKER_URL"]) as celery,
-        start_api(worker.environment, port, log) as server,
+        ApiProcess(environment, folder / "api.log") as api,
     ):
-        try:
-            await asyncio.to_thread(worker.wait_until_ready, celery)
-            url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {KEY}"}
-            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=40) as client:
-                await until_it_answers(client)
-                yield Logged(client, worker, api_log)
-        finally:
-            server.terminate()
+        await asyncio.to_thread(worker.wait_until_ready, celery)
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=api.url, headers=headers, timeout=40) as client:
+            yield Logged(client, worker, api)
 
 
 async def test_one_request_is_followed_through_the_broker_to_the_end(logged: Logged) -> None:

@@ -1,10 +1,6 @@
 """An API and a worker that share no folder, only three URLs: database, broker, bucket."""
 
 import asyncio
-import os
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +11,11 @@ import pytest
 from celery import Celery
 from cryptography.fernet import Fernet
 
-from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
+from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
 from app.storage.files import FileStore
 from tests.buckets import Bucket, S3Server
 from tests.databases import empty_broker, migrated
-from tests.processes import PROJECT, WorkerProcess
+from tests.processes import PROJECT, ApiProcess, WorkerProcess
 
 SAMPLE = PROJECT / "samples" / "annual-report.pdf"
 MAX_UPLOAD_BYTES = 1_000_000
@@ -84,33 +80,13 @@ def api_machine(common: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def api(api_machine: Machine) -> Iterator[httpx.Client]:
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
-        cwd=PROJECT,
-        env=os.environ | api_machine.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        try:
-            wait_until_ready(client, process)
-            yield client
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 30
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if client.get("/readyz").status_code == httpx.codes.OK:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise RuntimeError("the API did not start")
+def api(api_machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    log = tmp_path_factory.mktemp("api-log") / "api.log"
+    with (
+        ApiProcess(api_machine.environment, log) as api,
+        httpx.Client(base_url=api.url, timeout=60) as client,
+    ):
+        yield client
 
 
 def upload(api: httpx.Client, path: Path, **fields: str) -> dict[str, str]:

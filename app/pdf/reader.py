@@ -67,7 +67,7 @@ LEAST_SHARE = 0.01
 OCR_MARGIN_SECONDS = 15.0
 # For one document: after a crash it is read again without what crashed.
 MOST_PROCESSES = 6
-# Of those, processes that ended because their parent did.
+# Of those, processes that ended for a reason that is not the document.
 MOST_LOST = 3
 # Of its memory limit: a process that aborts with more in use could not double one of its buffers.
 SHARE_OF_AN_ABORT = 0.25
@@ -260,7 +260,8 @@ class Reading:
         if "verdict" in frame:
             raise self._verdict(frame)
         if "failure" in frame:
-            raise _ProcessDied(clean(str(frame["failure"])[:LONGEST_TRACEBACK]), ParserCrashed())
+            verdict = None if frame.get("is_of_machine") is True else ParserCrashed()
+            raise _ProcessDied(clean(str(frame["failure"])[:LONGEST_TRACEBACK]), verdict)
         try:
             return None if "end" in frame else conversation.heard(news_from_frame(frame))
         except TooMuchText as error:

@@ -29,7 +29,7 @@ from app.services.audit import audit
 from app.services.catalog import Catalog
 from app.services.idempotency import Answer, Claim, claiming
 from app.services.keys import Caller
-from app.services.quotas import Limits, is_limited, lock_quota, within_quota
+from app.services.quotas import Limits, lock_quota, within_quota
 from app.services.uploads import (
     AcceptedFile,
     ReceivedFile,
@@ -239,7 +239,7 @@ class DocumentService:
         Raises QueueFull and QuotaExceeded when none could be begun. The sweeper announces them.
         """
         count = 0
-        at_once = 1 if is_limited(self._caller.limits) else AT_ONCE
+        at_once = AT_ONCE
         while True:
             new_ids = [uuid7() for _ in range(at_once)]
             try:
@@ -251,6 +251,9 @@ class DocumentService:
                         connection, wanted, new_ids, self._max_queued, self._reach, self._caller.account
                     )
             except (QueueFull, QuotaExceeded):
+                if at_once > 1:  # fewer may fit
+                    at_once //= 2
+                    continue
                 if count == 0:
                     raise
                 begun = 0

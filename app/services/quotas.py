@@ -79,7 +79,7 @@ async def within_quota(
 
     Until the transaction ends nobody else asks for any on it. Raises QuotaExceeded and QueueFull.
     """
-    if not is_limited(limits):
+    if not _is_limited(limits):
         yield
         return
     await lock_quota(connection, reach, account, limits)
@@ -91,12 +91,12 @@ async def within_quota(
 
 async def lock_quota(connection: Connection, reach: Reach, account: str, limits: Limits) -> None:
     """Before anything else is locked: two that wait for each other would wait for ever."""
-    if is_limited(limits):
+    if _is_limited(limits):
         async with beyond(connection, reach):
             await lock_account(connection, account)
 
 
-def is_limited(limits: Limits) -> bool:
+def _is_limited(limits: Limits) -> bool:
     return bool(limits.keys() - {"requests_per_minute"})
 
 

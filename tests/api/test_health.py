@@ -1,5 +1,6 @@
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +12,7 @@ from app.errors import EmbeddingSpaceMismatch
 from app.local.embedded import EmbeddedPostgres, free_port
 from app.main import create_app
 from app.storage.database import Database
-from tests.api.test_tasks import api_process, until_it_answers
+from tests.processes import ApiProcess, environment_of
 
 
 async def until_ready(client: httpx.AsyncClient, *, degraded: list[str]) -> None:
@@ -89,10 +90,12 @@ async def test_a_database_that_is_down_is_named_and_the_service_comes_back_with_
     await until_ready(client, degraded=[])
 
 
-async def test_a_server_told_to_go_says_so_before_it_stops_listening(settings: Settings) -> None:
-    with api_process(settings) as (server, url):
-        async with httpx.AsyncClient(base_url=url) as client:
-            await until_it_answers(client)
+async def test_a_server_told_to_go_says_so_before_it_stops_listening(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with ApiProcess(environment_of(settings), tmp_path / "log") as api:
+        server = api.process
+        async with httpx.AsyncClient(base_url=api.url) as client:
             server.send_signal(signal.SIGTERM)
             statuses = []
             async with asyncio.timeout(30):
@@ -102,7 +105,7 @@ async def test_a_server_told_to_go_says_so_before_it_stops_listening(settings: S
                     except httpx.TransportError:
                         break
                     await asyncio.sleep(0.02)
-            await asyncio.to_thread(server.communicate, timeout=30)
+            await asyncio.to_thread(server.wait, 30)
     assert 503 in statuses
     assert statuses == sorted(statuses)
     assert server.returncode in (0, -signal.SIGTERM)

@@ -1,12 +1,9 @@
 import asyncio
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,9 +13,9 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from app.config import Settings
-from app.local.embedded import free_port
 from app.services.progress import ingestion_id_of
 from app.storage.models import Base
+from tests.processes import ApiProcess, environment_of
 
 FIELDS = {
     "task_id",
@@ -258,61 +255,26 @@ async def test_cancelling_a_finished_task_changes_nothing(
 
 
 async def test_a_server_told_to_go_ends_waits_and_streams_at_once(
-    settings: Settings, add_task: AddTask
+    settings: Settings, add_task: AddTask, tmp_path: Path
 ) -> None:
     task_id = await add_task()
-    with api_process(settings) as (server, url):
-        async with httpx.AsyncClient(base_url=url, timeout=90) as client:
-            await until_it_answers(client)
+    with ApiProcess(environment_of(settings), tmp_path / "log") as api:
+        async with httpx.AsyncClient(base_url=api.url, timeout=90) as client:
             waiting = asyncio.create_task(client.get(f"/tasks/{task_id}?wait=60"))
             async with client.stream("GET", f"/tasks/{task_id}/events") as response:
                 events = read_events(response)
                 await anext(events)
                 await asyncio.sleep(0.3)
                 began = time.monotonic()
-                server.send_signal(signal.SIGTERM)
+                api.process.send_signal(signal.SIGTERM)
                 async with asyncio.timeout(30):
                     assert (await waiting).json()["status"] == "queued"
                     assert [event async for event in events] == []
-        log = (await asyncio.to_thread(server.communicate, timeout=30))[1]
+        await asyncio.to_thread(api.process.wait, 30)
+        log = api.output()
     assert time.monotonic() - began < 30
     assert "Application shutdown complete" in log
     assert "Traceback" not in log
-
-
-@contextmanager
-def api_process(settings: Settings) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    assert settings.secret_key is not None
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
-        cwd=Path(__file__).parent.parent.parent,
-        env=os.environ
-        | {
-            "DATABASE_URL": settings.database_url,
-            "CELERY_BROKER_URL": settings.celery_broker_url,
-            "CELERY_RESULT_BACKEND": settings.celery_result_backend,
-            "STORAGE_URL": settings.storage_url,
-            "SECRET_KEY": settings.secret_key.get_secret_value(),
-        },
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with server:
-        try:
-            yield server, f"http://127.0.0.1:{port}"
-        finally:
-            server.kill()
-
-
-async def until_it_answers(client: httpx.AsyncClient) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await client.get("/livez")
-                return
-            except httpx.ConnectError:
-                await asyncio.sleep(0.1)
 
 
 async def read_until(events: AsyncIterator[dict[str, str]], count: int) -> list[tuple[str, dict[str, Any]]]:

@@ -2,12 +2,8 @@
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -24,13 +20,13 @@ from app.api.document_schemas import UploadFields
 from app.api.uploads import MultipartBody, read_form
 from app.config import Settings
 from app.errors import UploadTooSlow
-from app.local.embedded import free_port
 from app.main import create_app
 from app.services.fresh import FRESH_SECONDS
 from app.services.uploads import Upload
 from app.storage.figures import sum_stored_bytes
 from app.storage.files import FileStore
 from tests.api.conftest import Served
+from tests.processes import ApiProcess, environment_of
 from tests.services.workshop import eventually, pdf
 
 Serve = Callable[[Any], AbstractAsyncContextManager[Served]]
@@ -309,42 +305,10 @@ async def test_a_large_refused_upload_still_gets_its_answer(settings: Settings, 
     assert bytes_in(tmp_path) == 0
 
 
-@contextmanager
-def api_process(settings: Settings, storage_url: str, max_upload_bytes: int) -> Iterator[tuple[int, str]]:
-    """The API in a process of its own, so that its memory can be measured."""
-    port = free_port()
-    assert settings.secret_key is not None
-    environment = os.environ | {
-        "DATABASE_URL": settings.database_url,
-        "CELERY_BROKER_URL": settings.celery_broker_url,
-        "CELERY_RESULT_BACKEND": settings.celery_result_backend,
-        "STORAGE_URL": storage_url,
-        "MAX_UPLOAD_BYTES": str(max_upload_bytes),
-    }
-    server = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60  # 2 s on a quiet machine, and this test is about memory
-        while not _is_ready(url):
-            assert time.monotonic() < deadline, "the API did not start"
-            time.sleep(0.1)
-        yield server.pid, url
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(20)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
+def api_with_files_in(folder: Path, settings: Settings) -> ApiProcess:
+    """In a process of its own, so that its memory can be measured."""
+    changes = {"STORAGE_URL": folder.as_uri(), "MAX_UPLOAD_BYTES": str(300 * MEGABYTE)}
+    return ApiProcess(environment_of(settings) | changes, folder.with_name("log"))
 
 
 async def peak_of(process: psutil.Process, done: asyncio.Event) -> int:
@@ -355,7 +319,7 @@ async def peak_of(process: psutil.Process, done: asyncio.Event) -> int:
     return peak
 
 
-async def growth_while_uploading(url: str, pid: int, megabytes: int, at_once: int = 1) -> float:
+async def growth_while_uploading(api: ApiProcess, megabytes: int, at_once: int = 1) -> float:
     """Megabytes of memory above idle, after a first small upload."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -365,9 +329,9 @@ async def growth_while_uploading(url: str, pid: int, megabytes: int, at_once: in
         yield b"\r\n" + END
 
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY.decode()}"}
-    process = psutil.Process(pid)
+    process = psutil.Process(api.process.pid)
     done = asyncio.Event()
-    async with httpx.AsyncClient(base_url=url, timeout=300) as client:
+    async with httpx.AsyncClient(base_url=api.url, timeout=300) as client:
         assert (await client.post("/documents", files={"file": pdf()})).status_code == 202
         idle = process.memory_info().rss
         measuring = asyncio.create_task(peak_of(process, done))
@@ -382,13 +346,13 @@ async def growth_while_uploading(url: str, pid: int, megabytes: int, at_once: in
 
 
 async def test_an_upload_takes_little_memory(settings: Settings, tmp_path: Path):
-    with api_process(settings, tmp_path.as_uri(), 300 * MEGABYTE) as (pid, url):
-        assert await growth_while_uploading(url, pid, 60) < 30
-    assert bytes_in(tmp_path) > 60 * MEGABYTE
+    with api_with_files_in(tmp_path / "files", settings) as api:
+        assert await growth_while_uploading(api, 60) < 30
+    assert bytes_in(tmp_path / "files") > 60 * MEGABYTE
 
 
 @pytest.mark.heavy
 async def test_uploads_of_200_megabytes_stay_within_50_megabytes_of_idle(settings: Settings, tmp_path: Path):
-    with api_process(settings, tmp_path.as_uri(), 300 * MEGABYTE) as (pid, url):
-        assert await growth_while_uploading(url, pid, 200) < 50
-        assert await growth_while_uploading(url, pid, 200, at_once=2) < 80
+    with api_with_files_in(tmp_path / "files", settings) as api:
+        assert await growth_while_uploading(api, 200) < 50
+        assert await growth_while_uploading(api, 200, at_once=2) < 80

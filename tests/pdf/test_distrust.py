@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
-from app.errors import ReadingStalled, Unreadable
+from app.errors import ReaderKilled, ReadingStalled, Unreadable
 from app.pdf.pages import DocumentFacts, Page
 from app.pdf.reader import PDFReader
 from app.pdf.text import clean
@@ -149,6 +149,14 @@ async def test_what_cannot_be_ends_in_a_verdict(
     with bounded(), pytest.raises(Unreadable) as verdict:
         await read(owner, write(said(*frames)))
     assert verdict.value.code == "parser_crashed"
+
+
+async def test_a_file_of_python_that_is_missing_is_no_fault_of_the_document(write: Write) -> None:
+    """As where the installation is replaced while it runs."""
+    reader = PDFReader(parent="tests.pdf.incomplete")
+    with pytest.raises(ReaderKilled):
+        await read(reader, write(b"%PDF-1.4"))
+    await reader.close()
 
 
 async def test_more_text_than_allowed_is_too_much(owner: PDFReader, write: Write) -> None:

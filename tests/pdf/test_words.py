@@ -3,6 +3,7 @@
 import pytest
 
 from app.pdf.reader import PDFReader
+from app.pdf.sandbox.extraction import lines_in
 from tests.pdf.conftest import Write
 from tests.pdfs.builder import one_page, placed, shown, stream, unicode_font
 
@@ -89,19 +90,37 @@ async def test_signs_that_stand_beside_letters_stay(reader: PDFReader, write: Wr
     assert await lines_of(reader, write, one_page(stream(shown(text)))) == [text]
 
 
-async def test_ligatures_of_fonts_that_are_pictures_are_letters(reader: PDFReader, write: Write) -> None:
-    """As TeX wrote them, whose two oldest encodings have them at these places."""
-    names = [b"/p%d" % place for place in range(32)] + [
-        b"/%c" % letter for letter in b"abcdefghijklmnopqrstu"
-    ]
+def in_pictures(shown_text: bytes) -> bytes:
+    """A page in a Type 3 font as TeX wrote it: each glyph is a box of half an em, and the space too."""
+    places = [b"/p%d" % place for place in range(32)] + [b"/space"]
+    letters = [b"/%c" % letter for letter in b"abcdefghijklmnopqrstuvwxyz"]
     font = (
         b"<</Type/Font/Subtype/Type3/FontMatrix[.001 0 0 .001 0 0]/FontBBox[0 0 500 700]/CharProcs<<%b>>"
-        b"/Encoding<</Differences[0%b 97%b]>>/FirstChar 0/LastChar 255/Widths[%b]>>"
-        % (b" 6 0 R".join([*names, b""]), b"".join(names[:32]), b"".join(names[32:]), b" 500" * 256)
+        b"/Encoding<</Differences[0%b 53/five 97%b]>>/FirstChar 0/LastChar 255/Widths[%b]>>"
+        % (
+            b" 6 0 R".join([*places, b"/five", *letters, b""]),
+            b"".join(places),
+            b"".join(letters),
+            b" 500" * 256,
+        )
     )
-    glyph = stream(b"500 0 0 0 500 700 d1 0 0 450 700 re f")
-    content = stream(
-        b"BT /F 10 Tf 72 700 Td (di\\016cult) Tj 80 0 Td (h\\344u\\034g) Tj 80 0 Td (o\\033er) Tj ET"
-    )
-    document = one_page(content, fonts=b"/F 7 0 R", more=[glyph, font])
+    glyph = stream(b"500 0 0 0 500 700 d1 0 0 490 700 re f")
+    return one_page(stream(b"BT /F 10 Tf %b ET" % shown_text), fonts=b"/F 7 0 R", more=[glyph, font])
+
+
+async def test_ligatures_of_fonts_that_are_pictures_are_letters(reader: PDFReader, write: Write) -> None:
+    """Of both encodings that TeX's fonts had."""
+    document = in_pictures(b"72 700 Td (di\\016cult) Tj 80 0 Td (h\\344u\\034g) Tj 80 0 Td (o\\033er) Tj")
     assert " ".join(await lines_of(reader, write, document)).split() == ["difficult", "häufig", "offer"]
+
+
+def test_lines_begin_with_what_is_seen() -> None:
+    """In fonts whose space has a place, `salinity5` and ` was measured` in the same row became one word."""
+    text = "salinity\r\n5\r\n was measured \r\n \r\nand inter\u0002\r\npolated"
+    assert lines_in(text) == [
+        ("salinity", 0),
+        ("5", 10),
+        ("was measured ", 14),
+        ("and inter\u0002", 32),
+        ("polated", 44),
+    ]

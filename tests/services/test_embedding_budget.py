@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
-from app.api.schemas import Ready
+from app.api.health import Ready
 from app.config import Settings
 from app.embeddings.base import URGENT_SECONDS
 from app.embeddings.budget import Budget, NoBudget

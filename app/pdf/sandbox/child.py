@@ -68,6 +68,8 @@ def _answers(file: int, request: Request, parent: socket.socket) -> Iterator[byt
         yield packed({"verdict": verdict.code, "message": own_words})
     except MemoryError:
         yield packed({"verdict": OutOfMemory.code, "message": None})
+    except ImportError:  # a file of Python that is gone or may not be read: not the document's fault
+        yield packed({"failure": traceback.format_exc()[-LONGEST_TRACEBACK:], "is_of_machine": True})
     except Exception:  # noqa: BLE001 - the owner logs it; what to do about it is decided there
         yield packed({"failure": traceback.format_exc()[-LONGEST_TRACEBACK:]})
 

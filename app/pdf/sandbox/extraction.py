@@ -181,10 +181,25 @@ class _Piece(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """Of pdfium's text, not blank, and where it begins there."""
+    """Of pdfium's text, and where it begins there."""
 
     text: str
     start: int
+
+
+def lines_in(text: str) -> list[_Line]:
+    """Those of pdfium's text that are not blank.
+
+    They begin with what is seen: pdfium counts spaces in, and a word after a raised number would seem to be
+    one with it. A space at the end stays: it holds the parts of a formula together, which are no columns. So
+    do both on pages with right-to-left lines, which pdfium has turned round.
+    """
+    lines, is_turned = [], _RTL_RUN.search(text) is not None
+    for found in _LINE.finditer(text):
+        line = found[0] if is_turned else found[0].lstrip()
+        if line and not line.isspace():
+            lines.append(_Line(line, found.end() - len(line)))
+    return lines
 
 
 class _Extraction:
@@ -357,8 +372,7 @@ class _Extraction:
 
     def _pieces(self, text: str) -> list[_Piece]:
         """A line without wide gaps, of one look, is one piece; else its words are joined up to them."""
-        found = [_Line(line[0], line.start()) for line in _LINE.finditer(text)]
-        lines = [line for line in found if not line.text.isspace()]
+        lines = lines_in(text)
         pieces = self._whole_lines(lines)
         joined = self._joined_lines([line for line, piece in zip(lines, pieces, strict=True) if not piece])
         return [one for piece in pieces for one in ((piece,) if piece else next(joined))]

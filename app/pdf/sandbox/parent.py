@@ -10,6 +10,7 @@ A reading process can start none. For a page to recognise it asks here, and gets
 that is confined as it is.
 """
 
+import codecs
 import gc
 import os
 import selectors
@@ -29,6 +30,8 @@ from app.pdf.wire import EXIT, PID, Recognition
 DESCRIPTORS = 3
 # Then the second engine is loaded too: 0.2 s that no document has to wait for.
 FIRST_IDLE_SECONDS = 0.5
+# Python loads a codec when it is first asked for, and a reading process may be unable to.
+CODECS = ("ascii", "charmap", "latin-1", "utf-16", "utf-16-be", "utf-16-le")
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -215,6 +218,8 @@ def main() -> None:
     confinement.prepare()
     confinement.die_with_parent(int(owner))
     confinement.adopt_orphans()
+    for name in CODECS:
+        codecs.lookup(name)
     gc.freeze()
     recognition = Recognition(int(memory_bytes), float(page_seconds), languages)
     Parent(socket.socket(fileno=0), recognition).serve()
