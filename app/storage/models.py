@@ -206,7 +206,8 @@ class Chunk(Base):
 
     __table_args__ = (
         Index("uq_chunks_ingestion_id_ordinal", "ingestion_id", "ordinal", unique=True),
-        Index(None, "tsv", postgresql_using="gin"),
+        # 256 kB wait at most to be put into it: each search reads all of it
+        Index(None, "tsv", postgresql_using="gin", postgresql_with={"gin_pending_list_limit": 256}),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from app.storage.chunks import embeddings_table
-from app.storage.visible import FEW_DOCUMENTS, LIVE, Visible
+from app.storage.visible import FEW_DOCUMENTS, LIVE, SHORT_LIST, Visible
 from app.storage.words import Lexeme, Question
 
 # The parts of a score are each between 0 and 1, and weigh this; words and vector share 1 between them.
@@ -173,7 +173,8 @@ class Ranking:
         held = " + ".join(
             f"CASE WHEN {self._holds(n)} THEN CAST(:rarity_{n} AS float8) ELSE 0 END" for n in self._numbers
         )
-        most = CHOSEN_CHUNKS if self._question.quoted else LISTED_CHUNKS
+        quoted = SHORT_LIST if self._visible.is_short else CHOSEN_CHUNKS
+        most = quoted if self._question.quoted else LISTED_CHUNKS
         return (
             _CANDIDATES.replace("{held}", held or "0")
             .replace("{is_visible}", _is_visible(self._visible))

@@ -17,8 +17,9 @@ from app.storage.reach import Reach
 from app.storage.search import Hit, search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
 from app.storage.visible import FEW_DOCUMENTS
+from app.storage.words import MAX_WORDS, Question, begin_question
 from tests.databases import migrated
-from tests.storage.library import Library, Shelf
+from tests.storage.library import VOCABULARY, Library, Shelf
 
 SEARCHES = text(
     "SELECT statement, parameter_types FROM pg_prepared_statements"
@@ -124,6 +125,41 @@ async def test_who_asked_while_there_was_nothing_finds_what_others_find(postgres
 async def some_document(library: Library) -> UUID:
     async with library.database.transaction() as connection:
         return await connection.scalar(text("SELECT id FROM documents ORDER BY id LIMIT 1"))
+
+
+async def ask_words(library: Library, query: str, wanted: SearchFilter) -> Question:
+    async with library.database.snapshot(wanted.reach) as connection:
+        question, _ = await begin_question(connection, query, wanted)
+        return question
+
+
+async def test_words_are_as_common_for_callers_who_are_bound(library: Library) -> None:
+    query = f"{QUERY} {' '.join(VOCABULARY[:20:4])} {' '.join(VOCABULARY[500:505])} nowhere"
+    bound, unbound = [
+        {word.text: word.share for word in (await ask_words(library, query, wanted)).words}
+        for wanted in (SearchFilter(reach=Reach(collections=("rep*", "notes"))), SearchFilter())
+    ]
+    assert bound == unbound
+    assert unbound["nowhere"] < unbound[VOCABULARY[500]] < unbound[VOCABULARY[0]] < 1
+
+
+async def test_words_of_a_short_list_are_counted_only_where_they_are_too_many(library: Library) -> None:
+    one = SearchFilter(document_ids=(await some_document(library),))
+    few = await ask_words(library, " ".join(VOCABULARY[:10]), one)
+    assert {word.share for word in few.words} == {1}
+    many = await ask_words(library, f"{' '.join(VOCABULARY[: MAX_WORDS + 10])} nowhere", one)
+    assert (len(many.words), many.words[0].text) == (MAX_WORDS, "nowhere")
+    assert VOCABULARY[0] not in {word.text for word in many.words}
+
+
+async def test_little_waits_to_be_put_into_the_index_of_words(postgres: EmbeddedPostgres) -> None:
+    """Each search reads all of it."""
+    library = await empty(postgres, "plans_waiting")
+    await library.add_document(Shelf("reports", 1, 2_000))
+    async with library.database.transaction() as connection:
+        pages = await connection.scalar(text("SELECT gin_clean_pending_list('ix_chunks_tsv')"))
+    await library.database.close()
+    assert pages <= 256 / 8 + 1
 
 
 @pytest.mark.parametrize("reach", [Reach(("no*",)), Reach(("*",))])
