@@ -35,7 +35,8 @@ async def environment(
     postgres: EmbeddedPostgres, valkey: EmbeddedValkey, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("worker")
-    (folder / "incoming").mkdir()
+    for name in ("incoming", "files"):
+        (folder / name).mkdir()
     broker_url = empty_broker(valkey, 7)
     return {
         "DATABASE_URL": await migrated(postgres, "worker"),
