@@ -17,9 +17,12 @@ from app.storage.tenants import give_rights
 
 LOCK = 0x4D69_6772  # any number, the same in every process
 CONNECT_SECONDS = 10
-# Migrations of several versions, which lock all tables, met three in six seconds beside a busy service.
-DEADLOCK = "40P01"
-DEADLOCK_PATIENCE_SECONDS = 60
+# What waits for a lock makes everybody behind it wait, so it gives up and comes again: a backup may hold one.
+LOCK_SECONDS = 4
+# A deadlock and a lock that is not given. Migrations of several versions, which lock all tables, met three
+# deadlocks in six seconds beside a busy service.
+HELD = {"40P01", "55P03"}
+PATIENCE_SECONDS = 60
 
 
 def is_ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -44,14 +47,14 @@ def migrate(connection: Connection) -> None:
                 give_rights(connection)
 
 
-def is_deadlock(error: BaseException) -> bool:
-    """A running service and we held what the other wanted. Nothing is changed yet: we come again."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == DEADLOCK
+def is_held(error: BaseException) -> bool:
+    """Somebody else holds what we want, or we what the other wants. Nothing is changed yet: we come again."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in HELD
 
 
 @retry(
-    retry=retry_if_exception(is_deadlock),
-    stop=stop_after_delay(DEADLOCK_PATIENCE_SECONDS),
+    retry=retry_if_exception(is_held),
+    stop=stop_after_delay(PATIENCE_SECONDS),
     wait=wait_random(0.1, 1),
     reraise=True,
 )
@@ -59,6 +62,7 @@ async def migrate_in_one_transaction(engine: AsyncEngine) -> None:
     async with engine.begin() as connection:
         await connection.execute(text("SET LOCAL statement_timeout = 0"))  # a role's own is for queries
         await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        await connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
         await connection.run_sync(migrate)
 
 
@@ -70,6 +74,11 @@ async def migrate_async(url: str, *, is_pgbouncer: bool) -> None:
     try:
         await migrate_in_one_transaction(engine)
     except DBAPIError as error:
+        if is_held(error):
+            raise DatabaseUnavailable(
+                "for a minute others have held its tables, such as a backup (pg_stat_activity shows them); "
+                "nothing was changed"
+            ) from error
         if is_unavailable(error):
             raise DatabaseUnavailable(str(error.orig)) from error
         raise

@@ -23,6 +23,7 @@ from tests.databases import PROJECT, migrated, run_alembic, run_sql
 
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 MIGRATION_LOCK = 0x4D69_6772  # the number in alembic/env.py
+LOCK_SECONDS = 4  # likewise
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
 WAITS_FOR_CHUNKS = "SELECT count(*) FROM pg_locks WHERE relation = 'chunks'::regclass AND NOT granted"
 CATALOG = {
@@ -201,6 +202,26 @@ async def test_a_migration_that_meets_a_deadlock_with_a_running_service_is_run_a
                 assert process.returncode is None
                 await asyncio.sleep(0.05)
         await service.execute(text("SELECT FROM ingestions"))
+    await engine.dispose()
+    said = await process.communicate()
+    assert process.returncode == 0, said
+
+
+async def test_a_migration_that_waits_for_a_lock_lets_others_go_first(postgres: EmbeddedPostgres) -> None:
+    """Behind a backup, which has read a table and goes on for long."""
+    postgres.create_database("migrations_behind")
+    url = postgres.url("migrations_behind")
+    await run_alembic(url, command.upgrade, LANDED)
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with engine.begin() as backup:
+        await backup.execute(text("SELECT FROM chunks"))
+        process = await start_migrating(url)
+        async with asyncio.timeout(60):
+            while await execute(url, WAITS_FOR_CHUNKS) != {(1,)}:
+                assert process.returncode is None
+                await asyncio.sleep(0.05)
+        async with asyncio.timeout(LOCK_SECONDS + 2):
+            await execute(url, "SELECT count(*) FROM chunks")
     await engine.dispose()
     said = await process.communicate()
     assert process.returncode == 0, said

@@ -178,7 +178,7 @@ def migrate() -> None:
     except TenantRoleRefused as error:
         _refuse(error.message)
     except (OSError, DatabaseUnavailable) as error:
-        _refuse(f"The database of DATABASE_URL cannot be reached: {str(error).rstrip('.')}.")
+        _refuse(f"The database of DATABASE_URL cannot be migrated: {str(error).rstrip('.')}.")
 
 
 @cli.command()

@@ -281,7 +281,7 @@ def test_a_database_that_cannot_be_reached_is_told_in_one_sentence(monkeypatch: 
     monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://postgres:secret@127.0.0.1:9/pdf_ingest")
     finished = pdf_ingest_alone("migrate")
     assert finished.returncode == 1
-    assert finished.stderr.startswith("The database of DATABASE_URL cannot be reached: ")
+    assert finished.stderr.startswith("The database of DATABASE_URL cannot be migrated: ")
     assert finished.stderr.count("\n") == 1
     assert "secret" not in finished.stderr
 
@@ -294,7 +294,7 @@ def test_a_wrong_password_is_told_in_one_sentence(
     finished = pdf_ingest_alone("migrate")
     assert (finished.returncode, finished.stderr) == (
         1,
-        "The database of DATABASE_URL cannot be reached: "
+        "The database of DATABASE_URL cannot be migrated: "
         'password authentication failed for user "postgres".\n',
     )
 
