@@ -19,6 +19,7 @@ import structlog
 from numpy.typing import NDArray
 from pgvector import HalfVector
 from sqlalchemy import ExceptionContext, event, text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -259,8 +260,14 @@ async def _set_local(connection: AsyncConnection, settings: dict[str, str]) -> N
     await connection.execute(_SET_LOCAL, {"names": list(settings), "values": list(settings.values())})
 
 
-# As they come while a connection is set up; of a statement SQLAlchemy turns all but the last into its own.
-_OF_DRIVER = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+# As they come while a connection is set up, or opened by `fetch`; of a statement SQLAlchemy turns all but
+# InternalClientError into its own.
+_OF_DRIVER = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    AsyncAdapt_asyncpg_dbapi.Error,
+)
 
 
 @contextmanager

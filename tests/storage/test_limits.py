@@ -190,8 +190,9 @@ async def test_both_ends_of_a_connection_notice_a_dead_peer(short: Database) -> 
     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
+@either_way
 async def test_a_password_or_a_name_that_holds_no_more_is_a_database_that_is_away(
-    postgres: EmbeddedPostgres, database_url: str
+    postgres: EmbeddedPostgres, database_url: str, ask: Ask
 ) -> None:
     for wrong in (database_url.replace(postgres.password, "old"), postgres.url("renamed")):
         database = Database(wrong, limits=SHORT)
