@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
-from starlette.routing import BaseRoute, Match, get_route_path
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.collection_schemas import DeletionTask
@@ -23,6 +23,7 @@ from app.api.dependencies import (
 )
 from app.api.problems import problem_responses
 from app.api.schemas import CollectionName
+from app.api.security import path_of
 from app.api.task_schemas import CancelledTasks, CancelRequest, ListedTask, Task, TaskList, TaskQuery
 from app.api.uploads import refuse
 from app.errors import InvalidQuery, TaskNotFound
@@ -154,7 +155,7 @@ class PlainPoll(BaseRoute):
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or scope["method"] != "GET" or scope["query_string"]:
             return Match.NONE, {}
-        asked = _PLAIN.fullmatch(get_route_path(scope))
+        asked = _PLAIN.fullmatch(path_of(scope))
         return (Match.FULL, {"path_params": {"task_id": asked[1]}}) if asked else (Match.NONE, {})
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
