@@ -25,7 +25,7 @@ from app.services.searching import Mode, Search
 from app.storage.database import A_PERSON_WAITS, Database
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from tests.databases import empty_broker, migrated
-from tests.processes import WorkerProcess
+from tests.processes import WorkerProcess, started
 from tests.stacks import pdf_ingest_alone
 from tests.test_worker import ingest, write_pdf
 
@@ -59,8 +59,9 @@ max_client_conn = 200
     if os.geteuid() == 0:
         for path in (tmp_path / "users.txt", Path(command[1]), tmp_path, *tmp_path.parents[:3]):
             path.chmod(path.stat().st_mode | 0o005)
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+        nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig=TERM")
+        command = ["setpriv", *nobody, *command]
+    process = started(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     await asyncio.sleep(0.5)
     assert process.poll() is None, "pgbouncer did not start"
     yield f"postgresql+asyncpg://{server.username}:{server.password}@127.0.0.1:{port}{server.path}"
