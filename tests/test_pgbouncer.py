@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -29,11 +28,7 @@ from tests.processes import WorkerProcess, started
 from tests.stacks import pdf_ingest_alone
 from tests.test_worker import ingest, write_pdf
 
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place for it
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(PGBOUNCER is None, reason="the program pgbouncer is not installed"),
-]
+pytestmark = [pytest.mark.heavy, pytest.mark.program("pgbouncer")]
 
 
 @pytest.fixture
@@ -55,7 +50,7 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 200
 """)
-    command = [str(PGBOUNCER), str(tmp_path / "pgbouncer.ini")]
+    command = ["pgbouncer", str(tmp_path / "pgbouncer.ini")]
     if os.geteuid() == 0:
         for path in (tmp_path / "users.txt", Path(command[1]), tmp_path, *tmp_path.parents[:3]):
             path.chmod(path.stat().st_mode | 0o005)
