@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,17 @@ def started(*command: str | Path, **options: Any) -> subprocess.Popen[bytes]:
     """A process of the project that is told to end when pytest ends, also when that was killed."""
     ending = die_with_parent(signal.SIGTERM)
     return subprocess.Popen(command, cwd=PROJECT, preexec_fn=ending, **options)  # noqa: PLW1509 - one prctl call
+
+
+@contextmanager
+def ended_unless_ready(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Else a server that was late runs on, and whoever reads its output waits for the end of it."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait(40)
+        raise
 
 
 class WorkerProcess:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from app.local.cli import cli
 from app.local.embedded import free_port
-from tests.processes import PROJECT, started
+from tests.processes import PROJECT, ended_unless_ready, started
 
 SAMPLES = PROJECT / "samples"
 
@@ -45,7 +45,8 @@ class Up:
         )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
+        with ended_unless_ready(self.process):
+            self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
 from tests.databases import empty_broker, migrated
-from tests.processes import api_processes, started
+from tests.processes import api_processes, ended_unless_ready, started
 from tests.services.workshop import pdf
 from tests.stacks import until
 
@@ -41,7 +41,8 @@ class Served:
             self.parent = started(
                 sys.executable, *serve, env=self.environment, stderr=log, stdout=subprocess.DEVNULL
             )
-        until(lambda: self.started() == 2, 60)
+        with ended_unless_ready(self.parent):
+            until(lambda: self.started() == 2, 120)  # 60 are not enough on two cores with thirty at work
         return self
 
     def __exit__(self, *_: object) -> None:
