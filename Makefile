@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos bench test test-once test-bare test-browser test-all test-python test-fastembed \
+.PHONY: help install demo up chaos bench test test-once test-browser test-all test-python test-fastembed \
 	test-openapi audit screenshots lint compose-check lock
 
 # Our programs are started hundreds of times: with nothing compiled kept, each start compiles all anew.
@@ -48,16 +48,6 @@ test-browser: .venv/browser/installed ## Test the page in the browser called CHR
 
 screenshots: .venv/browser/installed ## Take the pictures of README.md anew, from the samples
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m tests.browser.screenshots
-
-# All the tests may take for granted beside Python: a shell, and what lets root run a Postgres.
-test-bare: install ## Run the tests that use programs of the system again, on a PATH without those
-	@rm -rf .venv/bare && mkdir .venv/bare
-	@for program in /bin/sh /usr/bin/true /usr/bin/unshare /usr/bin/setpriv; do \
-		if [ -x $$program ]; then ln -s $$program .venv/bare/; fi; \
-	done
-	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" -rs \
-		tests/pdf/test_forms.py tests/pdf/test_ocr.py tests/pdf/test_reader.py tests/pdf/test_verdicts.py \
-		tests/test_hostile_files.py tests/test_pgbouncer.py tests/test_readme.py
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest --ignore tests/browser
