@@ -106,6 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         usage,
         overview,
     )
+    app.router.routes.append(tasks.PlainPoll())
     for module in modules:
         app.include_router(
             module.router,

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 from pgvector import HalfVector
-from sqlalchemy import ExceptionContext, event, text
+from sqlalchemy import ExceptionContext, PoolProxiedConnection, event, text
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -31,6 +31,7 @@ from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 
 ALL_TAKEN = "The service has more to do at once than its connections to the database allow. Try again soon."
 
+KEPT_SECONDS = 1.0
 READ_ONLY = "25006"
 # By SQLSTATE: what is more than that the database did not answer.
 REASONS = {
@@ -113,6 +114,9 @@ class Database:
         self._autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self._repeatable_read = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._connections: WeakSet[asyncpg.Connection] = WeakSet()
+        self._may_keep = pool_size > 1
+        self._kept: PoolProxiedConnection | None = None
+        self._giving_back: asyncio.TimerHandle | None = None
         event.listen(self._engine.sync_engine, "handle_error", self._give_up_useless)
         event.listen(self._engine.sync_engine, "connect", keep_alive)
         event.listen(self._engine.sync_engine, "connect", self._prepare)
@@ -180,13 +184,28 @@ class Database:
             async with self.transaction() as connection:
                 return (await connection.exec_driver_sql(statement, parameters)).all()
         with _unavailability():
-            return await greenlet_spawn(self._fetch, statement, parameters)
+            if (pooled := self._taken()) is None:
+                pooled = await greenlet_spawn(self._engine.sync_engine.raw_connection)
+            try:
+                rows: Sequence[Any] = await pooled.driver_connection.fetch(  # type: ignore[union-attr]
+                    statement, *parameters, record_class=_Row
+                )
+            except BaseException as error:
+                if isinstance(error, TimeoutError):
+                    self._terminate()
+                if not isinstance(error, asyncpg.PostgresError):  # else the server's word: it is there
+                    await greenlet_spawn(pooled.invalidate)
+                pooled.close()
+                raise
+            self._keep(pooled)
+            return rows
 
     @property
     def connections_in_use(self) -> int:
         return self._engine.pool.checkedout()  # type: ignore[attr-defined,no-any-return]
 
     async def close(self) -> None:
+        self._give_back()
         await self._engine.dispose()
 
     async def _set_up(self, connection: AsyncConnection, reach: Reach) -> None:
@@ -208,23 +227,31 @@ class Database:
             connection.terminate()
             raise
 
-    def _fetch(self, statement: str, parameters: tuple[Any, ...]) -> Sequence[Any]:
-        pooled = self._engine.sync_engine.raw_connection()
-        adapter: Any = pooled.dbapi_connection
-        try:
-            rows: Sequence[Any] = adapter.run_async(
-                lambda driver: driver.fetch(statement, *parameters, record_class=_Row)
-            )
-            return rows
-        except asyncpg.PostgresError:  # the server's word: if its connection is over, it is closed
-            raise
-        except BaseException as error:
-            if isinstance(error, TimeoutError):
-                self._terminate()
-            pooled.invalidate()
-            raise
-        finally:
+    def _taken(self) -> PoolProxiedConnection | None:
+        kept, self._kept = self._kept, None
+        if kept is None or not kept.driver_connection.is_closed():  # type: ignore[union-attr]
+            return kept
+        kept.close()
+        return None
+
+    def _keep(self, pooled: PoolProxiedConnection) -> None:
+        """For who asks next, a second at most: taking it from the pool costs as much as asking.
+
+        One, and not where there is but one.
+        """
+        if self._kept is not None or not self._may_keep:
             pooled.close()
+            return
+        self._kept = pooled
+        if self._giving_back is None:
+            self._giving_back = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._give_back)
+
+    def _give_back(self) -> None:
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+            self._giving_back = None
+        if (kept := self._taken()) is not None:
+            kept.close()
 
     def _give_up_useless(self, context: ExceptionContext) -> None:
         """What takes no writes has failed over, or is a standby: what is opened anew may lead elsewhere."""

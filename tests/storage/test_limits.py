@@ -107,6 +107,29 @@ async def test_what_comes_in_heaps_waits_in_turn_and_leaves_connections_to_other
     assert all("more to do at once" in one.message for one in late)
 
 
+async def test_a_connection_kept_for_the_next_look_is_free_again_when_none_comes(short: Database) -> None:
+    session = await look(short, "SELECT pg_backend_pid()")
+    assert short.connections_in_use == 1
+    assert await look(short, "SELECT pg_backend_pid()") == session
+    async with asyncio.timeout(SOON):
+        while short.connections_in_use:  # noqa: ASYNC110 - of nobody who could tell
+            await asyncio.sleep(0.05)
+
+
+async def test_the_only_connection_is_kept_for_nobody(database_url: str) -> None:
+    database = Database(database_url, limits=SHORT, pool_size=1)
+    assert await look(database) == 1
+    assert database.connections_in_use == 0
+    await database.close()
+
+
+async def test_a_kept_connection_that_has_ended_is_not_asked(short: Database, database: Database) -> None:
+    session = await look(short, "SELECT pg_backend_pid()")
+    await ask(database, f"SELECT pg_terminate_backend({session})")
+    await asyncio.sleep(0.2)  # until this end of it has heard
+    assert await look(short, "SELECT pg_backend_pid()") != session
+
+
 async def test_a_lock_is_not_waited_for_for_ever(short: Database, database: Database) -> None:
     async with database.transaction() as holding, asyncio.timeout(SOON):
         await holding.execute(text("SELECT pg_advisory_xact_lock(4711)"))
