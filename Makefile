@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer, make and git. All paths are relative: the folder's own path may have spaces.
 .POSIX:
 .DEFAULT_GOAL := help
-.PHONY: help install demo up chaos bench test test-once test-browser test-all test-python test-fastembed \
+.PHONY: help install demo up chaos bench test test-once test-bare test-browser test-all test-python test-fastembed \
 	test-openapi audit screenshots lint compose-check lock
 
 # Our programs are started hundreds of times: with nothing compiled kept, each start compiles all anew.
@@ -42,6 +42,10 @@ test-once: # Run TESTS; what fails beside others is said, and tried once more by
 		echo "FAILED BESIDE OTHERS (above): once more, each by itself. Who passes now was late, or has a race."; \
 		$(PYTHON) -m pytest --last-failed --last-failed-no-failures none -m "not heavy" -v $(TESTS); \
 	else exit $$code; fi
+
+test-bare: install ## Run the tests that name programs of the system again, on a PATH without any: each is skipped and says so
+	@mkdir -p .venv/bare
+	env PATH="$$PWD/.venv/bare" "$$PWD/$(PYTHON)" -m pytest -q -m "program and not heavy" -rs --ignore tests/browser
 
 test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest tests/browser
