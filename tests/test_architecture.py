@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "serve": {"main", "config", "logs", "metrics"},
     "worker": {
         *("bridge", "logs", "metrics", "redis_broker", "resources", "services", "task_queue", "config"),
-        "errors",
+        *("errors", "prefork_pool"),
     },
 }
 
@@ -44,7 +44,7 @@ BORDERS = {
     "sqlalchemy": {"storage", "resources"},
     "asyncpg": {"storage", "local"},  # of local: chaos looks at the rows from outside
     "alembic": {"local"},
-    "celery": {"worker", "task_queue"},
+    "celery": {"worker", "task_queue", "prefork_pool"},
     "kombu": {"task_queue", "redis_broker"},
     "fastapi": {"api", "main", "serve"},
     "starlette": {"api", "main", "local"},  # of local: the embedder that chaos breaks
