@@ -30,8 +30,9 @@ FEW_HITS: Final = 3
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
 FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
 
-# Documents of a long list that are looked at for one word, those with most of it first.
-LISTED_DOCUMENTS: Final = 500
+# Documents of a long list that are looked at for one word, those with most of it first: now and then the best
+# have a good deal of every word and most of none, and are not among 500.
+LISTED_DOCUMENTS: Final = 1_000
 
 # Documents of a long list that are weighed by all words, those with most of the best words first.
 WEIGHED_DOCUMENTS: Final = 100
