@@ -60,7 +60,7 @@ FOLLOW_DOCUMENT = """
         runs CONSTANT uuid[] := ARRAY[NEW.live_ingestion_id, NEW.latest_ingestion_id];
         numbered regclass;
     BEGIN
-        UPDATE ingestions SET collection_id = NEW.collection_id WHERE id = ANY (runs);
+        UPDATE ingestions SET rows_collection_id = NEW.collection_id WHERE id = ANY (runs);
         FOR numbered IN
             SELECT oid FROM pg_class
             WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'r' AND 2 = (
@@ -130,7 +130,8 @@ def tables_of_vectors() -> list[str]:
 
 
 def upgrade() -> None:
-    op.add_column("ingestions", sa.Column("collection_id", sa.Uuid(), nullable=True))
+    # By another name: the version before joins runs with documents, and says `collection_id` for theirs.
+    op.add_column("ingestions", sa.Column("rows_collection_id", sa.Uuid(), nullable=True))
     op.execute(KEEP_APART)
     for table in ("chunks", "document_words", *tables_of_vectors()):
         op.execute(f"SELECT keep_apart('{table}')")
@@ -157,4 +158,4 @@ def downgrade() -> None:
     op.execute(f"CREATE POLICY reach ON chunks USING ({SHOWN_BEFORE})")
     op.execute("ALTER TABLE chunks ENABLE ROW LEVEL SECURITY")
     op.execute("DROP FUNCTION keep_apart")
-    op.drop_column("ingestions", "collection_id")
+    op.drop_column("ingestions", "rows_collection_id")

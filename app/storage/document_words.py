@@ -22,7 +22,7 @@ FIRST_PAGE_CHUNKS: Final = 20
 
 # What to return of `ingestions` as the CTE `version`; :name is that of the file, in canonical form.
 VERSION: Final = f"""
-    ingestions.id AS version_id, collection_id, chunks, CAST(:name AS text) AS name,
+    ingestions.id AS version_id, rows_collection_id AS collection_id, chunks, CAST(:name AS text) AS name,
     CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
 """
 

@@ -100,8 +100,8 @@ class Ingestion(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     document_id: Mapped[UUID] = mapped_column(index=True)
-    # The document's, from when a worker begins; all rows that it stores have it, and a trigger follows moves.
-    collection_id: Mapped[UUID | None]
+    # The document's collection, from when a worker begins: all its rows have it. A trigger follows moves.
+    rows_collection_id: Mapped[UUID | None]
     filename: Mapped[str]
     title: Mapped[str | None]
     sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)

@@ -54,7 +54,7 @@ _STORE_TITLE: Final = sql(f"""
         UPDATE ingestions SET has_counted_title = true FROM document
         WHERE id = ANY (ARRAY[live_ingestion_id, latest_ingestion_id])
             AND (id = live_ingestion_id OR {IS_OPEN}) AND has_counted_words
-        RETURNING id AS version_id, collection_id,
+        RETURNING id AS version_id, rows_collection_id AS collection_id,
             CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
     ), word AS MATERIALIZED (
         SELECT version_id, collection_id, lexeme

@@ -19,8 +19,8 @@ from app.storage.runs.conditions import IS_OURS, NEW_LEASE
 from app.storage.runs.lease import Lease, Progress, StoredChunks, write, write_row
 
 # Of what is being moved at this moment the run's row tells: that is read again when it is free.
-_NUMBER: Final = """coalesce(collection_id, (
-    SELECT documents.collection_id FROM documents WHERE documents.id = document_id
+_NUMBER: Final = """coalesce(rows_collection_id, (
+    SELECT collection_id FROM documents WHERE documents.id = document_id
 ))"""
 _NUMBER_OF_VECTOR: Final = f"CASE WHEN vector_dims(embedding) <= {MOST_NUMBERED} THEN collection_id END"
 
@@ -39,7 +39,7 @@ async def begin(
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
-                collection_id = {_NUMBER},
+                rows_collection_id = {_NUMBER},
                 chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
                 tokens = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN tokens ELSE 0 END,
                 pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
@@ -111,7 +111,7 @@ def _store(space_id: int) -> str:
                 tokens = ingestions.tokens + :new_tokens, chunks_hash = :digest,
                 losses = 0, deaths = 0, retries = 0, revision = revision + 1,
                 language = :language, text_search_config = CAST(:config AS text)
-            WHERE {IS_OURS} RETURNING id, collection_id
+            WHERE {IS_OURS} RETURNING id, rows_collection_id AS collection_id
         ), batch AS (
             SELECT lease.id AS ingestion_id, collection_id, chunk.* FROM lease, unnest(
                 CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:page_starts AS int[]),
