@@ -43,21 +43,15 @@ test-once: # Run TESTS; what fails beside others is said, and tried once more by
 		$(PYTHON) -m pytest --last-failed --last-failed-no-failures none -m "not heavy" -v $(TESTS); \
 	else exit $$code; fi
 
+test-bare: install ## Run the tests that name programs of the system again, on a PATH without any: each is skipped and says so
+	@mkdir -p .venv/bare
+	env PATH="$$PWD/.venv/bare" "$$PWD/$(PYTHON)" -m pytest -q -m "program and not heavy" -rs --ignore tests/browser
+
 test-browser: .venv/browser/installed ## Test the page in the browser called CHROMIUM [chromium] on a stack of its own
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m pytest tests/browser
 
 screenshots: .venv/browser/installed ## Take the pictures of README.md anew, from the samples
 	CHROMIUM=$(CHROMIUM) PYTHONPATH=.venv/browser $(PYTHON) -m tests.browser.screenshots
-
-# All the tests may take for granted beside Python: a shell, and what lets root run a Postgres.
-test-bare: install ## Run the tests that use programs of the system again, on a PATH without those
-	@rm -rf .venv/bare && mkdir .venv/bare
-	@for program in /bin/sh /usr/bin/true /usr/bin/unshare /usr/bin/setpriv; do \
-		if [ -x $$program ]; then ln -s $$program .venv/bare/; fi; \
-	done
-	PATH="$$PWD/.venv/bare" $(PYTHON) -m pytest $(AT_ONCE) -m "not heavy" -rs \
-		tests/pdf/test_forms.py tests/pdf/test_ocr.py tests/pdf/test_reader.py tests/pdf/test_verdicts.py \
-		tests/test_hostile_files.py tests/test_pgbouncer.py tests/test_readme.py
 
 test-all: lint test-fastembed test-openapi audit ## Run the heavy tests too, with fastembed, and the bridge and the worker on other Pythons
 	$(PYTHON) -m pytest --ignore tests/browser

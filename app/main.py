@@ -10,7 +10,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from app.api import (
@@ -31,13 +31,14 @@ from app.api.bodies import BodyLimit, BodyPace
 from app.api.connections import allow_many
 from app.api.docs_page import serve_docs
 from app.api.openapi import DescribedAPI
+from app.api.parameters import refuse_unknown_parameters
 from app.api.problems import StartsInWords, answer_errors_with_problems, problem_responses
 from app.api.request_ids import RequestIds
 from app.api.security import Guard, SecurityHeaders
 from app.api.targets import OriginForm
 from app.api.web_page import serve_page
 from app.config import Settings, settings_or_exit
-from app.errors import DatabaseUnavailable, InternalError
+from app.errors import DatabaseUnavailable, InternalError, InvalidQuery
 from app.logs import configure_logging
 from app.resources import open_services
 from app.services.keys import KeyRing, Keys
@@ -105,8 +106,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         usage,
         overview,
     )
+    app.router.routes.append(tasks.PlainPoll())
     for module in modules:
-        app.include_router(module.router, responses=problem_responses(DatabaseUnavailable))
+        app.include_router(
+            module.router,
+            dependencies=[Depends(refuse_unknown_parameters)],
+            responses=problem_responses(DatabaseUnavailable, InvalidQuery),
+        )
     app.include_router(health.router)
     if settings.metrics_enabled:
         app.include_router(metrics.router)

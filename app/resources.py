@@ -25,7 +25,7 @@ from app.services.embedding_cache import CachedEmbedder
 from app.services.figures import Figures
 from app.services.holder import Processes
 from app.services.incoming import IncomingFiles
-from app.services.outages import Outages, Probe
+from app.services.outages import Outages, Probe, probe_file_store
 from app.services.pictures import PagePictures
 from app.services.pipeline import Pipeline
 from app.services.progress import ProgressWatcher
@@ -165,7 +165,10 @@ async def _open_resources(settings: Settings, limits: Limits) -> AsyncIterator[_
         sender = WebhookSender(allow_private=settings.webhook_allow_private)
         closing.push_async_callback(sender.close)
         files = FileStore(settings.storage_url)
-        probes: dict[str, Probe] = {"embedder": partial(embedder.embed, PROBE), "file_store": files.probe}
+        probes: dict[str, Probe] = {
+            "embedder": partial(embedder.embed, PROBE),
+            "file_store": partial(probe_file_store, database, files),
+        }
         yield _Resources(
             database=database,
             queue=queue,

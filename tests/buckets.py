@@ -2,7 +2,6 @@
 
 import re
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from uuid import uuid4
 import httpx
 
 from app.local.embedded import free_port
+from tests.processes import started
 
 
 class Bucket:
@@ -48,11 +48,8 @@ class S3Server:
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port)],
-                stdout=log,
-                stderr=log,
-            )
+            moto = ("-m", "moto.server", "-H", "127.0.0.1", "-p", str(self._port))
+            self.process = started(sys.executable, *moto, stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while not self._is_listening():
             if self.process.poll() is not None or time.monotonic() > deadline:

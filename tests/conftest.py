@@ -19,6 +19,7 @@ from app.storage.database import Database
 from app.storage.spaces import open_space
 from tests.buckets import Bucket, S3Server
 from tests.databases import migrated, new_database
+from tests.programs import PATH, find_program, link_what_is_taken_for_granted
 from tests.stacks import Up
 
 for name in ("http_proxy", "https_proxy", "all_proxy"):  # all servers of the tests are on this machine
@@ -52,6 +53,29 @@ def has_tests_of_up(file: Path) -> bool:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
     return StackOnce(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in item.iter_markers("program"):
+            if find_program(*marker.args) is None:
+                item.add_marker(pytest.mark.skip(reason=f"there is no {marker.args[0]} on this machine"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bare_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Else what needs a program and does not say so passes here, and fails where that is not installed."""
+    folder = tmp_path_factory.mktemp("programs")
+    link_what_is_taken_for_granted(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def whole_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("program") is not None:
+        monkeypatch.setenv("PATH", PATH)
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -18,6 +18,23 @@ from app.config import Settings
 from app.local.embedded import die_with_parent, free_port
 
 PROJECT = Path(__file__).parent.parent
+
+
+def started(*command: str | Path, **options: Any) -> subprocess.Popen[bytes]:
+    """A process of the project that is told to end when pytest ends, also when that was killed."""
+    ending = die_with_parent(signal.SIGTERM)
+    return subprocess.Popen(command, cwd=PROJECT, preexec_fn=ending, **options)  # noqa: PLW1509 - one prctl call
+
+
+@contextmanager
+def ended_unless_ready(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """Else a server that was late runs on, and whoever reads its output waits for the end of it."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        process.wait(40)
+        raise
 
 
 class WorkerProcess:
@@ -56,15 +73,14 @@ class WorkerProcess:
 
     def start(self) -> Self:
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *self._command],
-                cwd=PROJECT,
+            self.process = started(
+                sys.executable,
+                *self._command,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one prctl call
             )
         return self
 
@@ -118,9 +134,7 @@ class ApiProcess:
     def __enter__(self) -> Self:
         api = ("-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(self._port))
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *api], cwd=PROJECT, env=self._environment, stdout=log, stderr=log
-            )
+            self.process = started(sys.executable, *api, env=self._environment, stdout=log, stderr=log)
         deadline = time.monotonic() + 120  # 2 s on a quiet machine
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -16,9 +16,9 @@ import psutil
 from typer.testing import CliRunner
 
 from app.local.cli import cli
-from app.local.embedded import die_with_parent, free_port
+from app.local.embedded import free_port
+from tests.processes import PROJECT, ended_unless_ready, started
 
-PROJECT = Path(__file__).parent.parent
 SAMPLES = PROJECT / "samples"
 
 
@@ -34,23 +34,19 @@ class Up:
         self.lines: list[str] = []
 
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "app.local.cli", "up", "--workers", str(self.workers)),
-                *("--port", str(self.port), "--data-dir", str(self.data_dir)),
-            ],
-            cwd=PROJECT,
+        self.process = started(
+            *(sys.executable, "-m", "app.local.cli", "up", "--workers", str(self.workers)),
+            *("--port", str(self.port), "--data-dir", self.data_dir),
             env=os.environ | self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # Of a killed pytest nothing is to be left running.
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one prctl call
         )
         self._listener = threading.Thread(target=self._listen)
         self._listener.start()
-        self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
+        with ended_unless_ready(self.process):
+            self.wait_for(f"ready: {self.url}", seconds=180)  # 70 on two cores with ten other things at work
         return self
 
     def __exit__(self, *_: object) -> None:

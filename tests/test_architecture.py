@@ -150,7 +150,7 @@ def calls(path: Path) -> Iterator[tuple[str, str, bool]]:
 
 def unbound(path: Path) -> set[str]:
     """The functions of a module that open a transaction without a reach."""
-    opening = {"transaction", "snapshot", "autocommit"}
+    opening = {"transaction", "transaction_in_turn", "snapshot", "autocommit"}
     return {function for function, method, is_given in calls(path) if method in opening and not is_given}
 
 

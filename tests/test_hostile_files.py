@@ -4,7 +4,6 @@ All of them are in its queue before the first test looks at what became of its o
 """
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.databases import empty_broker, migrated
 from tests.pdfs.builder import pages, shown
 from tests.pdfs.hostile import CASES, READY, Case, written
 from tests.processes import WorkerProcess
+from tests.programs import PATH
 
 PROCESSES = 2
 VERDICT_SECONDS = 300.0
@@ -31,10 +31,6 @@ VERDICT_SECONDS = 300.0
 MOST_GROWTH_BYTES = 50_000_000
 MOST_NEW_DESCRIPTORS = 10
 """Connections to the database, opened when first needed; a leak of one a document would be over 30."""
-
-needs_tesseract = pytest.mark.skipif(
-    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
-)
 
 
 @dataclass(frozen=True)
@@ -147,7 +143,7 @@ async def watched(
     with (
         Celery(broker=environment["CELERY_BROKER_URL"]) as celery,
         WorkerProcess(
-            environment | {"TMPDIR": str(temporary)}, log, "--concurrency", str(PROCESSES)
+            environment | {"TMPDIR": str(temporary), "PATH": PATH}, log, "--concurrency", str(PROCESSES)
         ) as worker,
     ):
         await asyncio.to_thread(worker.wait_until_ready, celery)
@@ -186,7 +182,7 @@ async def answers(
 
 
 def _marked(case: Case) -> object:
-    marks = [pytest.mark.heavy] * case.is_heavy + [needs_tesseract] * case.needs_ocr
+    marks = [pytest.mark.heavy] * case.is_heavy + [pytest.mark.program("tesseract")] * case.needs_ocr
     return pytest.param(case, id=case.name, marks=marks)
 
 

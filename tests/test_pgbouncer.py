@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -25,15 +24,11 @@ from app.services.searching import Mode, Search
 from app.storage.database import A_PERSON_WAITS, Database
 from app.storage.reach import EVERYTHING, TENANT_ROLE, Reach
 from tests.databases import empty_broker, migrated
-from tests.processes import WorkerProcess
+from tests.processes import WorkerProcess, started
 from tests.stacks import pdf_ingest_alone
 from tests.test_worker import ingest, write_pdf
 
-PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")  # Debian's place for it
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(PGBOUNCER is None, reason="the program pgbouncer is not installed"),
-]
+pytestmark = [pytest.mark.heavy, pytest.mark.program("pgbouncer")]
 
 
 @pytest.fixture
@@ -55,12 +50,13 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 200
 """)
-    command = [str(PGBOUNCER), str(tmp_path / "pgbouncer.ini")]
+    command = ["pgbouncer", str(tmp_path / "pgbouncer.ini")]
     if os.geteuid() == 0:
         for path in (tmp_path / "users.txt", Path(command[1]), tmp_path, *tmp_path.parents[:3]):
             path.chmod(path.stat().st_mode | 0o005)
-        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: ASYNC220
+        nobody = ("--reuid=65534", "--regid=65534", "--clear-groups", "--pdeathsig=TERM")
+        command = ["setpriv", *nobody, *command]
+    process = started(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     await asyncio.sleep(0.5)
     assert process.poll() is None, "pgbouncer did not start"
     yield f"postgresql+asyncpg://{server.username}:{server.password}@127.0.0.1:{port}{server.path}"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,7 +15,7 @@ PAGES = [PROJECT / "README.md", PROJECT / "CHANGELOG.md", *sorted((PROJECT / "do
 VARIABLE = r"\b[A-Z]+(?:_[A-Z]+)+\b"
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.program("curl")
 def test_the_curl_examples_upload_poll_and_search(up: Up, tmp_path: Path) -> None:
     script = re.search(r"run by tests/test_readme\.py -->\n```sh\n(.*?)```", README, re.DOTALL)[1]
     (tmp_path / "samples").symlink_to(PROJECT / "samples")

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey, free_port
 from app.storage.database import Database
 from tests.databases import empty_broker, migrated
-from tests.processes import PROJECT, api_processes
+from tests.processes import api_processes, ended_unless_ready, started
 from tests.services.workshop import pdf
 from tests.stacks import until
 
@@ -37,14 +37,12 @@ class Served:
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
-            self.parent = psutil.Popen(
-                [sys.executable, "-m", "app.serve", "--port", str(self.port)],
-                cwd=PROJECT,
-                env=self.environment,
-                stderr=log,
-                stdout=subprocess.DEVNULL,
+            serve = ("-m", "app.serve", "--port", str(self.port))
+            self.parent = started(
+                sys.executable, *serve, env=self.environment, stderr=log, stdout=subprocess.DEVNULL
             )
-        until(lambda: self.started() == 2, 60)
+        with ended_unless_ready(self.parent):
+            until(lambda: self.started() == 2, 120)  # 60 are not enough on two cores with thirty at work
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +51,7 @@ class Served:
             self.parent.wait(30)
 
     def processes(self) -> list[psutil.Process]:
-        return api_processes(self.parent)
+        return api_processes(psutil.Process(self.parent.pid))
 
     def started(self) -> int:
         """How many processes have ever been ready."""

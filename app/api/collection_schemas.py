@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from app.api.schemas import CollectionName, Metadata, Page, storable_text
+from app.api.schemas import CollectionName, Metadata, Number, Page, storable_text
 from app.services.collection_service import CountedCollection
 from app.services.figures import DOCUMENT_STATUSES
 from app.storage.collections import CollectionFields, Deletion
@@ -33,7 +33,7 @@ _EXAMPLE: dict[str, JsonValue] = {
 
 Description = Annotated[str, Field(max_length=2_000), AfterValidator(storable_text)]
 Language = Annotated[str, Field(pattern="^[a-z]{2}$")]
-Days = Annotated[int, Field(ge=1, le=MOST_DAYS)]
+Days = Annotated[Number, Field(ge=1, le=MOST_DAYS)]
 LANGUAGE_HELP = (
     "The language that documents ingested from now on are taken to be in (ISO 639-1); `null`: it is detected."
 )

@@ -46,13 +46,13 @@ async def _catalog(request: Request) -> Catalog:
     return Catalog(services.database, services.files, request.state.caller.reach)
 
 
-async def _collections(request: Request) -> CollectionService:
+async def visible_collections(request: Request) -> CollectionService:
     """As the caller sees them."""
     service: CollectionService = _services(request).collections
     return service.within(request.state.caller.reach)
 
 
-async def _progress(request: Request) -> VisibleTasks:
+async def visible_tasks(request: Request) -> VisibleTasks:
     """As the caller sees them."""
     return VisibleTasks(_services(request).progress, request.state.caller.reach)
 
@@ -78,8 +78,8 @@ async def _keys(request: Request) -> Keys:
 RAGDep = Annotated[RAGService, _opened("rag")]
 DocumentsDep = Annotated[DocumentService, Depends(_documents)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
-CollectionsDep = Annotated[CollectionService, Depends(_collections)]
-ProgressDep = Annotated[VisibleTasks, Depends(_progress)]
+CollectionsDep = Annotated[CollectionService, Depends(visible_collections)]
+ProgressDep = Annotated[VisibleTasks, Depends(visible_tasks)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 KeysDep = Annotated[Keys, Depends(_keys)]
 PicturesDep = Annotated[PagePictures, _opened("pictures")]

@@ -6,13 +6,13 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.schemas import CollectionPatterns, Moment, Page, Shown
+from app.api.schemas import CollectionPatterns, Moment, Number, Page, Shown
 from app.services.keys import Scope
 from app.storage.keys import KeyRow
 
 KeyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Whose key it is, in the log.")]
 Scopes = Annotated[set[Scope], Field(min_length=1)]
-Amount = Annotated[int, Field(ge=1, le=2**53)] | None
+Amount = Annotated[Number, Field(ge=1, le=2**53)] | None
 
 
 def _later(value: datetime) -> datetime:
@@ -98,7 +98,7 @@ class TokenRequest(BaseModel):
     document_ids: Annotated[list[UUID], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Only these documents, to read. Default: all in the collections."
     )
-    expires_in: int = Field(900, ge=1, le=86_400, description="Seconds until it opens nothing any more.")
+    expires_in: Number = Field(900, ge=1, le=86_400, description="Seconds until it opens nothing any more.")
 
 
 class Token(BaseModel):

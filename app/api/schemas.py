@@ -65,6 +65,8 @@ CollectionPatterns = Annotated[list[CollectionName], Field(min_length=1, max_len
 Moment = Annotated[AwareDatetime, AfterValidator(storable_moment)]
 TaskStatusName = Literal["queued", "processing", "retrying", "success", "error", "cancelled"]
 ErrorCode = Annotated[str, Field(min_length=1, max_length=64, pattern="^[a-z_]+$")]
+# Of what stays, as a time limit: neither "10" nor true, which may be meant otherwise.
+Number = Annotated[int, Field(strict=True)]
 Limit = Annotated[int, Query(ge=1, le=500, description="The most entries to return.")]
 Metadata = Annotated[dict[str, JsonValue], AfterValidator(storable_metadata)]
 T = TypeVar("T")

@@ -94,7 +94,7 @@ class Guard:
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (path := _path(scope)) != ALIVE:
+        if scope["type"] == "http" and (path := path_of(scope)) != ALIVE:
             allowance: Allowance | None = None
             try:
                 keys: Keys = scope["app"].state.keys
@@ -224,7 +224,7 @@ def _taken_token(scope: Scope, path: str) -> str | None:
     return next((value for name, value in pairs if name == "token"), None)
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     """As the routes have it: without the part that a proxy has put before it."""
     path, root = str(scope["path"]), scope.get("root_path", "").rstrip("/")
     return path.removeprefix(root) if path.startswith(f"{root}/") else path

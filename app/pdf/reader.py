@@ -52,7 +52,7 @@ from app.pdf.wire import (
 )
 from app.temporary import temporary_folder
 
-_VERSION = 7  # raised by every change of this package that reads the same file otherwise
+_VERSION = 8  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02

@@ -134,7 +134,7 @@ class DocumentService:
         if claim is not None and (first := claim.replay(fingerprint)):
             return first
         password = self._encrypt(options.password)
-        async with self._database.transaction(self._reach) as connection:
+        async with self._database.transaction_in_turn(self._reach) as connection:
             await lock_quota(connection, *self._account)
             outcomes = await self._add_all(connection, arrived, options, password)
             answered = answer(outcomes)
@@ -175,7 +175,7 @@ class DocumentService:
     ) -> AcceptedFile:
         """A new version; the old one is served until it is published. Raises DocumentNotFound, QueueFull."""
         new = self._new_ingestion(file, self._encrypt(password))
-        async with self._database.transaction(self._reach) as connection:
+        async with self._database.transaction_in_turn(self._reach) as connection:
             await lock_quota(connection, *self._account)
             await _lock_content(connection, document_id, file.sha256, self._reach)
             async with within_quota(connection, *self._account):

@@ -150,6 +150,7 @@ class Keys:
         self._valid: dict[bytes, KeyRow] = {}
         self._by_id: dict[str, KeyRow] = {}
         self._read_at = self._changed_at = -STALE_SECONDS
+        self._monotonic_zero = time.time() - time.monotonic()
         self._reading: asyncio.Task[None] | None = None
         self._uses: dict[UUID, float] = {}
         self._unnoted: set[UUID] = set()
@@ -157,6 +158,11 @@ class Keys:
         self._counting: asyncio.TimerHandle | None = None
         self.are_wanted = bool(environment)
         """As far as is known: what was read last may be older than the first key."""
+
+    @property
+    def _now(self) -> float:
+        """Seconds since 1970, by the clock of the database once that was read: it is the same for all."""
+        return self._monotonic_zero + time.monotonic()
 
     async def close(self) -> None:
         if self._counting is not None:
@@ -185,10 +191,10 @@ class Keys:
     async def bearer_of(self, token: str) -> Caller:
         """Raises KeyUnknown, also when its key is in use no more, and DatabaseUnavailable."""
         claims = self._signer.claims(token) if self._signer and token.startswith(PREFIX) else None
-        if claims is None or claims.expires_at <= time.time():
+        if claims is None:
             raise KeyUnknown
         holder = await self._holder_of(claims.key_id)
-        if holder is None:
+        if holder is None or claims.expires_at <= self._now:
             raise KeyUnknown
         named = claims.document_ids
         return replace(
@@ -200,9 +206,9 @@ class Keys:
 
     async def is_open_to(self, caller: Caller) -> bool:
         """Whether what let the caller in still would. Raises DatabaseUnavailable."""
-        if caller.expires_at is not None and caller.expires_at <= time.time():
+        if caller.key_id and await self._holder_of(caller.key_id) is None:
             return False
-        return not caller.key_id or await self._holder_of(caller.key_id) is not None
+        return caller.expires_at is None or caller.expires_at > self._now
 
     def token(
         self,
@@ -228,7 +234,7 @@ class Keys:
             raise TokensNeedSecret
         claims = Claims(
             caller.key_id,
-            int(time.time()) + seconds,
+            int(self._now) + seconds,
             tuple(sorted(scopes)),
             caller.reach.collections if collections is None else tuple(collections),
             None if document_ids is None else tuple(document_ids),
@@ -244,10 +250,13 @@ class Keys:
         Raises DatabaseUnavailable.
         """
         asked_at = time.monotonic()
-        if asked_at - self._read_at > FRESH_SECONDS:
-            self._begin_reading()
+        self._read_if_old()
         while self._read_at < max(asked_at - STALE_SECONDS, self._changed_at):
             await asyncio.shield(self._begin_reading())
+
+    def _read_if_old(self) -> None:
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            self._begin_reading()
 
     async def _read_anew(self) -> None:
         """Know the keys as they are now. Those who ask with wrong ones share a look each ANEW_SECONDS."""
@@ -321,7 +330,7 @@ class Keys:
         prefix = _PREFIX.match(key)
         row = self._valid.get(prefix[1]) if prefix else None
         is_right = hmac.compare_digest(sha256(key).digest(), row.digest if row else _NOBODYS)
-        if row is None or not is_right:
+        if row is None or not is_right or self._has_run_out(row):
             raise KeyUnknown
         self._note_use(row.id)
         return _caller(row)
@@ -329,12 +338,17 @@ class Keys:
     async def _holder_of(self, key_id: str) -> Caller | None:
         """Raises DatabaseUnavailable."""
         if (holder := self._environment.holder(key_id)) is not None:
+            self._read_if_old()
             return holder
         await self.refresh()
         if key_id not in self._by_id:
             await self._read_anew()
         row = self._by_id.get(key_id)
-        return None if row is None else _caller(row)
+        return None if row is None or self._has_run_out(row) else _caller(row)
+
+    def _has_run_out(self, row: KeyRow) -> bool:
+        """Since the keys were read."""
+        return row.expires_at is not None and row.expires_at.timestamp() <= self._now
 
     def count_request(self, caller: Caller) -> Allowance | None:
         """What is left to the caller of his requests; None: he has no such limit."""
@@ -370,6 +384,7 @@ class Keys:
                     await add_requests(connection, requests)
                 if self._requests.is_needed:
                     self._requests.note(await list_requests(connection))
+                self._monotonic_zero = await keys.read_clock(connection) - time.monotonic()
                 valid = await keys.list_valid_keys(connection)
                 are_wanted = self.are_wanted or bool(valid) or await keys.has_keys(connection)
         except TimeoutError as error:

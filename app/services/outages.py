@@ -5,16 +5,33 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from app.errors import PDFIngestError
-from app.storage import outages
+from app.errors import DatabaseUnavailable, PDFIngestError, StorageFailed
+from app.storage import outages, sweep
 from app.storage.database import Database
+from app.storage.files import FileStore
 
 PROBE_SECONDS = 10.0
 LOOK_SECONDS = 1.0
+NEWEST_FILES = 9
+FEW_FILES = 3  # one or two may have been deleted by hand
+ANOTHER_STORE = (
+    "Most of the newest files are not in the file store: its disk is not mounted, or the STORAGE_URL of a "
+    "program leads to another place than that of the others."
+)
 
 log = structlog.get_logger(__name__)
 
 Probe = Callable[[], Awaitable[object]]
+
+
+async def probe_file_store(database: Database, files: FileStore) -> None:
+    """Whether it does its work, and is the one that has the files of this database. Raises StorageFailed."""
+    async with database.autocommit() as connection:
+        newest = await sweep.newest_files(connection, NEWEST_FILES)
+    await files.probe(is_new=not newest)
+    found = [key for key in newest if await files.has(key)]
+    if len(newest) >= FEW_FILES and len(found) * 2 < len(newest):
+        raise StorageFailed(ANOTHER_STORE)
 
 
 class Outages:
@@ -66,6 +83,8 @@ class Outages:
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 await self._probes[service]()
+        except DatabaseUnavailable:  # nothing is known of the service, nor could it be told
+            raise
         except TimeoutError:
             return f"It did not answer within {PROBE_SECONDS:.0f} seconds."
         except PDFIngestError as error:

@@ -14,6 +14,7 @@ from app.services.outages import Outages
 from app.services.query_vectors import QueryVectors
 from app.services.reranking import RERANKED_HITS, Reranking
 from app.storage import search
+from app.storage.canonical import canonical
 from app.storage.database import Database
 from app.storage.filters import SearchFilter
 from app.storage.neighbours import with_neighbours
@@ -70,8 +71,10 @@ class Searcher:
         """The best chunks of the documents that pass the filter; no match is an empty list.
 
         While the embedder is out, words have to do, whose scores `min_score` is not about; not so where the
-        question was asked before.
+        question was asked before. Signs alone ask for nothing: to an embedder they are near to anything.
         """
+        if not any(map(str.isalnum, canonical(wanted.query))):
+            return Found([])
         vector = None if wanted.mode == "text" else await self._vector_in_time(wanted.query)
         if wanted.mode != "text" and vector is None:
             by_words = replace(wanted, mode="text", min_score=None)

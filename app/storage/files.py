@@ -78,13 +78,20 @@ class FileStore:
         with _storage_errors(missing=FileNotFound):
             return (await obstore.head_async(self._open(), key))["size"]
 
-    async def probe(self) -> None:
+    async def has(self, key: str) -> bool:
+        try:
+            await self.size(key)
+        except FileNotFound:
+            return False
+        return True
+
+    async def probe(self, *, is_new: bool = False) -> None:
         """Whether the store does its work: write a file, look at it, delete it.
 
-        A folder that is gone, with its disk as a rule, is not made. What a killed process leaves of a probe
-        has no row, and goes as an orphan.
+        A folder that is gone, with its disk as a rule, is not made, unless nothing was ever stored. What a
+        killed process leaves of a probe has no row, and goes as an orphan.
         """
-        if self._folder is not None and not await asyncio.to_thread(self._folder.is_dir):
+        if not is_new and self._folder is not None and not await asyncio.to_thread(self._folder.is_dir):
             raise StorageFailed("The folder of the file store is not there.")
         key = f"{uuid4()}.pdf"
         try:

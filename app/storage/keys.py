@@ -89,6 +89,12 @@ async def list_keys(connection: AsyncConnection, after: UUID | None, limit: int)
     return [_key(row) for row in rows]
 
 
+async def read_clock(connection: AsyncConnection) -> float:
+    """Seconds since 1970, as `IS_VALID` looks at them."""
+    seconds = await connection.scalar(text("SELECT CAST(extract(epoch FROM clock_timestamp()) AS float8)"))
+    return float(seconds)
+
+
 async def list_valid_keys(connection: AsyncConnection) -> list[KeyRow]:
     return [
         _key(row)

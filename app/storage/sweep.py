@@ -141,6 +141,18 @@ async def count_files(connection: AsyncConnection) -> int:
     return await connection.scalar(text("SELECT count(storage_key) FROM ingestions")) or 0
 
 
+async def newest_files(connection: AsyncConnection, limit: int) -> Sequence[str]:
+    """Those of the newest documents, one of each."""
+    found = await connection.execute(
+        text(
+            "SELECT storage_key FROM documents JOIN ingestions ON ingestions.id = latest_ingestion_id"
+            " WHERE storage_key IS NOT NULL ORDER BY documents.id DESC LIMIT :limit"
+        ),
+        {"limit": limit},
+    )
+    return found.scalars().all()
+
+
 async def keys_without_row(connection: AsyncConnection, storage_keys: Sequence[str]) -> Sequence[str]:
     """Those of the keys that are ours and belong to no ingestion. Files that others keep there stay."""
     found = await connection.execute(

@@ -129,6 +129,8 @@ async def test_any_name_can_be_asked_for(client: httpx.AsyncClient, name: str, o
         {"name": "x", "language": "german"},
         {"name": "x", "expires_after_days": 0},
         {"name": "x", "expires_after_days": 1.5},
+        {"name": "x", "expires_after_days": "10"},
+        {"name": "x", "expires_after_days": True},
         {"name": "x", "metadata": {"x": "y" * 10_001}},
         {"name": "x", "owner": "me"},
     ],

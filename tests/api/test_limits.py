@@ -243,7 +243,8 @@ async def test_of_a_collection_out_of_its_reach_a_key_does_not_hear_the_name(
 
 
 @pytest.mark.parametrize(
-    "limits", [{"documents": 1}, {"documents_per_month": 0}, {"requests_per_minute": "x"}]
+    "limits",
+    [{"documents": 1}, {"documents_per_month": 0}, {"requests_per_minute": "9"}, {"pages_per_month": True}],
 )
 async def test_limits_that_make_no_sense_are_refused(root: httpx.AsyncClient, limits: dict[str, Any]) -> None:
     answer = await root.post("/keys", json={"name": "a", "scopes": ["read"], "limits": limits})

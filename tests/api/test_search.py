@@ -294,6 +294,21 @@ async def test_finding_nothing_is_an_empty_list(client: httpx.AsyncClient, docum
     assert (await search(client, query="zygote", mode="text"))["data"] == []
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "vector", "text"])
+@pytest.mark.parametrize("query", ["?", "... !!", '"--"', "\N{THINKING FACE}"])
+async def test_signs_alone_find_nothing(
+    client: httpx.AsyncClient, documents: dict[str, str], query: str, mode: str
+) -> None:
+    assert (await search(client, query=query, mode=mode))["data"] == []
+
+
+@pytest.mark.parametrize("query", ["7", "\N{CJK UNIFIED IDEOGRAPH-9BAD}", "\N{VULGAR FRACTION ONE HALF}"])
+async def test_a_single_letter_or_digit_is_asked_for(
+    client: httpx.AsyncClient, documents: dict[str, str], query: str
+) -> None:
+    assert (await search(client, query=query, mode="vector"))["data"]
+
+
 @pytest.mark.parametrize("query", ["salmon\0", "sal\u00admon", "  salmon\n"])
 async def test_invisible_characters_in_a_query_do_no_harm(
     client: httpx.AsyncClient, documents: dict[str, str], query: str

@@ -123,6 +123,22 @@ async def test_a_task_id_that_is_no_uuid_finds_its_ingestion(
     assert answer.json()["task_id"] == task_id
 
 
+async def test_a_plain_poll_is_answered_as_one_whose_query_is_validated(
+    client: httpx.AsyncClient, add_task: AddTask
+) -> None:
+    name = f"gone-{uuid7()}"
+    (await client.post("/collections", json={"name": name})).raise_for_status()
+    deletion = (await client.delete(f"/collections/{name}")).json()["task_id"]
+    (await client.get(f"/tasks/{deletion}", params={"wait": 30})).raise_for_status()  # then it is final
+    success = {"status": "success", "pages_total": 2, "pages_failed": [2], "engine": "pdfium"}
+    known = [await add_task(**success), await add_task(status="error", error_code="encrypted"), deletion]
+    for task_id in (*known, str(uuid7())):
+        plain, checked = [await client.get(f"/tasks/{task_id}{query}") for query in ("", "?wait=0")]
+        assert (plain.status_code, plain.content) == (checked.status_code, checked.content)
+        assert list(plain.headers) == list(checked.headers)
+        assert plain.headers["content-type"] == checked.headers["content-type"]
+
+
 @pytest.mark.parametrize("call", ["", "?wait=5", "/events"])
 async def test_an_unknown_task_is_a_404(client: httpx.AsyncClient, call: str) -> None:
     answer = await client.get(f"/tasks/{uuid7()}{call}")

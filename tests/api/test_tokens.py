@@ -61,6 +61,7 @@ async def test_a_token_is_never_broader_than_its_key(
         ({"collections": ["*"]}, 404, "collection_not_found"),
         ({"collections": ["reports", "letters"]}, 404, "collection_not_found"),
         ({"expires_in": 86_401}, 422, "invalid_request"),
+        ({"expires_in": True}, 422, "invalid_request"),
         ({"document_ids": [str(uuid4())], "scopes": ["read", "write"]}, 422, "invalid_request"),
         (
             {"collections": [f"reports-{letter * 190}" for letter in "abcdefghijklmnopqrst"]},

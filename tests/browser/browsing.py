@@ -2,7 +2,6 @@
 
 import base64
 import os
-import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Page, Request, async_playwright, expect
 
+from tests.programs import PATH, find_program
 from tests.stacks import SAMPLES
 
-CHROMIUM = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+CHROMIUM = find_program(os.environ.get("CHROMIUM", "chromium"))
 PATIENCE_MS = 20_000
 OF_THE_BROWSER = ("chrome-extension://", "chrome://")  # what it shows a PDF with
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -23,7 +23,9 @@ expect.set_options(timeout=PATIENCE_MS)
 @asynccontextmanager
 async def browsing() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=ARGUMENTS, env=os.environ | {"PATH": PATH}
+        )
         try:
             yield browser
         finally:

@@ -492,6 +492,7 @@ async def test_a_filter_is_chosen_with_the_keyboard_on_a_phone_in_the_dark(
         await expect(page.get_by_role("searchbox", name="Search")).to_be_focused()
 
 
+@pytest.mark.program("curl")
 async def test_a_search_is_copied_as_a_command_that_works(visit: Visit, report: str) -> None:
     await visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = await visit.open("#/search?q=it's+the+eagles&collection=reports")

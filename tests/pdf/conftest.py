@@ -1,4 +1,3 @@
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -7,17 +6,6 @@ import pytest
 from app.pdf.reader import PDFReader
 
 Write = Callable[[bytes], Path]
-
-needs_tesseract = pytest.mark.skipif(
-    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
-)
-
-
-@pytest.fixture(autouse=True)
-def programs_that_are_named_alone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else what needs tesseract and does not say so passes here, and fails where it is not installed."""
-    if needs_tesseract.mark not in request.node.iter_markers():
-        monkeypatch.setenv("PATH", "/nowhere")
 
 
 @pytest.fixture

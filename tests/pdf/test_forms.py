@@ -8,7 +8,7 @@ from PIL import Image
 from app.errors import NoText
 from app.pdf.pages import Line
 from app.pdf.reader import PDFReader
-from tests.pdf.conftest import Write, needs_tesseract
+from tests.pdf.conftest import Write
 from tests.pdfs.builder import one_page, placed, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PROSE, SCAN, scanned
 
@@ -133,7 +133,7 @@ async def test_the_script_of_a_field_does_not_run(reader: PDFReader, write: Writ
     assert line.text == "Grace Hopper"
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_a_scanned_form_that_was_filled_in_is_still_a_scan(reader: PDFReader, write: Write) -> None:
     lines = await lines_of(reader, filled_in_scan(), write)
     text = " ".join(line.text for line in lines)

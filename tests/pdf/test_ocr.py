@@ -4,14 +4,14 @@ from collections.abc import Callable
 from contextlib import closing
 
 import pypdfium2
+import pytest
 
 from app.pdf.sandbox.ocr import DISCOURAGING, ROUGH_SCALE, SCALE, Tesseract, command
 from app.pdf.sandbox.pictures import Picture, render
-from tests.pdf.conftest import needs_tesseract
 from tests.pdfs.builder import one_page, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PROSE
 
-pytestmark = needs_tesseract
+pytestmark = pytest.mark.program("tesseract")
 
 Render = Callable[[float], Picture]
 

@@ -18,7 +18,7 @@ import uvloop
 from app.errors import Encrypted, ReaderKilled, ReadingStalled
 from app.pdf.pages import DocumentFacts, OutlineEntry, Page
 from app.pdf.reader import PDFReader, ReadingProgress
-from tests.pdf.conftest import Write, needs_tesseract
+from tests.pdf.conftest import Write
 from tests.pdfs.builder import one_page, pages, placed, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PASSWORD, PROSE, encrypted, prose, scan, slow_page
 
@@ -185,7 +185,7 @@ async def test_the_first_pages_of_a_long_document_come_before_the_last_ones_are_
         assert len(told) < 30
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_time_spent_on_ocr_is_told_apart(reader: PDFReader, write: Write) -> None:
     told: list[str] = []
     for content, has_ocr in ((prose(3), False), (scan(LARGE_PROSE), True)):

@@ -9,7 +9,7 @@ import pytest
 from app.errors import NoText, Unreadable
 from app.pdf.pages import Page
 from app.pdf.reader import PDFReader, ReadingProgress
-from tests.pdf.conftest import Write, needs_tesseract
+from tests.pdf.conftest import Write
 from tests.pdfs.builder import one_page, placed, shown, stream
 from tests.pdfs.hostile import (
     CASES,
@@ -88,7 +88,7 @@ async def test_text_that_is_all_garbage_is_no_text(write: Write) -> None:
     assert verdict.code == "no_text"
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_a_language_tesseract_does_not_have_is_named_as_the_cause(write: Write) -> None:
     reader = PDFReader(ocr_languages="tlh")
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))
@@ -97,7 +97,7 @@ async def test_a_language_tesseract_does_not_have_is_named_as_the_cause(write: W
     assert "OCR_LANGUAGES" in verdict.message
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_ocr_keeps_the_places_of_lines(reader: PDFReader, write: Write) -> None:
     (page,) = await read(reader, write(scan(LARGE_PROSE)))
     first = page.lines[0]
@@ -105,7 +105,7 @@ async def test_ocr_keeps_the_places_of_lines(reader: PDFReader, write: Write) ->
     assert first.box == pytest.approx((72, 792 - 720 - 14, 480, 792 - 720 + 5), abs=15)
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_progress_says_ocr(reader: PDFReader, write: Write) -> None:
     told: list[ReadingProgress] = []
     async with reader.open(write(scan(LARGE_PROSE)), on_progress=told.append) as reading:
@@ -113,7 +113,7 @@ async def test_progress_says_ocr(reader: PDFReader, write: Write) -> None:
     assert told[-1][:3] == ("ocr", 0, 1)
 
 
-@needs_tesseract
+@pytest.mark.program("tesseract")
 async def test_ocr_stops_at_its_number_of_pages(write: Write) -> None:
     reader = PDFReader(ocr_pages=0)
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))

@@ -385,8 +385,10 @@ def _structures() -> Iterator[Case]:
     yield Case("header-only", lambda: b"%PDF-1.7\n", "corrupted")
     letter = b"Dear reader, this is no PDF at all.\n" * 50
     yield Case("text-file", lambda: letter, "not_a_pdf", status_code=415)
-    for percent in (10, 50, 90):
-        yield Case(f"truncated-at-{percent}-percent", partial(truncated, percent / 100), "corrupted")
+    for percent, pages_failed in ((10, 19), (50, 9), (90, 0)):
+        cut = partial(truncated, percent / 100)
+        yield Case(f"truncated-at-{percent}-percent", cut, READY, PROSE, pages_failed=pages_failed)
+    yield Case("truncated-in-its-catalog", lambda: prose()[:30], "corrupted")
     yield Case("1023-bytes-of-junk", lambda: b"j" * 1023 + prose(), READY, PROSE)
     yield Case("1025-bytes-of-junk", lambda: b"j" * 1025 + prose(), "not_a_pdf", status_code=415)
     yield Case("cross-reference-loop", cross_reference_loop, READY, PROSE)

@@ -4,6 +4,8 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -105,6 +107,42 @@ async def test_a_key_opens_every_process_as_soon_as_it_is_made(module_database: 
     token = Signer(SecretStr("a secret")).token(Claims(str(key.id), int(time.time()) + 60, ("read",)))
     assert (await there.bearer_of(token)).account == str(key.id)
     await asyncio.gather(here.close(), there.close())
+
+
+async def test_a_key_opens_nothing_from_its_end_on(keys: Keys) -> None:
+    await keys.create(uuid4().hex, ["admin"])
+    ends_at = datetime.now(UTC) + timedelta(seconds=0.7)
+    _, secret = await keys.create(uuid4().hex, ["read"], expires_at=ends_at)
+    let_in_at = datetime.now(UTC)
+    async with asyncio.timeout(10):
+        with suppress(KeyUnknown):
+            while caller := await keys.caller(secret.encode()):
+                let_in_at = datetime.now(UTC)
+                assert await keys.is_open_to(caller) or datetime.now(UTC) >= ends_at
+                await asyncio.sleep(0.01)
+    assert let_in_at < ends_at + timedelta(seconds=0.1)
+
+
+async def test_a_machine_whose_clock_is_wrong_makes_and_takes_tokens_as_all_others_do(
+    module_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = SecretStr("a secret")
+    right = Keys(module_database, KeyRing(), signed)
+    _, secret = await right.create(uuid4().hex, ["admin"])
+    caller = await right.caller(secret.encode())
+    assert caller is not None
+    told = time.time
+    for days in (-1, 1):
+        with monkeypatch.context() as patched:
+            patched.setattr(time, "time", lambda days=days: told() + days * 86_400)
+            wrong = Keys(module_database, KeyRing(), signed)
+            await wrong.refresh()
+            for maker, taker in ((wrong, right), (right, wrong)):
+                token, expires_at = maker.token(caller, ["read"], None, None, 60)
+                assert abs(expires_at - told() - 60) < 5
+                assert await taker.bearer_of(token)
+            await wrong.close()
+    await right.close()
 
 
 async def test_many_with_wrong_keys_are_few_looks_at_the_database(postgres: EmbeddedPostgres) -> None:

@@ -58,9 +58,10 @@ async def own_database_url(postgres: EmbeddedPostgres) -> str:
 
 @pytest.fixture(autouse=True)
 async def _nothing_is_out(own_database_url: str) -> None:
+    """Nor is anything known of files, which each test keeps in a folder of its own."""
     database = Database(own_database_url)
     async with database.transaction() as connection:
-        await connection.execute(text("DELETE FROM outages"))
+        await connection.execute(text("TRUNCATE outages, documents, ingestions CASCADE"))
     await database.close()
 
 
@@ -413,6 +414,41 @@ async def test_a_file_that_is_missing_for_a_while_is_no_verdict(services: Servic
     (tmp_path / file.name).rename(file)
     await make_due(services)
     assert await services.rag.ingest_pdf("", task_id) > 0
+
+
+async def test_a_folder_of_files_that_is_not_that_of_the_others_fails_nothing(
+    services: Services, tmp_path: Path
+) -> None:
+    """As of a worker on another machine, or of a disk that is not mounted: the folder is there, and empty."""
+    task_ids = [await upload(services, content=pages_of([shown(f"File {one}.")])) for one in range(4)]
+    files = tmp_path / "files"
+    files.rename(tmp_path / "elsewhere")
+    files.mkdir()
+    with pytest.raises(StorageFailed):
+        await services.rag.ingest_pdf("", task_ids[0])
+    assert await degraded(services) == ["file_store"]
+    row = await row_of(services, task_ids[0])
+    assert (row.status, row.attempt, row.retries) == ("queued", 0, 0)
+    async with services.database.transaction() as connection:
+        reason = await connection.scalar(text("SELECT reason FROM outages"))
+    assert "STORAGE_URL" in reason
+    files.rmdir()
+    (tmp_path / "elsewhere").rename(files)
+
+    async def is_over() -> bool:
+        return await degraded(services) == []
+
+    await eventually(is_over, 30)
+    assert await services.rag.ingest_pdf("", task_ids[0]) > 0
+
+
+async def test_a_folder_that_was_never_made_is_no_outage(services: Services, tmp_path: Path) -> None:
+    """The first task of all may name a file in it that is not there."""
+    assert not (tmp_path / "files").exists()
+    assert not await services.rag.outages.report("file_store", StorageFailed())
+    await upload(services)
+    shutil.rmtree(tmp_path / "files")
+    assert await services.rag.outages.report("file_store", StorageFailed())
 
 
 async def test_a_time_limit_that_is_reached_in_an_outage_is_no_verdict(

@@ -17,7 +17,12 @@ from app.storage.database import A_PERSON_WAITS, WORK, Database, Limits
 from tests.databases import migrated, run_sql
 
 SHORT = Limits(
-    statement_seconds=1, lock_seconds=0.3, idle_seconds=0.5, answer_seconds=1.5, connect_seconds=1.5
+    statement_seconds=1,
+    lock_seconds=0.3,
+    idle_seconds=0.5,
+    answer_seconds=1.5,
+    connect_seconds=1.5,
+    turn_seconds=6,
 )
 SOON = 8  # seconds in which what is limited to 1.5 has ended on a busy machine, too
 SECONDS = "SELECT CAST(extract(epoch FROM CAST(current_setting(:name) AS interval)) AS float8)"
@@ -82,6 +87,47 @@ async def test_who_finds_all_connections_taken_is_told_that_and_not_of_a_silent_
         with pytest.raises(DatabaseUnavailable, match="more to do at once"):
             await ask(short)
     assert await ask(short) == 1
+
+
+async def test_what_comes_in_heaps_waits_in_turn_and_leaves_connections_to_others(short: Database) -> None:
+    """10 at once, for longer together than one would wait for a connection."""
+
+    async def slow(seconds: float) -> object:
+        async with short.transaction_in_turn() as connection:
+            return await connection.scalar(text("SELECT 1 FROM pg_sleep(:seconds)"), {"seconds": seconds})
+
+    heap = asyncio.gather(*(slow(0.3) for _ in range(10)))
+    for _ in range(10):
+        assert await ask(short) == 1
+    assert not heap.done()
+    assert await heap == [1] * 10
+    too_many = await asyncio.gather(*(slow(0.9) for _ in range(12)), return_exceptions=True)
+    late = [one for one in too_many if isinstance(one, DatabaseUnavailable)]
+    assert late
+    assert all("more to do at once" in one.message for one in late)
+
+
+async def test_a_connection_kept_for_the_next_look_is_free_again_when_none_comes(short: Database) -> None:
+    session = await look(short, "SELECT pg_backend_pid()")
+    assert short.connections_in_use == 1
+    assert await look(short, "SELECT pg_backend_pid()") == session
+    async with asyncio.timeout(SOON):
+        while short.connections_in_use:  # noqa: ASYNC110 - of nobody who could tell
+            await asyncio.sleep(0.05)
+
+
+async def test_the_only_connection_is_kept_for_nobody(database_url: str) -> None:
+    database = Database(database_url, limits=SHORT, pool_size=1)
+    assert await look(database) == 1
+    assert database.connections_in_use == 0
+    await database.close()
+
+
+async def test_a_kept_connection_that_has_ended_is_not_asked(short: Database, database: Database) -> None:
+    session = await look(short, "SELECT pg_backend_pid()")
+    await ask(database, f"SELECT pg_terminate_backend({session})")
+    await asyncio.sleep(0.2)  # until this end of it has heard
+    assert await look(short, "SELECT pg_backend_pid()") != session
 
 
 async def test_a_lock_is_not_waited_for_for_ever(short: Database, database: Database) -> None:
@@ -190,8 +236,9 @@ async def test_both_ends_of_a_connection_notice_a_dead_peer(short: Database) -> 
     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
+@either_way
 async def test_a_password_or_a_name_that_holds_no_more_is_a_database_that_is_away(
-    postgres: EmbeddedPostgres, database_url: str
+    postgres: EmbeddedPostgres, database_url: str, ask: Ask
 ) -> None:
     for wrong in (database_url.replace(postgres.password, "old"), postgres.url("renamed")):
         database = Database(wrong, limits=SHORT)

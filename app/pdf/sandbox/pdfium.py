@@ -19,6 +19,7 @@ from app.pdf.sandbox.engine import (
 )
 from app.pdf.sandbox.extraction import comment_lines, text_of
 from app.pdf.sandbox.forms import Forms, is_filled_in, utf16
+from app.pdf.sandbox.mending import mended
 from app.pdf.sandbox.pictures import Picture, render
 
 DEEPEST_OUTLINE = 8
@@ -36,12 +37,13 @@ class Pdfium:
     name = "pdfium"
 
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
-        self._file = file
+        self._file: mmap.mmap | bytearray = file
         self._password = password
         try:
             self._load()
-        except pypdfium2.PdfiumError as error:
-            raise _verdict(error.err_code, file) from error
+        except Corrupted:
+            self._file = mended(file, password) or file
+            self._load()
         self.pages_total = len(self._document)
         is_dynamic = raw.FPDF_GetFormType(self._document.raw) == raw.FORMTYPE_XFA_FULL
         if is_dynamic and self.pages_total == 1:
@@ -49,7 +51,11 @@ class Pdfium:
 
     def _load(self) -> None:
         buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
-        self._document = pypdfium2.PdfDocument(buffer, password=self._password)
+        try:
+            self._document = pypdfium2.PdfDocument(buffer, password=self._password)
+        except pypdfium2.PdfiumError as error:
+            raise _verdict(error.err_code, self._file) from error
+        self._is_repaired = not raw.FPDF_DocumentHasValidCrossReferenceTable(self._document.raw)
         self._forms = Forms(self._document)
         self._pages_left = PAGES_OF_A_LOADING
 
@@ -60,7 +66,11 @@ class Pdfium:
             self._forms.close()
             self._document.close()
             self._load()
-        elif self._pages_left % PAGES_OF_A_MAPPING == 0 and hasattr(mmap, "MADV_DONTNEED"):
+        elif (
+            self._pages_left % PAGES_OF_A_MAPPING == 0
+            and hasattr(mmap, "MADV_DONTNEED")
+            and isinstance(self._file, mmap.mmap)
+        ):
             self._file.madvise(mmap.MADV_DONTNEED)
 
     def title(self) -> str:
@@ -81,6 +91,8 @@ class Pdfium:
             self._forget()
             with closing(self._document[number - 1]) as page:
                 found = text_of(page)
+                if not found.lines and self._is_repaired and raw.FPDFPage_CountObjects(page.raw) == 0:
+                    raise PageError  # blank, or what was drawn on it is gone: pypdf can tell
                 comments = comment_lines(page, found.lines)
                 if not is_filled_in(page):
                     found.lines += comments
@@ -114,7 +126,7 @@ class Pdfium:
             raise PageError from error
 
 
-def _verdict(code: int | None, file: mmap.mmap) -> Exception:
+def _verdict(code: int | None, file: mmap.mmap | bytearray) -> Exception:
     """pdfium's error code, as a verdict. Only in a fresh process is the code the last call's own."""
     match code:
         case raw.FPDF_ERR_SUCCESS:

@@ -9,7 +9,14 @@ from typing import Any
 import pypdf
 from pypdf.errors import DependencyError, FileNotDecryptedError, WrongPasswordError
 
-from app.errors import Corrupted, Encrypted, OutOfMemory, TooMuchText, UnsupportedEncryption
+from app.errors import (
+    Corrupted,
+    Encrypted,
+    OutOfMemory,
+    PDFIngestError,
+    TooMuchText,
+    UnsupportedEncryption,
+)
 from app.pdf.pages import Line, OutlineEntry
 from app.pdf.sandbox.engine import (
     GARBLED,
@@ -31,12 +38,10 @@ class PyPDF:
 
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
         try:
-            self._reader = pypdf.PdfReader(io.BytesIO(file), password=password)
+            self._reader = _reader(file, password)
             self.pages_total = len(self._reader.pages)
-        except (FileNotDecryptedError, WrongPasswordError) as error:
-            raise Encrypted from error
-        except (DependencyError, NotImplementedError) as error:
-            raise UnsupportedEncryption from error
+        except PDFIngestError:
+            raise
         except MemoryError as error:
             raise OutOfMemory from error
         except Exception as error:  # a parser in pure Python fails in every way there is
@@ -67,7 +72,10 @@ class PyPDF:
 
     def read_page(self, number: int) -> PageText:
         try:
-            text = self._reader.pages[number - 1].extract_text()
+            page = self._reader.pages[number - 1]
+            if "/Contents" in page and page.get_contents() is None:
+                raise PageError  # what was drawn on it is gone
+            text = page.extract_text()
         except MemoryError:
             raise
         except Exception as error:  # a parser in pure Python fails in every way there is
@@ -78,3 +86,13 @@ class PyPDF:
         lines = [Line(line) for line in text.split("\n") if line.strip()]
         is_garbled = garbage > GARBLED
         return PageText(lines if garbage <= ILLEGIBLE else [], is_scan=is_garbled, is_doubtful=is_garbled)
+
+
+def _reader(file: mmap.mmap, password: str | None) -> pypdf.PdfReader:
+    """Raises whatever pypdf does, but for encryption."""
+    try:
+        return pypdf.PdfReader(io.BytesIO(file), password=password)
+    except (FileNotDecryptedError, WrongPasswordError) as error:
+        raise Encrypted from error
+    except (DependencyError, NotImplementedError) as error:  # of a filter that it does not know, too
+        raise UnsupportedEncryption if file.find(b"/Encrypt") >= 0 else Corrupted from error
