@@ -45,7 +45,8 @@ async def open_space(database: Database, identity: EmbeddingIdentity) -> int:
         if EmbeddingIdentity(live.provider, live.model, live.dimensions) != identity:
             raise EmbeddingSpaceMismatch(_mismatch(live, identity))
         if not live.is_kept_apart:
-            await connection.execute(sql(f"SELECT keep_apart('{embeddings_table(live.id)}')"))
+            for statement in _keep_apart(embeddings_table(live.id)):
+                await connection.execute(sql(statement))
         return int(live.id)
 
 
@@ -75,18 +76,22 @@ async def _make_space(connection: AsyncConnection, identity: EmbeddingIdentity) 
     table = embeddings_table(space_id)
     for statement in (
         f"CREATE TABLE IF NOT EXISTS {table} (chunk_id uuid CONSTRAINT pk_{table} PRIMARY KEY, "
-        f"ingestion_id uuid NOT NULL, embedding halfvec({int(identity.dimensions)}) NOT NULL) "
-        f"WITH (fillfactor = {FILLED})",
+        f"ingestion_id uuid NOT NULL, embedding halfvec({int(identity.dimensions)}) NOT NULL)",
         # inline up to the page size, so that the exact path reads no TOAST: 4,000 dimensions are 8,008 bytes
         f"ALTER TABLE {table} ALTER COLUMN embedding SET STORAGE PLAIN",
         f"CREATE INDEX IF NOT EXISTS ix_{table}_ingestion_id ON {table} (ingestion_id)",
         f"CREATE INDEX IF NOT EXISTS ix_{table}_embedding ON {table} USING hnsw (embedding halfvec_ip_ops) "
         f"WITH (m = {LINKS})",
-        f"SELECT keep_apart('{table}')",
+        *_keep_apart(table),
         f"GRANT {RIGHTS_ON_VECTORS} ON {table} TO {TENANT_ROLE}",
     ):
         await connection.execute(sql(statement))
     return space_id
+
+
+def _keep_apart(table: str) -> tuple[str, str]:
+    """Statements by which its rows tell their collection, and are shown to who may see that."""
+    return f"ALTER TABLE {table} SET (fillfactor = {FILLED})", f"SELECT keep_apart('{table}')"
 
 
 def _name(identity: EmbeddingIdentity) -> str:
