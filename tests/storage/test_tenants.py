@@ -298,11 +298,19 @@ async def test_documents_of_the_landed_version_are_kept_apart(postgres: Embedded
     await run_sql(
         url,
         ROWS.replace("byte_size, queue)", "byte_size)").replace("1, queue", "1").replace("1, 'b1'\n", "1\n"),
+        "INSERT INTO embedding_spaces (provider, model, dimensions, is_live) VALUES ('test', 'model', 8, true)",
+        "CREATE TABLE embeddings_1 (chunk_id uuid PRIMARY KEY, ingestion_id uuid NOT NULL, embedding halfvec(8))",
+        STORED[0],
     )
     await run_alembic(url, command.upgrade, "head")
     database = Database(url)
+    assert await open_space(database, SPACE) == 1
     assert await names(database, A) == "1 2 4"
     assert await names(database, EVERYTHING) == " 1 2 3 4"
+    for reach, seen in ((A, "124"), (Reach(("b*",)), "3")):
+        assert await names(database, reach, "chunks", "text") == " ".join(seen)
+        vectors = await names(database, reach, "embeddings_1", "ingestion_id::text")
+        assert vectors == " ".join(sorted(str(document(name)) for name in seen))
     await database.close()
 
 
