@@ -298,8 +298,9 @@ async def test_documents_of_the_landed_version_are_kept_apart(postgres: Embedded
     await run_sql(
         url,
         ROWS.replace("byte_size, queue)", "byte_size)").replace("1, queue", "1").replace("1, 'b1'\n", "1\n"),
-        "INSERT INTO embedding_spaces (provider, model, dimensions, is_live) VALUES ('test', 'model', 8, true)",
-        "CREATE TABLE embeddings_1 (chunk_id uuid PRIMARY KEY, ingestion_id uuid NOT NULL, embedding halfvec(8))",
+        "INSERT INTO embedding_spaces (provider, model, dimensions, is_live)"
+        " VALUES ('test', 'model', 8, true)",
+        "CREATE TABLE embeddings_1 (chunk_id uuid, ingestion_id uuid, embedding halfvec(8))",
         STORED[0],
     )
     await run_alembic(url, command.upgrade, "head")
