@@ -10,7 +10,7 @@ The version before goes on, and finds more words known.
 from alembic import op
 
 revision = "20261128v"
-down_revision = "20261128t"
+down_revision = "20261128u"
 branch_labels = None
 depends_on = None
 
