@@ -90,7 +90,7 @@ async def ingest(locked: Served, document: dict[str, Any]) -> None:
 async def filled(locked: Served, root: httpx.AsyncClient, collection: str) -> Library:
     name = f"{collection}.pdf"
     ready = await upload(root, collection, (SAMPLES / "salt-marsh-article.pdf").read_bytes(), name)
-    failed = await upload(root, collection, b"%PDF-1.4 and nothing else", name)
+    failed = await upload(root, collection, (SAMPLES / "board-minutes-locked.pdf").read_bytes(), name)
     waiting = await upload(root, collection, (SAMPLES / "wildbienen.pdf").read_bytes(), name)
     for document in (ready, failed):
         await ingest(locked, document)
