@@ -74,10 +74,11 @@ SEE_EVERYTHING = {
     "pictures._password",
 }
 # Functions of storage that fetch, which no reach bounds: tasks once for all who ask, and kept apart in the
-# code (`progress.VisibleTasks`); what is out, for everybody.
+# code (`progress.VisibleTasks`); what is out, for everybody; what the sweeper asks, for nobody.
 FETCH_EVERYTHING = {
     *("tasks.list_task_statuses", "tasks.list_changes", "tasks.list_queue"),
     "outages.services_out",
+    *("__init__.holders", "sweep.find_leader", "sweep.count_due"),
 }
 MAY_READ_SETTINGS = {"main", "serve", "worker", "resources", "local", "config"}
 
