@@ -341,11 +341,14 @@ class _Extraction:
     def _resolve_ligatures(self, run: re.Match[str]) -> str:
         """pdfium turns right-to-left lines round, and with them what one glyph stands for.
 
-        Letters of one glyph have one place.
+        Letters of one glyph have one place. A word in pieces may be left as it is drawn, from the left.
         """
         places = self._character_boxes(self._at[run.start() : run.end()])
-        glyphs = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
-        return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
+        groups = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
+        glyphs = [(box, "".join(letter for _, letter in glyph)) for box, glyph in groups]
+        if _is_from_the_left(glyphs):
+            return "".join(letters for _, letters in reversed(glyphs))
+        return "".join(spelling(letters) for _, letters in glyphs)
 
     def _with_latin_onwards(self, text: str) -> str:
         """pdfium turns lines round by the word, Latin ones too, letters apart from digits: `320A Airbus`."""
@@ -473,6 +476,18 @@ class _Extraction:
                 is_hidden |= not any(_is_inside(span, box) for box in self._fields)
             marked.append(span._replace(is_hidden=True) if is_hidden else span)
         return marked
+
+
+def _is_from_the_left(glyphs: Sequence[tuple[Box, str]]) -> bool:
+    """Does a right-to-left word begin with its leftmost letter?
+
+    Marks stand anywhere, tails of letters reach below others; numbers do begin from the left.
+    """
+    if any(map(str.isdigit, "".join([letters for _, letters in glyphs]))):
+        return False
+    pairs = list(pairwise([box for box, letters in glyphs if letters.isalpha()]))
+    onwards = sum(one[0] < other[0] and one[2] < other[2] for one, other in pairs)
+    return onwards > sum(one[0] > other[0] and one[2] > other[2] for one, other in pairs)
 
 
 def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
