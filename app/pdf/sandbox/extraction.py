@@ -33,6 +33,8 @@ from app.pdf.text import spelling
 # Fewer characters on a page of pictures are a page number, not its text.
 SCARCE = 10
 PICTURES_OF_A_SCAN = 0.25
+# Lines and curves, together: the letters of ten words that are drawn as outlines, without a font, have more.
+STROKES_OF_WORDS = 500
 # Invisible text over so much picture is what OCR found in it; elsewhere it is hidden.
 PICTURES_UNDER_OCR = 0.5
 # Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?
@@ -249,6 +251,7 @@ class _Extraction:
         shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
         is_scan = is_scarce and share > PICTURES_OF_A_SCAN
         lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
+        is_scan |= is_scarce and strokes_of(self._page) > STROKES_OF_WORDS
         is_garbled = garbage > GARBLED
         is_doubtful = is_garbled or (not spans and self._may_hold_text())
         return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_doubtful)
@@ -483,11 +486,15 @@ def _is_from_the_left(glyphs: Sequence[tuple[Box, str]]) -> bool:
 
     Marks stand anywhere, tails of letters reach below others; numbers do begin from the left.
     """
-    if any(map(str.isdigit, "".join([letters for _, letters in glyphs]))):
+    boxes = [box for box, letters in glyphs if letters.isalpha()]
+    if len(boxes) < 2 or any(map(str.isdigit, "".join([letters for _, letters in glyphs]))):
         return False
-    pairs = list(pairwise([box for box, letters in glyphs if letters.isalpha()]))
-    onwards = sum(one[0] < other[0] and one[2] < other[2] for one, other in pairs)
-    return onwards > sum(one[0] > other[0] and one[2] > other[2] for one, other in pairs)
+    (left, top, right, bottom), last = boxes[0], boxes[-1]
+    # Sideways, or as it should be.
+    if last[0] + last[2] - left - right <= abs(last[1] + last[3] - top - bottom):
+        return False
+    onwards = sum(one[0] < other[0] and one[2] < other[2] for one, other in pairwise(boxes))
+    return onwards > sum(one[0] > other[0] and one[2] > other[2] for one, other in pairwise(boxes))
 
 
 def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
@@ -597,6 +604,12 @@ def picture_share(page: pypdfium2.PdfPage) -> float:
             covered += width * height
     area = (page_right - page_left) * (page_top - page_bottom)
     return float(min(covered / max(area, 1), 1.0))
+
+
+def strokes_of(page: pypdfium2.PdfPage) -> int:
+    """Of how many lines and curves the drawings of the page are made."""
+    drawn = islice(page.get_objects([raw.FPDF_PAGEOBJ_PATH], max_depth=4), MOST_OBJECTS_SEARCHED)
+    return sum(raw.FPDFPath_CountSegments(path.raw) for path in drawn)
 
 
 def _holds_picture(page: pypdfium2.PdfPage, form: pypdfium2.PdfObject) -> bool:
