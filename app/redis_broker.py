@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from kombu.connection import Connection
 from kombu.transport import redis, virtual
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 log = structlog.get_logger(__name__)
 
@@ -33,14 +33,23 @@ def warn_of_eviction(broker: Connection) -> None:
 
 
 class KeepingQoS(redis.QoS):
-    """Has a message worked on that Redis did not let it write down: it is full, read-only or silent.
+    """Goes on when Redis does not let it write down what it hands out or what is done.
 
-    kombu's own raises there, and the message, which is in no list any more, is gone.
+    kombu's own raises there.
     """
 
     def append(self, message: Any, delivery_tag: str) -> None:
+        """By a Redis that is full, read-only or silent; in no list any more, the message would be gone."""
         try:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
             log.warning("Redis has not noted that a message was handed out", error=type(error).__name__)
             virtual.QoS.append(self, message, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def ack(self, delivery_tag: str) -> None:
+        """Refused, as by a read-only Redis, it ended the worker. It is handed out again, and found done."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            log.warning("Redis has not noted that a message is done", error=type(error).__name__)
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]

@@ -13,8 +13,11 @@ from uuid import uuid4
 import pytest
 import redis
 from celery import Celery
+from kombu.connection import Connection
+from kombu.transport import redis as kombu_redis
 
 from app.local.embedded import EmbeddedPostgres, EmbeddedValkey
+from app.redis_broker import KeepingQoS
 from app.storage.database import Database
 from tests.databases import migrated
 from tests.processes import WorkerProcess
@@ -98,6 +101,24 @@ def silent(broker: redis.Redis) -> Iterator[None]:
     broker.client_pause(60_000, all=False)
     yield
     broker.client_unpause()
+
+
+def test_a_redis_that_does_not_take_an_acknowledgement_ends_nobody(
+    broken: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kombu_redis.Channel, "QoS", KeepingQoS)
+    with Connection(broken.url) as connection, redis.Redis.from_url(broken.url) as broker:
+        queue = connection.SimpleQueue("told")
+        queue.put({"told": 1})
+        message = queue.get(timeout=10)
+        with without_replicas(broker):
+            message.ack()
+        assert message.acknowledged
+        assert broker.hlen("unacked") == 1, "it is handed out again"
+        queue.put({"told": 2})
+        queue.get(timeout=10).ack()
+        assert broker.hlen("unacked") == 1
+        queue.close()
 
 
 @pytest.mark.heavy

@@ -22,7 +22,7 @@ class Alive(BaseModel):
     status: Literal["alive"] = Field("alive", description="Always `alive`.")
 
 
-Degraded = Literal["broker", "embedder", "file_store", "workers"]
+Degraded = Literal["broker", "embedder", "file_store", "tenant_role", "workers"]
 
 
 class ServiceOutage(Shown):
@@ -56,13 +56,14 @@ class Ready(BaseModel):
     status: Literal["ready"] = Field("ready", description="Always `ready`; else the answer is a 503.")
     degraded: list[Degraded] = Field(
         description="What is down without being missed yet: work starts later, and without `embedder` a "
-        "search answers from words. `workers`: documents wait that no worker has asked for in 30 seconds."
+        "search answers from words. `workers`: documents wait that no worker has asked for in 30 seconds. "
+        "`tenant_role`: requests of keys and tokens that are bound to collections get 503."
     )
     sandbox: str = Field(
         description="How far the processes that read PDFs are confined, tried at start: `full`, "
         "`partial (what is missing)` or `none`."
     )
-    outages: list[ServiceOutage] = Field(description="Why and since when, for what work waits for.")
+    outages: list[ServiceOutage] = Field(description="Why and since when, for all of it but the broker.")
     pauses: list[ServicePause] = Field(
         default_factory=list,
         exclude_if=_is_empty,

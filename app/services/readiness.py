@@ -3,19 +3,27 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 import structlog
 
 from app.embeddings.base import URGENT_SECONDS
-from app.errors import SandboxIncomplete, Unreadable
+from app.errors import SandboxIncomplete, TenantRoleMissing, Unreadable
 from app.pdf.escapes import verdict
 from app.pdf.reader import PDFReader
 from app.services.fresh import look_at_error
 from app.storage.database import Database
 from app.storage.embedding_budget import Pause, find_pause
 from app.storage.outages import Outage, list_outages
-from app.storage.readiness import is_behind, is_read_only, read_left_since, read_live_space, read_revision
+from app.storage.readiness import (
+    has_tenant_role,
+    is_behind,
+    is_read_only,
+    read_left_since,
+    read_live_space,
+    read_revision,
+)
 
 CHECK_SECONDS = 2.0
 READ_ONLY = "The database takes no writes: DATABASE_URL leads to a standby, or it was set to read only."
@@ -89,6 +97,8 @@ async def _ask_database(database: Database, space_id: int) -> Readiness:
         outages = await list_outages(connection)
         if not outages and (since := await read_left_since(connection)):
             outages = [Outage("workers", NO_WORKER, since)]
+        if not await has_tenant_role(connection):
+            outages.append(Outage("tenant_role", TenantRoleMissing().message, datetime.now(UTC)))
         pause = await find_pause(connection)
     degraded = {outage.service for outage in outages}
     if pause and pause.urgent_seconds > URGENT_SECONDS:

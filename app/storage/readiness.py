@@ -8,6 +8,7 @@ from pathlib import Path
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.storage.reach import TENANT_ROLE
 from app.storage.runs.conditions import IS_DUE
 
 WORKERS_SILENT_SECONDS = 30  # a message for a worker that is there is answered in one
@@ -52,6 +53,18 @@ async def read_revision(connection: AsyncConnection) -> str | None:
 async def is_read_only(connection: AsyncConnection) -> bool:
     """Whether the server takes no writes: a standby, or set so."""
     return bool(await connection.scalar(text("SELECT current_setting('transaction_read_only')::boolean")))
+
+
+async def has_tenant_role(connection: AsyncConnection) -> bool:
+    """Whether requests of bound keys can be answered: the role is there, ours to take, and has its rights."""
+    found = await connection.scalar(
+        text(
+            "SELECT pg_has_role(session_user, oid, 'MEMBER')"
+            " AND has_table_privilege(oid, 'documents', 'SELECT') FROM pg_roles WHERE rolname = :role"
+        ),
+        {"role": TENANT_ROLE},
+    )
+    return bool(found)
 
 
 async def read_live_space(connection: AsyncConnection) -> int | None:

@@ -8,7 +8,8 @@ import { sentence } from "./tasks-view.js";
 const EVERY = 4000;
 const SVG = "http://www.w3.org/2000/svg";
 const DOWN = { broker: "The queue cannot be reached; work starts later.", embedder: "The embedder is out; searches are answered from words, and work waits.",
-  file_store: "The file store is out; work waits.", workers: "Documents wait, and no worker takes them up." };
+  file_store: "The file store is out; work waits.", workers: "Documents wait, and no worker takes them up.",
+  tenant_role: "Keys that are bound to collections open nothing: run `pdf-ingest migrate`." };
 
 class HealthView extends HTMLElement {
   connectedCallback() {

@@ -107,6 +107,21 @@ async def test_work_that_no_worker_asks_for_is_told(database: Database, space_id
     await do("DELETE FROM ingestions")
 
 
+async def test_a_role_without_its_rights_is_told(database: Database, space_id: int) -> None:
+    """As of a database that was restored, and not migrated."""
+
+    async def do(statement: str) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(text(statement))
+
+    await do("REVOKE SELECT ON documents FROM pdf_ingest_tenant")
+    readiness = await check_readiness(database, space_id, broker_is_up)
+    await do("GRANT SELECT ON documents TO pdf_ingest_tenant")
+    assert (readiness.faults, readiness.degraded) == ({}, ["tenant_role"])
+    assert "pdf-ingest migrate" in readiness.outages[0].reason
+    assert (await check_readiness(database, space_id, broker_is_up)).degraded == []
+
+
 async def test_a_broker_that_hangs_delays_the_answer_by_two_seconds_at_most(
     database: Database, space_id: int
 ) -> None:
