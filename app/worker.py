@@ -40,6 +40,7 @@ from app.errors import (
 )
 from app.logs import configure_logging, sane_request_id
 from app.metrics import forget_counts, serve_counts
+from app.prefork_pool import keep_results
 from app.redis_broker import keep_messages, warn_of_eviction
 from app.resources import open_rag_service, require_sandbox
 from app.services.progress import ingestion_id_of
@@ -86,6 +87,7 @@ celery_app = new_celery(
     },
 )
 keep_messages()
+keep_results()
 bridge = Bridge(soft_limit_seconds=settings.task_soft_limit_seconds)
 
 

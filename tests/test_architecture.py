@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "serve": {"main", "config", "logs", "metrics"},
     "worker": {
         *("bridge", "logs", "metrics", "redis_broker", "resources", "services", "task_queue", "config"),
-        "errors",
+        *("errors", "prefork_pool"),
     },
 }
 
@@ -44,7 +44,7 @@ BORDERS = {
     "sqlalchemy": {"storage", "resources"},
     "asyncpg": {"storage", "local"},  # of local: chaos looks at the rows from outside
     "alembic": {"local"},
-    "celery": {"worker", "task_queue"},
+    "celery": {"worker", "task_queue", "prefork_pool"},
     "kombu": {"task_queue", "redis_broker"},
     "fastapi": {"api", "main", "serve"},
     "starlette": {"api", "main", "local"},  # of local: the embedder that chaos breaks
@@ -74,10 +74,11 @@ SEE_EVERYTHING = {
     "pictures._password",
 }
 # Functions of storage that fetch, which no reach bounds: tasks once for all who ask, and kept apart in the
-# code (`progress.VisibleTasks`); what is out, for everybody.
+# code (`progress.VisibleTasks`); what is out, for everybody; what the sweeper asks, for nobody.
 FETCH_EVERYTHING = {
     *("tasks.list_task_statuses", "tasks.list_changes", "tasks.list_queue"),
     "outages.services_out",
+    *("__init__.holders", "sweep.find_leader", "sweep.count_due"),
 }
 MAY_READ_SETTINGS = {"main", "serve", "worker", "resources", "local", "config"}
 

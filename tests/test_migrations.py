@@ -131,9 +131,7 @@ async def test_rows_of_the_version_before_are_gone_on_with(postgres: EmbeddedPos
     database = Database(url)
     async with database.autocommit() as connection:
         assert await sweep.files_to_delete(connection, 10) == ["old.pdf"]
-        lost = [
-            LostLease(row.id, row.lease_epoch, is_own_death=True) for row in await runs.holders(connection)
-        ]
+        lost = [LostLease(row.id, row.lease_epoch, is_own_death=True) for row in await runs.holders(database)]
         (again,) = await runs.requeue_lost(connection, space_id=1, lost=lost)
         assert again.pause_seconds == 0
         assert await runs.claim_next(connection, "next") is None, "they wait for their own messages"

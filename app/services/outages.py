@@ -68,6 +68,8 @@ class Outages:
 
     async def probe(self) -> None:
         """Try what is out and due for a try; what works again is an outage no more."""
+        if not await self.has_any():
+            return
         async with self._database.autocommit() as connection:
             services = await outages.take_probes(connection)
         for service in services:

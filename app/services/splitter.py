@@ -20,7 +20,7 @@ from app.services.encoding import Encoded, Encoder
 from app.services.headers import header
 from app.storage.chunks import Chunk
 
-_VERSION = 1  # raised by every change of this file that cuts the same pages otherwise
+_VERSION = 2  # raised by every change of this file that cuts the same pages otherwise
 
 _CARRY_SHARE = 4  # a rest under a quarter of the limit goes into the next page's or section's first chunk
 _HEADER_SHARE = 4  # a header is cut to a quarter of the limit
@@ -33,6 +33,9 @@ _SENTENCE_END = re.compile(
     r"""(?:(?<!\b\w)(?<!\b[A-Z][a-z])\.|[!?…])["'”’)\]]*(?=\s+[^\sa-z])|[。！？][”’」』）]*"""  # noqa: RUF001 - of other scripts
 )
 _NOT_SPACE = re.compile(r"\S")
+_LONGEST_HEAD = 60
+_DATE = re.compile(r"\b(?:[A-Z][a-z]{2,8}\.? [0-3]?\d,?|(?:19|20)\d\d)\b,?")
+_DIGIT = re.compile(r"\d")
 
 
 @dataclass(slots=True)
@@ -264,12 +267,43 @@ def _best_end(window: str, reach: int) -> int:
             return match.end()
     line_end = window.rfind("\n", floor, reach + 1)
     if line_end > floor:
-        return len(window[:line_end].rstrip())
+        return len(window[: _before_heads(window, line_end, floor)].rstrip())
     kept = window[:reach]
     if not kept[-1].isspace() and not window[reach : reach + 1].isspace():
         kept = kept.rsplit(maxsplit=1)[0]
     end = len(kept.rstrip())
     return end if end > floor else reach
+
+
+def _before_heads(window: str, end: int, floor: int) -> int:
+    """The end of the line before those which lead to what comes next: "Assets:", or the head of a table."""
+    following, is_head = window[end + 1 :].partition("\n")[0], False
+    above = window.rfind("\n", floor, end)
+    while above > floor:
+        line = window[above + 1 : end]
+        if not (_leads_to(line, following) or (is_head and "\t" not in line and _is_head(line))):
+            return end
+        end, following, is_head = above, line, True
+        above = window.rfind("\n", floor, end)
+    return end
+
+
+def _leads_to(line: str, following: str) -> bool:
+    return line.endswith(":") or (
+        "\t" in following and _DIGIT.search(following) is not None and _is_head(line)
+    )
+
+
+def _is_head(line: str) -> bool:
+    return (
+        not _has_figures(line)
+        and ("\t" in line or len(line) <= _LONGEST_HEAD)
+        and any(map(str.isalnum, line))
+    )
+
+
+def _has_figures(line: str) -> bool:
+    return _DIGIT.search(_DATE.sub("", line)) is not None
 
 
 def _is_inside_row(window: str, end: int) -> bool:

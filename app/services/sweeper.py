@@ -24,7 +24,6 @@ from app.storage import embedding_cache, outbox, runs, sweep
 from app.storage.collections import forget_deletions
 from app.storage.database import Database
 from app.storage.files import FileStore
-from app.storage.outages import list_outages
 from app.storage.runs import LostLease
 from app.storage.runs.conditions import LEASE_SECONDS
 
@@ -153,9 +152,9 @@ class Sweeper:
             await backfill(self.database, *self.duties)
 
     async def _lead(self) -> float | None:
-        async with self.database.autocommit() as connection:
-            seconds, leader = None, await sweep.find_leader(connection)
-            if leader in (None, self._holder) or self.processes.is_dead(leader):
+        seconds, leader = None, await sweep.find_leader(self.database)
+        if leader in (None, self._holder) or self.processes.is_dead(leader):
+            async with self.database.autocommit() as connection:
                 seconds = await sweep.lead(connection, self._holder, dead_leader=leader)
         self._is_leader = seconds is not None
         return seconds
@@ -172,12 +171,13 @@ class Sweeper:
         waiting_messages = await self.queue.length()
         if waiting_messages is None:
             return
+        waiting, quick = await sweep.count_due(self.database)
+        if not waiting or await self.outages.has_any():
+            return
         async with self.database.autocommit() as connection:
-            if await list_outages(connection):
-                return
             # A killed worker takes messages with it, and redeliveries make the queue look full enough.
             begun = await sweep.mark_announced(connection, MESSAGES_PER_SWEEP, is_begun=True)
-            missing = await sweep.count_due(connection) - waiting_messages - len(begun)
+            missing = quick - waiting_messages - len(begun)
             new = (
                 await sweep.mark_announced(connection, min(missing, MESSAGES_PER_SWEEP))
                 if missing > 0
@@ -239,8 +239,7 @@ class Sweeper:
 
 async def find_lost(database: Database, processes: Processes) -> list[LostLease]:
     """The leases of dead holders."""
-    async with database.autocommit() as connection:
-        held = await runs.holders(connection)
+    held = await runs.holders(database)
     if not lost_leases(processes, held):
         return []
     await asyncio.sleep(DYING_SECONDS)

@@ -6,6 +6,7 @@ search.py.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import select, text
@@ -14,6 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.pdf.pages import Box
 from app.storage import models
 from app.storage.doomed import stays
+
+# Dimensions of vectors whose rows have their collection's number. When a document moves, each is written
+# again, in its own page (spaces.py). Of wider ones no page has room for two: they would be linked anew.
+MOST_NUMBERED: Final = 1_999
 
 
 @dataclass(frozen=True, slots=True)

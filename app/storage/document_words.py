@@ -22,12 +22,12 @@ FIRST_PAGE_CHUNKS: Final = 20
 
 # What to return of `ingestions` as the CTE `version`; :name is that of the file, in canonical form.
 VERSION: Final = f"""
-    ingestions.id AS version_id, chunks, CAST(:name AS text) AS name,
+    ingestions.id AS version_id, rows_collection_id AS collection_id, chunks, CAST(:name AS text) AS name,
     CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
 """
 
 _WORDS: Final = f"""
-    SELECT version_id, lexeme, max(share), bool_or(is_on_first_page) FROM (
+    SELECT version_id, collection_id, lexeme, max(share), bool_or(is_on_first_page) FROM version JOIN (
         SELECT version_id, lexeme, count(*)::real / chunks AS share, false AS is_on_first_page
         FROM version JOIN chunks chunk ON ingestion_id = version_id, unnest(tsv)
         GROUP BY version_id, chunks, lexeme HAVING count(*) >= greatest(2, {LEAST_SHARE} * chunks)
@@ -39,10 +39,10 @@ _WORDS: Final = f"""
         UNION ALL
         SELECT version_id, lexeme, 1, false
         FROM version, unnest({text_search_vector("config", "name")})
-    ) word
-    GROUP BY version_id, lexeme
+    ) word USING (version_id)
+    GROUP BY version_id, collection_id, lexeme
 """
-_INSERT: Final = "INSERT INTO document_words (ingestion_id, lexeme, share, is_on_first_page)"
+_INSERT: Final = "INSERT INTO document_words (ingestion_id, collection_id, lexeme, share, is_on_first_page)"
 INSERT_WORDS: Final = f"{_INSERT} {_WORDS} ON CONFLICT DO NOTHING"
 
 
@@ -58,7 +58,9 @@ async def count_words(connection: AsyncConnection, ingestion_id: UUID, name: str
             ), version AS (
                 UPDATE ingestions SET has_counted_words = true FROM document WHERE ingestions.id = :id
                 RETURNING {VERSION}
-            ), word (version_id, lexeme, share, is_on_first_page) AS MATERIALIZED ({_WORDS}), gone AS (
+            ), word (version_id, collection_id, lexeme, share, is_on_first_page) AS MATERIALIZED (
+                {_WORDS}
+            ), gone AS (
                 DELETE FROM document_words old USING version WHERE ingestion_id = version_id
                     AND NOT EXISTS (SELECT FROM word WHERE word.lexeme = old.lexeme)
             )

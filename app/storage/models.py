@@ -100,6 +100,8 @@ class Ingestion(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     document_id: Mapped[UUID] = mapped_column(index=True)
+    # The document's collection, from when a worker begins: all its rows have it. A trigger follows moves.
+    rows_collection_id: Mapped[UUID | None]
     filename: Mapped[str]
     title: Mapped[str | None]
     sha256: Mapped[bytes] = mapped_column(LargeBinary, index=True)
@@ -194,6 +196,7 @@ class Chunk(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     ingestion_id: Mapped[UUID] = mapped_column(ForeignKey("ingestions.id"))
+    collection_id: Mapped[UUID | None]  # as its run has it
     ordinal: Mapped[int]
     page_start: Mapped[int]
     page_end: Mapped[int]
@@ -221,6 +224,7 @@ class DocumentWord(Base):
 
     ingestion_id: Mapped[UUID] = mapped_column(primary_key=True)
     lexeme: Mapped[str] = mapped_column(primary_key=True)
+    collection_id: Mapped[UUID | None]  # as its run has it
     share: Mapped[float] = mapped_column(REAL)
     is_on_first_page: Mapped[bool]
     text_share: Mapped[float | None] = mapped_column(REAL)

@@ -30,8 +30,9 @@ FEW_HITS: Final = 3
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
 FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
 
-# Documents of a long list that are looked at for one word, those with most of it first.
-LISTED_DOCUMENTS: Final = 500
+# Documents of a long list that are looked at for one word, those with most of it first: now and then the best
+# have a good deal of every word and most of none, and are not among 500.
+LISTED_DOCUMENTS: Final = 1_000
 
 # Documents of a long list that are weighed by all words, those with most of the best words first.
 WEIGHED_DOCUMENTS: Final = 100
@@ -51,7 +52,7 @@ LISTED_CHUNKS: Final = 200
 COMPARED_CHUNKS: Final = 200
 
 # Pages of the table of vectors that tell how near just any chunk is: 300 of 256 dimensions.
-SAMPLE_PAGES: Final = 20
+SAMPLE_PAGES: Final = 40
 
 
 def listing(visible: Visible) -> str:
@@ -267,7 +268,8 @@ class Ranking:
         if self._space_id is None:
             evident, most = _EVIDENT_BY_WORDS, _ALL_PARTS - self._vector_weight
         else:
-            evident, most = _EVIDENT.replace("{vectors}", embeddings_table(self._space_id)), _ALL_PARTS
+            evident = _EVIDENT.replace("{vectors}", embeddings_table(self._space_id))
+            evident, most = evident.replace("{space_id}", str(int(self._space_id))), _ALL_PARTS
         least = LEAST_EVIDENCE if self._question.words else 0
         return f"{evident}, {_FOUND.format(least=least, most=most)}"
 
@@ -302,7 +304,7 @@ _FEW: Final = "considered AS NOT MATERIALIZED (SELECT * FROM visible)"
 _MANY: Final = f"""
     holding AS (
         SELECT ingestion_id, word, max(rarity * sqrt(share)) AS about FROM word CROSS JOIN LATERAL (
-            SELECT ingestion_id, share FROM document_words WHERE document_words.lexeme = word.lexeme
+            SELECT ingestion_id, share FROM word_shares WHERE word_shares.lexeme = word.lexeme
             ORDER BY share DESC LIMIT {LISTED_DOCUMENTS}
         ) document GROUP BY ingestion_id, word
     ), likely AS MATERIALIZED (
@@ -412,10 +414,7 @@ _EVIDENT: Final = f"""
         )) AS similarity
         FROM best LEFT JOIN nearest USING (chunk_id)
     ), usual AS MATERIALIZED (
-        SELECT coalesce(avg(-(embedding <#> CAST(:vector AS halfvec))), 0) AS similarity
-        FROM {{vectors}} TABLESAMPLE SYSTEM (
-            least(100, 100.0 * {SAMPLE_PAGES} / greatest(1, pg_relation_size('{{vectors}}') / 8192))
-        ) REPEATABLE (0)
+        SELECT usual_similarity({{space_id}}, CAST(:vector AS halfvec), {SAMPLE_PAGES}) AS similarity
     ), near AS (
         SELECT compared.*, greatest(0,
             (compared.similarity - usual.similarity) / nullif(1 - usual.similarity, 0)

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.storage.database import Database
 from app.storage.runs.conditions import IS_DUE, IS_LANE_FREE, IS_SLOW, IS_UNCLAIMED, RUNNING
 
 # Of what is slow, the first ones are next as soon as the slow lane is free.
@@ -30,12 +31,12 @@ MAX_DELETE_PAUSE_SECONDS = 3600
 OUR_KEY = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.pdf(#[0-9]+)?$"
 
 
-async def find_leader(connection: AsyncConnection) -> str | None:
+async def find_leader(database: Database) -> str | None:
     """The holder that leads; None when nobody does."""
-    holder: str | None = await connection.scalar(
-        text("SELECT holder FROM leaders WHERE duty = 'sweep' AND expires_at >= clock_timestamp()")
+    found = await database.fetch(
+        "SELECT holder FROM leaders WHERE duty = 'sweep' AND expires_at >= clock_timestamp()"
     )
-    return holder
+    return found[0].holder if found else None
 
 
 async def lead(connection: AsyncConnection, holder: str, dead_leader: str | None = None) -> float | None:
@@ -59,10 +60,13 @@ async def lead(connection: AsyncConnection, holder: str, dead_leader: str | None
     return seconds
 
 
-async def count_due(connection: AsyncConnection) -> int:
-    """How many ingestions wait for a worker: as many messages should be in the queue."""
-    due = text(f"SELECT count(*) FROM ingestions WHERE {IS_DUE} AND NOT {IS_SLOW}")
-    return await connection.scalar(due) or 0
+async def count_due(database: Database) -> tuple[int, int]:
+    """How many ingestions wait for a worker, and without the slow ones: so many messages should there be."""
+    (due,) = await database.fetch(
+        f"SELECT count(*) AS waiting, count(*) FILTER (WHERE NOT {IS_SLOW}) AS quick"
+        f" FROM ingestions WHERE {IS_DUE}"
+    )
+    return due.waiting, due.quick
 
 
 async def mark_announced(

@@ -22,6 +22,7 @@ RIGHTS: Final = {
     "collection_deletions": "SELECT, INSERT",
     "chunks": "SELECT, DELETE",
     "chunk_words": "SELECT",
+    "word_shares": "SELECT",
     "document_words": "SELECT, INSERT, UPDATE, DELETE",
     "files_to_delete": "SELECT, INSERT",
 }

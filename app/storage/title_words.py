@@ -54,10 +54,10 @@ _STORE_TITLE: Final = sql(f"""
         UPDATE ingestions SET has_counted_title = true FROM document
         WHERE id = ANY (ARRAY[live_ingestion_id, latest_ingestion_id])
             AND (id = live_ingestion_id OR {IS_OPEN}) AND has_counted_words
-        RETURNING id AS version_id,
+        RETURNING id AS version_id, rows_collection_id AS collection_id,
             CAST(coalesce(text_search_config, '{CONFIG_OF_OLD}') AS regconfig) AS config
     ), word AS MATERIALIZED (
-        SELECT version_id, lexeme
+        SELECT version_id, collection_id, lexeme
         FROM version, unnest({text_search_vector("config", "CAST(:words AS text)")})
     ), gone AS (
         DELETE FROM document_words old USING version WHERE text_share = 0 AND {_IS_GONE}
@@ -65,8 +65,8 @@ _STORE_TITLE: Final = sql(f"""
         UPDATE document_words old SET share = text_share, text_share = NULL
         FROM version WHERE text_share > 0 AND {_IS_GONE}
     )
-    INSERT INTO document_words (ingestion_id, lexeme, share, is_on_first_page, text_share)
-    SELECT version_id, lexeme, 1, false, 0 FROM word
+    INSERT INTO document_words (ingestion_id, collection_id, lexeme, share, is_on_first_page, text_share)
+    SELECT version_id, collection_id, lexeme, 1, false, 0 FROM word
     ON CONFLICT (ingestion_id, lexeme) DO UPDATE
         SET share = 1, text_share = coalesce(document_words.text_share, document_words.share)
 """)

@@ -81,25 +81,15 @@ _FIND_WORDS: Final = f"""
             ) ELSE {COUNTED_CHUNKS} END AS rare OFFSET 0
         ) rare
     ), counted AS MATERIALIZED (
-        SELECT lexeme, tsquery, (SELECT count(*) FROM (
-            SELECT FROM document_words WHERE document_words.lexeme = lexeme.lexeme
-            LIMIT {COUNTED_DOCUMENTS}
-        ) document) AS documents FROM lexeme
+        SELECT lexeme, tsquery, documents FROM lexeme
+            JOIN documents_of_words(ARRAY(SELECT lexeme FROM lexeme), {COUNTED_DOCUMENTS}) USING (lexeme)
     ), phrase AS (
         SELECT number, string_agg('(' || CAST(query AS text) || ')', ' | ') AS tsquery
         FROM unnest(CAST(:phrases AS text[])) WITH ORDINALITY AS asked(phrase, number),
             ({CONFIGS_IN_USE}) AS used, LATERAL (SELECT {phrase_query("config", "phrase")} AS query) made
         WHERE numnode(query) > 0 GROUP BY number
     )
-    SELECT position, asked.word, lexeme, tsquery,
-        CASE WHEN documents < {COUNTED_DOCUMENTS} THEN documents ELSE greatest(documents, (
-            SELECT max(share)
-                * (SELECT reltuples FROM pg_class WHERE oid = CAST('document_words' AS regclass))
-            FROM pg_stats, unnest(CAST(CAST(most_common_vals AS text) AS text[]), most_common_freqs)
-                AS common(value, share)
-            WHERE schemaname = current_schema() AND tablename = 'document_words' AND attname = 'lexeme'
-                AND value = lexeme
-        )) END AS documents,
+    SELECT position, asked.word, lexeme, tsquery, documents,
         coalesce(measured.share, 1) AS share, coalesce(chunks_total, 0) AS chunks_total,
         (SELECT tsquery FROM phrase WHERE number = 1) AS whole,
         (SELECT string_agg('(' || tsquery || ')', ' & ') FROM phrase WHERE number > 1) AS quoted

@@ -188,6 +188,25 @@ def test_rows_of_a_table_stay_whole() -> None:
     assert [row for chunk in chunks for row in chunk.text.split("\n")] == rows
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        ["Operating activities:"],
+        ["In millions\t2024\t2023"],
+        ["Three months ended", "June 30, 2024\tJune 30, 2023"],
+    ],
+    ids=["colon", "years", "two lines"],
+)
+def test_a_chunk_does_not_end_with_the_head_of_what_follows(head: list[str]) -> None:
+    splitter = Splitter(TOKENIZERS["built_in_tokenizer"], 100)
+    rows = [f"Net sales of books {number}\t{number}\t{number + 7}" for number in range(10, 40)]
+    for place in range(2, 22):
+        chunks = [chunk.text for chunk in split([page(1, *rows[:place], *head, *rows[place:])], splitter)]
+        (holding,) = [text for text in chunks if head[-1] in text]
+        assert not holding.endswith(head[-1])
+        assert "\n".join(head) in holding
+
+
 def test_lines_are_joined_by_newlines_and_blank_ones_left_out() -> None:
     (chunk,) = split([page(1, "First line", "", "  \t", "second line")])
     assert chunk.text == "First line\nsecond line"

@@ -156,12 +156,20 @@ class Workshop:
 
     async def begin(self, ingestion_id: UUID) -> Lease:
         """As a worker: take the lease and read the first page."""
+        lease = await self.claim(ingestion_id)
+        await self.begin_reading(lease)
+        return lease
+
+    async def claim(self, ingestion_id: UUID) -> Lease:
         async with self.database.autocommit() as connection:
             lease = await runs.claim(connection, ingestion_id, "test")
-            assert lease is not None
-            facts = DocumentFacts(engine="pdfium", pages_total=3, title="Title")
-            await runs.begin(connection, lease, self.space_id, facts, "recipe")
+        assert lease is not None
         return lease
+
+    async def begin_reading(self, lease: Lease) -> None:
+        facts = DocumentFacts(engine="pdfium", pages_total=3, title="Title")
+        async with self.database.autocommit() as connection:
+            await runs.begin(connection, lease, self.space_id, facts, "recipe")
 
     async def store(self, lease: Lease, first: int = 0, count: int = 2) -> None:
         chunks = [

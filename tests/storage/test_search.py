@@ -524,6 +524,19 @@ async def test_a_search_needs_no_statistics(postgres: EmbeddedPostgres) -> None:
     await database.close()
 
 
+async def test_statistics_know_more_than_the_thousand_words_that_postgres_keeps_unasked(
+    library: Library,
+) -> None:
+    async with library.database.transaction() as connection:
+        known = await connection.scalar(
+            text("""
+                SELECT cardinality(most_common_elem_freqs) FROM pg_stats
+                WHERE tablename = 'chunks' AND attname = 'tsv'
+            """)
+        )
+    assert known > 1_200
+
+
 @pytest.mark.heavy
 async def test_sixty_thousand_chunks_while_a_third_of_the_reports_is_replaced(
     postgres: EmbeddedPostgres,

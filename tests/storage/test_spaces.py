@@ -57,6 +57,21 @@ async def test_a_space_is_a_table_with_an_index_on_vectors_and_one_on_ingestions
     assert "UNIQUE INDEX" in indexes
 
 
+async def test_a_table_that_a_version_before_made_is_kept_apart_when_it_is_opened(fresh: Database) -> None:
+    """Beside this version, after its migration."""
+    table = embeddings_table(await open_space(fresh, SMALL))
+    async with fresh.transaction() as connection:
+        await connection.execute(text(f"DROP POLICY reach ON {table}"))
+        await connection.execute(text(f"ALTER TABLE {table} DROP COLUMN collection_id"))
+        await connection.execute(text(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"))
+    for _ in range(2):
+        await open_space(fresh, SMALL)
+        async with fresh.transaction() as connection:
+            await connection.execute(text(f"SELECT collection_id FROM {table}"))
+            with_policy = text("SELECT relrowsecurity FROM pg_class WHERE relname = :table")
+            assert await connection.scalar(with_policy, {"table": table})
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import Cancelled, LeaseLost, PDFIngestError, Superseded, WorkerLost
 from app.storage.chunks import without_chunks
+from app.storage.database import Database
 from app.storage.doomed import stays
 from app.storage.models import Ingestion
 from app.storage.reach import Reach
@@ -470,15 +471,11 @@ async def requeue(connection: AsyncConnection, lease: Lease) -> float | None:
     return pause_seconds
 
 
-async def holders(connection: AsyncConnection) -> Sequence[Row[Any]]:
+async def holders(database: Database) -> Sequence[Any]:
     """(id, worker, lease_epoch) of every run in work."""
-    found = await connection.execute(
-        text(
-            "SELECT id, worker, lease_epoch FROM ingestions"
-            " WHERE status = 'processing' AND worker IS NOT NULL"
-        )
+    return await database.fetch(
+        "SELECT id, worker, lease_epoch FROM ingestions WHERE status = 'processing' AND worker IS NOT NULL"
     )
-    return found.all()
 
 
 async def requeue_lost(

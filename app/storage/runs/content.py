@@ -1,7 +1,7 @@
 """What a run stores beside its row: chunks, vectors and words, each batch in one fenced statement."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -11,12 +11,18 @@ from uuid_utils.compat import uuid7
 
 from app.pdf.pages import DocumentFacts
 from app.storage.canonical import canonical
-from app.storage.chunks import Chunk, embeddings_table, without_chunks
+from app.storage.chunks import MOST_NUMBERED, Chunk, embeddings_table, without_chunks
 from app.storage.database import halfvecs
 from app.storage.document_words import INSERT_WORDS, VERSION
 from app.storage.languages import TextLanguage, chunk_vector
 from app.storage.runs.conditions import IS_OURS, NEW_LEASE
 from app.storage.runs.lease import Lease, Progress, StoredChunks, write, write_row
+
+# Of what is being moved at this moment the run's row tells: that is read again when it is free.
+_NUMBER: Final = """coalesce(rows_collection_id, (
+    SELECT collection_id FROM documents WHERE documents.id = document_id
+))"""
+_NUMBER_OF_VECTOR: Final = f"CASE WHEN vector_dims(embedding) <= {MOST_NUMBERED} THEN collection_id END"
 
 
 async def begin(
@@ -33,6 +39,7 @@ async def begin(
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
+                rows_collection_id = {_NUMBER},
                 chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
                 tokens = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN tokens ELSE 0 END,
                 pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
@@ -104,9 +111,9 @@ def _store(space_id: int) -> str:
                 tokens = ingestions.tokens + :new_tokens, chunks_hash = :digest,
                 losses = 0, deaths = 0, retries = 0, revision = revision + 1,
                 language = :language, text_search_config = CAST(:config AS text)
-            WHERE {IS_OURS} RETURNING id
+            WHERE {IS_OURS} RETURNING id, rows_collection_id AS collection_id
         ), batch AS (
-            SELECT lease.id AS ingestion_id, chunk.* FROM lease, unnest(
+            SELECT lease.id AS ingestion_id, collection_id, chunk.* FROM lease, unnest(
                 CAST(:ids AS uuid[]), CAST(:ordinals AS int[]), CAST(:page_starts AS int[]),
                 CAST(:page_ends AS int[]), CAST(:boxes AS text[]), CAST(:headings AS text[]),
                 CAST(:texts AS text[]), CAST(:tokens AS int[]), CAST(:hidden AS bool[]),
@@ -117,15 +124,15 @@ def _store(space_id: int) -> str:
             )
         ), new_chunks AS (
             INSERT INTO chunks (
-                id, ingestion_id, ordinal, page_start, page_end, boxes, heading, text, tokens, hidden_text,
-                tsv
+                id, ingestion_id, collection_id, ordinal, page_start, page_end, boxes, heading, text, tokens,
+                hidden_text, tsv
             )
-            SELECT id, ingestion_id, ordinal, page_start, page_end, CAST(boxes AS jsonb), heading, text,
-                tokens, hidden_text, {_TEXT_SEARCH_VECTOR}
+            SELECT id, ingestion_id, collection_id, ordinal, page_start, page_end, CAST(boxes AS jsonb),
+                heading, text, tokens, hidden_text, {_TEXT_SEARCH_VECTOR}
             FROM batch
         ), new_vectors AS (
-            INSERT INTO {embeddings_table(space_id)} (chunk_id, ingestion_id, embedding)
-            SELECT id, ingestion_id, embedding FROM batch
+            INSERT INTO {embeddings_table(space_id)} (chunk_id, ingestion_id, collection_id, embedding)
+            SELECT id, ingestion_id, {_NUMBER_OF_VECTOR}, embedding FROM batch
         )
         SELECT id FROM lease
         """
