@@ -121,7 +121,7 @@ async def test_a_killed_process_is_missed_by_nobody_and_comes_back(served: Serve
     counted = await asyncio.to_thread(served.searches_told)
     before[0].kill()
     assert (await asyncio.to_thread(served.get, "/livez")).status_code == 200
-    await asyncio.to_thread(until, lambda: served.started() == 3, 60)
+    await asyncio.to_thread(until, lambda: served.started() == 3, 120)
     after = served.processes()
     assert len(after) == 2
     assert before[0] not in after

@@ -16,6 +16,7 @@ from app.storage.files import FileStore
 from tests.buckets import Bucket, S3Server
 from tests.databases import empty_broker, migrated
 from tests.processes import PROJECT, ApiProcess, WorkerProcess
+from tests.stacks import until
 
 SAMPLE = PROJECT / "samples" / "annual-report.pdf"
 MAX_UPLOAD_BYTES = 1_000_000
@@ -111,7 +112,8 @@ def test_a_worker_elsewhere_ingests_what_the_api_received(
     assert (api_machine.files(), worker_machine.files()) == ([], [])
 
     api.delete(f"/documents/{accepted['document_id']}").raise_for_status()
-    assert (common_bucket.objects(), common_bucket.unfinished_uploads()) == ([], [])
+    until(lambda: common_bucket.objects() == [])  # it is deleted after the answer
+    assert common_bucket.unfinished_uploads() == []
 
 
 def test_a_worker_elsewhere_opens_an_encrypted_pdf(api: httpx.Client, worker_machine: Machine) -> None:

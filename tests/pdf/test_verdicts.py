@@ -74,6 +74,18 @@ async def test_a_scan_says_that_tesseract_is_missing(write: Write, monkeypatch: 
     assert "install tesseract" in verdict.message
 
 
+@pytest.mark.parametrize(("letters", "has_words"), [(60, True), (9, False)])
+async def test_words_that_are_drawn_as_outlines_are_for_ocr(
+    letters: int, has_words: bool, write: Write
+) -> None:
+    outline = b"%d 700 m " + 9 * b"%d 710 l " + b"f\n"
+    drawn = b"".join(outline % (left, *range(left, left + 9)) for left in range(72, 72 + 7 * letters, 7))
+    reader = PDFReader(ocr_languages=None)
+    verdict = await verdict_of(reader, write(one_page(stream(drawn))))
+    await reader.close()
+    assert ("OCR=auto" in verdict.message) is has_words
+
+
 async def test_a_page_number_on_a_scan_is_no_text(write: Write) -> None:
     reader = PDFReader(ocr_languages=None)
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE, placed("17", 300, 30))))

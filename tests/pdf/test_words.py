@@ -54,6 +54,26 @@ async def test_latin_words_within_hebrew_keep_their_order(reader: PDFReader, wri
     assert words[:5] == ["Airbus", "A320", "ISO", "9001", "2024."]
 
 
+async def test_a_word_whose_letters_each_say_what_they_are_is_not_turned_round(
+    reader: PDFReader, write: Write
+) -> None:
+    """As Chrome draws Arabic: from the left, glyph by glyph, each with its own text."""
+    words = ["تغادر", "في", "الساعة", "العاشرة"]
+    codes = {letter: code for code, letter in enumerate(sorted(set("".join(words))), 0x41)}
+    font, character_map = unicode_font({code: letter for letter, code in codes.items()})
+    drawn = b"".join(
+        b"/Span<</ActualText<FEFF%b>>>BDC <%02X> Tj EMC "
+        % (letter.encode("utf-16-be").hex().encode(), codes[letter])
+        if letter != " "
+        else b"<20> Tj "
+        for letter in " ".join(words)[::-1]
+    )
+    document = one_page(
+        stream(b"BT /F 12 Tf 72 700 Td " + drawn + b"ET"), fonts=b"/F 7 0 R", more=[character_map, font]
+    )
+    assert " ".join(await lines_of(reader, write, document)).split() == words
+
+
 def over(accent: str, letter: float, bottom: float = 700) -> bytes:
     """An accent above a letter of 5.6 points that begins there."""
     return placed(accent, letter + 1.1, bottom)

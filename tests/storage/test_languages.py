@@ -158,11 +158,11 @@ async def test_only_languages_that_are_listed_are_stemmed(module_database: Datab
     assert (await open_text_search(module_database, ["ja", "en"])).language(None).config == "simple"
 
 
-async def test_the_configs_in_use_are_found_and_that_of_old_documents(module_database: Database) -> None:
-    assert await configs_in_use(module_database) == ["english"]
+async def test_the_configs_in_use_are_found_and_that_of_old_documents(own_database: Database) -> None:
+    assert await configs_in_use(own_database) == ["english"]
     for config in ("german", "simple", None, "german", "french", "no_such_config"):
-        await add_ingestion(module_database, config)
-    assert await configs_in_use(module_database) == ["english", "french", "german", "simple"]
+        await add_ingestion(own_database, config)
+    assert await configs_in_use(own_database) == ["english", "french", "german", "simple"]
 
 
 async def words_of(database: Database, question: str) -> dict[int, set[str]]:

@@ -519,7 +519,10 @@ async def test_a_search_needs_no_statistics(postgres: EmbeddedPostgres) -> None:
         assert await connection.scalar(text("SELECT count(*) FROM chunks")) > SHORT_LIST
         assert not await connection.scalar(text("SELECT count(*) FROM pg_stats WHERE tablename = 'chunks'"))
         await connection.execute(text("ANALYZE"))
-    assert before == [[hit.chunk_id for hit in await matching(library, one, EVERYTHING)] for one in queries]
+    after = [[hit.chunk_id for hit in await matching(library, query, EVERYTHING)] for query in queries]
+    assert [hits[0] for hits in before] == [hits[0] for hits in after]
+    same = sum(len(set(old) & set(new)) for old, new in zip(before, after, strict=True))
+    assert same >= 90  # of 100: how common a word is, is near in a sample, and known after ANALYZE
     assert {hit.filename for hit in await matching(library, "annual zyzzyva", EVERYTHING)} == {"notes.pdf"}
     await database.close()
 

@@ -256,7 +256,7 @@ class DocumentReading:
         if not self._has_scans:
             return None
         why = self._why_no_ocr() or "OCR found no text on its pages (are the right OCR_LANGUAGES set?)"
-        return f"The PDF is scanned, without text of its own; {why}."
+        return f"The pages of the PDF are pictures, without text of their own; {why}."
 
 
 def _property(text: str) -> str | None:

@@ -33,6 +33,8 @@ from app.pdf.text import spelling
 # Fewer characters on a page of pictures are a page number, not its text.
 SCARCE = 10
 PICTURES_OF_A_SCAN = 0.25
+# Lines and curves, together: the letters of ten words that are drawn as outlines, without a font, have more.
+STROKES_OF_WORDS = 500
 # Invisible text over so much picture is what OCR found in it; elsewhere it is hidden.
 PICTURES_UNDER_OCR = 0.5
 # Text of lighter colours, of 255, is looked at on the rendered page: is it there for the eye?
@@ -249,6 +251,7 @@ class _Extraction:
         shown = self._marked(spans, appearances, is_ocr_layer=share > PICTURES_UNDER_OCR)
         is_scan = is_scarce and share > PICTURES_OF_A_SCAN
         lines = [] if is_scan or garbage > ILLEGIBLE else lines_of(shown)
+        is_scan |= is_scarce and strokes_of(self._page) > STROKES_OF_WORDS
         is_garbled = garbage > GARBLED
         is_doubtful = is_garbled or (not spans and self._may_hold_text())
         return PageText(lines, is_scan=is_scan or is_garbled, is_doubtful=is_doubtful)
@@ -341,11 +344,14 @@ class _Extraction:
     def _resolve_ligatures(self, run: re.Match[str]) -> str:
         """pdfium turns right-to-left lines round, and with them what one glyph stands for.
 
-        Letters of one glyph have one place.
+        Letters of one glyph have one place. A word in pieces may be left as it is drawn, from the left.
         """
         places = self._character_boxes(self._at[run.start() : run.end()])
-        glyphs = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
-        return "".join(spelling("".join(letter for _, letter in glyph)) for _, glyph in glyphs)
+        groups = groupby(zip(places, run[0], strict=True), lambda placed: placed[0])
+        glyphs = [(box, "".join(letter for _, letter in glyph)) for box, glyph in groups]
+        if _is_from_the_left(glyphs):
+            return "".join(letters for _, letters in reversed(glyphs))
+        return "".join(spelling(letters) for _, letters in glyphs)
 
     def _with_latin_onwards(self, text: str) -> str:
         """pdfium turns lines round by the word, Latin ones too, letters apart from digits: `320A Airbus`."""
@@ -475,6 +481,22 @@ class _Extraction:
         return marked
 
 
+def _is_from_the_left(glyphs: Sequence[tuple[Box, str]]) -> bool:
+    """Does a right-to-left word begin with its leftmost letter?
+
+    Marks stand anywhere, tails of letters reach below others; numbers do begin from the left.
+    """
+    boxes = [box for box, letters in glyphs if letters.isalpha()]
+    if len(boxes) < 2 or any(map(str.isdigit, "".join([letters for _, letters in glyphs]))):
+        return False
+    (left, top, right, bottom), last = boxes[0], boxes[-1]
+    # Sideways, or as it should be.
+    if last[0] + last[2] - left - right <= abs(last[1] + last[3] - top - bottom):
+        return False
+    onwards = sum(one[0] < other[0] and one[2] < other[2] for one, other in pairwise(boxes))
+    return onwards > sum(one[0] > other[0] and one[2] > other[2] for one, other in pairwise(boxes))
+
+
 def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
     appearance = "field" if is_field else "shown"
     if mode in _UNSEEN_MODES:
@@ -582,6 +604,12 @@ def picture_share(page: pypdfium2.PdfPage) -> float:
             covered += width * height
     area = (page_right - page_left) * (page_top - page_bottom)
     return float(min(covered / max(area, 1), 1.0))
+
+
+def strokes_of(page: pypdfium2.PdfPage) -> int:
+    """Of how many lines and curves the drawings of the page are made."""
+    drawn = islice(page.get_objects([raw.FPDF_PAGEOBJ_PATH], max_depth=4), MOST_OBJECTS_SEARCHED)
+    return sum(raw.FPDFPath_CountSegments(path.raw) for path in drawn)
 
 
 def _holds_picture(page: pypdfium2.PdfPage, form: pypdfium2.PdfObject) -> bool:
