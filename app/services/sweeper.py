@@ -69,6 +69,7 @@ class Sweeper:
     def __post_init__(self) -> None:
         self._holder = self.processes.name_of_this()
         self._is_leader = False
+        self._orphans_before: set[str] = set()
 
     async def run(self) -> None:
         """Sweep until cancelled. What takes long is done beside it."""
@@ -193,8 +194,12 @@ class Sweeper:
     async def _delete_orphans(self) -> None:
         """Files of killed uploads, which are few. Where most files are no document's, the store is another
         database's, or the database has lost its rows: then they are somebody's, and stay.
+
+        Twice without a row, ten minutes apart: to a machine whose clock is hours ahead of the store's, what
+        is being uploaded right now is old.
         """
         orphans = await self._find_orphans()
+        before, self._orphans_before = self._orphans_before, set(orphans)
         if not orphans:
             return
         async with self.database.autocommit() as connection:
@@ -206,7 +211,7 @@ class Sweeper:
                 with_document=known,
             )
             return
-        for orphan in orphans:
+        for orphan in before.intersection(orphans):
             await self._delete(orphan)
 
     async def _find_orphans(self) -> list[str]:

@@ -234,9 +234,35 @@ async def test_files_of_no_document_are_deleted_unless_they_are_most(
         os.utime(path, (0, 0))
     await sweepers[0].sweep()
     await sweepers[0].tidy()
+    await sweepers[0].tidy()
     names = {path.name for path in (tmp_path / "files").iterdir()}
     assert names >= set(known)
     assert len(names) == left
+
+
+async def test_an_upload_that_seems_old_is_not_deleted_before_it_has_its_row(
+    own_database: Database, sweepers: list[Sweeper], tmp_path: Path
+) -> None:
+    """As it does to a machine whose clock is a day ahead; one that stays without a row goes."""
+    for _ in range(2):
+        await queued(own_database)
+    async with own_database.transaction() as connection:
+        await connection.execute(text("UPDATE ingestions SET storage_key = id || '.pdf'"))
+    await sweepers[0].sweep()
+    arriving, left = tmp_path / "files" / f"{uuid7()}.pdf", tmp_path / "files" / f"{uuid7()}.pdf"
+    for path in (arriving, left):
+        path.write_bytes(b"%PDF")
+        os.utime(path, (0, 0))
+    await sweepers[0].tidy()
+    assert arriving.exists()
+    await queued(own_database)
+    async with own_database.transaction() as connection:
+        await connection.execute(
+            text("UPDATE ingestions SET storage_key = :key WHERE storage_key IS NULL"), {"key": arriving.name}
+        )
+    await sweepers[0].tidy()
+    assert arriving.exists()
+    assert not left.exists()
 
 
 async def test_chunks_that_somebody_was_killed_before_deleting_are_deleted(
