@@ -6,21 +6,27 @@ encrypted streams by the cross-references only. pypdf finds both.
 
 import io
 import mmap
+import re
+from contextlib import suppress
+from itertools import chain, islice
 
 import pypdf
-from pypdf.generic import DictionaryObject, NameObject
+from pypdf.errors import PdfReadError
+from pypdf.generic import DictionaryObject, IndirectObject, NameObject
 
 # Whatever was begun is ended first.
 _END = b"\nendstream\nendobj\ntrailer\n%b\nstartxref\n%d\n%%%%EOF\n"
-# Among which the catalog is looked for, in 0.1 s.
-MOST_OBJECTS = 10_000
+# Of which pypdf reads each, in 0.05 ms.
+MOST_OBJECTS = 50_000
 _KEPT = ("/Root", "/Encrypt", "/ID", "/Info")
 
 
 def mended(file: mmap.mmap, password: str | None) -> bytearray | None:
     """The file with another end, if pypdf finds its catalog."""
+    if sum(1 for _ in islice(re.finditer(rb"\sobj\b", file), MOST_OBJECTS + 1)) > MOST_OBJECTS:
+        return None
     content = bytearray(file)
-    content += _END % (b"<</Size %d>>" % MOST_OBJECTS, 0)
+    content += _END % (b"<<>>", 0)
     try:
         reader = pypdf.PdfReader(io.BytesIO(content), password=password)
         trailer = _trailer(reader)
@@ -47,7 +53,18 @@ def _trailer(reader: pypdf.PdfReader) -> bytes:
     found = reader.trailer
     trailer = DictionaryObject({NameObject(key): found.raw_get(key) for key in _KEPT if key in found})
     if "/Encrypt" not in found:
-        trailer[NameObject("/Root")] = reader.root_object.indirect_reference
+        trailer[NameObject("/Root")] = _catalog(reader)
     written = io.BytesIO()
     trailer.write_to_stream(written)
     return written.getvalue()
+
+
+def _catalog(reader: pypdf.PdfReader) -> IndirectObject:
+    """Among the objects that were found: pypdf itself would look through the whole file for each number."""
+    found = [number for numbers in reader.xref.values() for number in numbers]
+    for number in chain(found, reader.xref_objStm):
+        with suppress(Exception):  # it may be the damaged one
+            one = reader.get_object(number)
+            if isinstance(one, DictionaryObject) and one.get("/Type") == "/Catalog":
+                return IndirectObject(number, 0, reader)
+    raise PdfReadError("there is no catalog")
