@@ -142,7 +142,7 @@ class UnsupportedEncryption(Unreadable, code="unsupported_encryption"):
 
 
 class Corrupted(Unreadable, code="corrupted"):
-    default_message = "The PDF is damaged and no engine here can read any of its pages."
+    default_message = "The PDF is damaged or cut short: no engine here can read its pages."
 
 
 class NoPages(Unreadable, code="no_pages"):

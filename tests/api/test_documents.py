@@ -345,7 +345,7 @@ async def test_a_document_that_failed_says_why_and_can_be_retried(shelf: Shelf):
     assert document["status"] == "failed"
     assert document["error"] == {
         "code": "corrupted",
-        "message": "The PDF is damaged and no engine here can read any of its pages.",
+        "message": "The PDF is damaged or cut short: no engine here can read its pages.",
         "retryable": False,
     }
     problem_of(await shelf.client.post(f"{path}/retry", json={"pasword": "x"}), 422, "invalid_request")

@@ -217,6 +217,8 @@ class DocumentReading:
 
     def _given(self, number: int, page: PageText | None) -> Iterator[Frame]:
         if page is None:
+            if any(engine.is_mended for engine in self._engines):
+                raise Corrupted
             self._pages_done += 1
             yield page_to_frame(Page(number, error="No engine could read this page."))
             return

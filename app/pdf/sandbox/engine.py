@@ -52,6 +52,8 @@ class Engine(Protocol):
 
     name: str
     pages_total: int
+    is_mended: bool
+    """The file had lost its end: a page that cannot be read was lost with it."""
 
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
         """Raises an Unreadable when the file cannot be opened."""

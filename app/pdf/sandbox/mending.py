@@ -1,4 +1,4 @@
-"""An end for a file that has lost its own, as what was not sent to the end has.
+"""An end for a file that has lost its own, and nothing else.
 
 pdfium finds the objects of such a file by itself, but not the catalog, which its trailer names; and those in
 encrypted streams by the cross-references only. pypdf finds both.
@@ -22,7 +22,10 @@ _KEPT = ("/Root", "/Encrypt", "/ID", "/Info")
 
 
 def mended(file: mmap.mmap, password: str | None) -> bytearray | None:
-    """The file with another end, if pypdf finds its catalog."""
+    """The file with another end, if pypdf finds its catalog and no object was cut: half a page is none."""
+    rest = file[max(file.rfind(b"endobj"), 0) :]
+    if re.search(rb"\sobj\b", rest) and b"/XRef" not in rest:
+        return None
     if sum(1 for _ in islice(re.finditer(rb"\sobj\b", file), MOST_OBJECTS + 1)) > MOST_OBJECTS:
         return None
     content = bytearray(file)

@@ -44,6 +44,7 @@ class Pdfium:
         except Corrupted:
             self._file = mended(file, password) or file
             self._load()
+        self.is_mended = self._file is not file
         self.pages_total = len(self._document)
         is_dynamic = raw.FPDF_GetFormType(self._document.raw) == raw.FORMTYPE_XFA_FULL
         if is_dynamic and self.pages_total == 1:

@@ -35,6 +35,7 @@ _GLYPH_NAME = re.compile(r"/[A-Za-z]{1,5}\d+")
 
 class PyPDF:
     name = "pypdf"
+    is_mended = False
 
     def __init__(self, file: mmap.mmap, password: str | None) -> None:
         try:
