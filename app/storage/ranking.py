@@ -37,7 +37,7 @@ LISTED_DOCUMENTS: Final = 1_000
 # Documents of a long list that are weighed by all words, those with most of the best words first.
 WEIGHED_DOCUMENTS: Final = 100
 
-CHOSEN_DOCUMENTS: Final = 20  # documents of a long list all of whose chunks are compared, the best first ...
+CHOSEN_DOCUMENTS: Final = 25  # documents of a long list all of whose chunks are compared, the best first ...
 
 # ... until they have this many chunks: 6 us each with twelve words, all steps together.
 CHOSEN_CHUNKS: Final = 2_500
