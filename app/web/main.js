@@ -73,7 +73,7 @@ const SHORTCUTS = [["/", "Search"], ["?", "These shortcuts"], ["↓ ↑ or j k",
   ["← →", "Go through the pages of the hits"], ["o", "Open the original PDF"], ["Esc", "Close"]];
 
 function help() {
-  if (document.querySelector("dialog")) return;
+  if (document.querySelector("dialog[open]")) return;
   const box = dialog("Keyboard shortcuts", { class: "small" }, h("h2", {}, "Keyboard shortcuts"),
     h("dl", { class: "keys" }, ...SHORTCUTS.flatMap(([key, what]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, what)])),
     h("p", { class: "muted" }, "The API behind this page: ", h("a", { href: "/docs" }, "/docs")),
@@ -82,7 +82,7 @@ function help() {
 document.getElementById("help").addEventListener("click", help);
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest?.("input:not([type=checkbox]), textarea, select")) {
     if (event.key === "Escape") event.target.blur();
     return;
