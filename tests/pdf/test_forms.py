@@ -113,18 +113,6 @@ async def test_a_stamp_is_read(reader: PDFReader, write: Write) -> None:
     assert [(line.text, line.is_hidden) for line in lines] == [(text, False) for text in ("Approved", *PROSE)]
 
 
-async def test_a_form_that_only_its_maker_s_program_draws_has_no_text(
-    reader: PDFReader, write: Write
-) -> None:
-    content = one_page(
-        stream(shown("Please wait...")),
-        catalog=b"/NeedsRendering true/AcroForm<</Fields[]/XFA 6 0 R>>",
-        more=[stream(b"<xdp:xdp/>")],
-    )
-    with pytest.raises(NoText, match="dynamic XFA form"):
-        await lines_of(reader, content, write)
-
-
 async def test_the_script_of_a_field_does_not_run(reader: PDFReader, write: Write) -> None:
     script = b"<</S/JavaScript/JS(event.value = 'Eve'; this.getField('name').value = 'Eve')>>"
     actions = b"/AA<</F %b/C %b/K %b>>" % (script, script, script)

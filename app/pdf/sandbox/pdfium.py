@@ -11,7 +11,7 @@ from contextlib import closing
 import pypdfium2
 from pypdfium2 import raw
 
-from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, NoText, UnsupportedEncryption
+from app.errors import Corrupted, Encrypted, NoPages, NotAPDF, UnsupportedEncryption
 from app.pdf.pages import OutlineEntry
 from app.pdf.sandbox.engine import (
     PageError,
@@ -21,16 +21,13 @@ from app.pdf.sandbox.extraction import comment_lines, text_of
 from app.pdf.sandbox.forms import Forms, is_filled_in, utf16
 from app.pdf.sandbox.mending import mended
 from app.pdf.sandbox.pictures import Picture, render
+from app.pdf.sandbox.stand_ins import refuse_stand_in
 
 DEEPEST_OUTLINE = 8
 LONGEST_OUTLINE = 5_000
 # pdfium keeps every object that it has parsed, 25 KB a page of a report, until the document is closed.
 PAGES_OF_A_LOADING = 400
 PAGES_OF_A_MAPPING = 25
-MADE_WHEN_OPENED = (
-    "The PDF is a dynamic XFA form: its one page asks to wait for a program that makes the others."
-    " Print it into a PDF with Adobe's, and upload that."
-)
 
 
 class Pdfium:
@@ -46,9 +43,7 @@ class Pdfium:
             self._load()
         self.is_mended = self._file is not file
         self.pages_total = len(self._document)
-        is_dynamic = raw.FPDF_GetFormType(self._document.raw) == raw.FORMTYPE_XFA_FULL
-        if is_dynamic and self.pages_total == 1:
-            raise NoText(MADE_WHEN_OPENED)
+        refuse_stand_in(self._document, self._file, password)
 
     def _load(self) -> None:
         buffer = (ctypes.c_char * len(self._file)).from_buffer(self._file)
