@@ -52,7 +52,7 @@ from app.pdf.wire import (
 )
 from app.temporary import temporary_folder
 
-_VERSION = 8  # raised by every change of this package that reads the same file otherwise
+_VERSION = 9  # raised by every change of this package that reads the same file otherwise
 
 READING_SECONDS = 20.0
 READING_SECONDS_A_PAGE = 0.02
@@ -65,6 +65,8 @@ SOON_SECONDS = 0.25
 # Of a core: a process that gets less stands still.
 LEAST_SHARE = 0.01
 OCR_MARGIN_SECONDS = 15.0
+# At one page: as it is, roughly turned round, and turned round.
+OCR_LOOKS = 3
 # For one document: after a crash it is read again without what crashed.
 MOST_PROCESSES = 6
 # Of those, processes that ended for a reason that is not the document.
@@ -239,7 +241,7 @@ class Reading:
         started = time.monotonic()
         try:
             if is_ocr:
-                yield PATIENCE * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
+                yield PATIENCE * OCR_LOOKS * self._request.ocr_page_seconds + OCR_MARGIN_SECONDS
             else:
                 yield min(PATIENCE * self._times.step_seconds, self._seconds_left / 2)
             is_answered = True

@@ -8,6 +8,7 @@ import pytest
 
 from app.pdf.sandbox.ocr import DISCOURAGING, ROUGH_SCALE, SCALE, Tesseract, command
 from app.pdf.sandbox.pictures import Picture, render
+from tests.pdf.test_turned import TURNS
 from tests.pdfs.builder import one_page, shown, stream
 from tests.pdfs.hostile import LARGE_PROSE, PROSE
 
@@ -48,6 +49,20 @@ def test_the_same_picture_is_read_once() -> None:
     assert [line.text for line in first] == list(PROSE)
     assert again == first
     assert recognise.runs == 1
+
+
+@pytest.mark.parametrize("turn", [turn for turn in TURNS if turn != "upright"])
+def test_a_page_that_was_scanned_the_wrong_way_up_is_read(turn: str) -> None:
+    recognise = Counted()
+    drawn = TURNS[turn] + shown(*PROSE, top=560, size=18, leading=30)
+    rendered = page_of(drawn)
+    lines = Tesseract("eng", recognise).read(rendered)
+    assert [line.text for line in lines] == list(PROSE)
+    assert recognise.runs == 3
+    picture = rendered(1)
+    assert not any(picture.is_blank(line.box) for line in lines if line.box)
+    left, top, right, bottom = lines[0].box or (0, 0, 0, 0)
+    assert (bottom - top > right - left) == (turn != "over")
 
 
 def test_after_pages_without_a_word_a_rough_look_comes_first() -> None:

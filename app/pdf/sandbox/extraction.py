@@ -25,7 +25,7 @@ from app.pdf.pages import Box, Line
 from app.pdf.sandbox.accents import with_accents
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
 from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
-from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of
+from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of, turning_back
 from app.pdf.sandbox.ligatures import OF_TEX, places_in
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
@@ -119,7 +119,7 @@ def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
     try:
         with closing(page.get_textpage()) as text_page:
             found = _Extraction(page, text_page, fields).page_text()
-        back = _turning_back((upright_at - shown_at) % 360, *page.get_size())
+        back = turning_back((upright_at - shown_at) % 360, *page.get_size())
     finally:
         page.set_rotation(shown_at)
     found.lines = [replace(line, box=back(*line.box)) if line.box else line for line in found.lines]
@@ -145,15 +145,6 @@ def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
     angle, most = Counter(angles).most_common(1)[0] if angles else (0.0, 0)
     turn = round(-4 * angle / tau, 1) % 4
     return int(90 * turn) if 2 * most > len(angles) and turn.is_integer() else None
-
-
-def _turning_back(turned: int, width: float, height: float) -> Callable[..., Box]:
-    """From places on a page of this size to those before it was turned clockwise."""
-    return {
-        90: lambda left, top, right, bottom: (top, width - right, bottom, width - left),
-        180: lambda left, top, right, bottom: (width - right, height - bottom, width - left, height - top),
-        270: lambda left, top, right, bottom: (height - bottom, left, height - top, right),
-    }[turned]
 
 
 class _Look(NamedTuple):

@@ -6,7 +6,7 @@ one after the other) or a table (read row by row, cells separated by tabs).
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
@@ -185,6 +185,15 @@ def _cell(spans: list[Placed]) -> Cell:
 def around(boxes: Iterable[Box]) -> Box:
     lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def turning_back(turned: int, width: float, height: float) -> Callable[..., Box]:
+    """From places on a page of this size to those before it was turned clockwise."""
+    return {
+        90: lambda left, top, right, bottom: (top, width - right, bottom, width - left),
+        180: lambda left, top, right, bottom: (width - right, height - bottom, width - left, height - top),
+        270: lambda left, top, right, bottom: (height - bottom, left, height - top, right),
+    }[turned]
 
 
 def _in_reading_order(rows: list[Row], is_rtl: bool, depth: int = 0) -> Iterator[Row]:

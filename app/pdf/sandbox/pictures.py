@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Iterable
+from copy import copy
 from math import sqrt
 
 import pypdfium2
@@ -34,6 +35,22 @@ class Picture:
             self._row(row)[left * self._channels : right * self._channels] for row in range(top, bottom)
         )
         return not inside or max(inside) - min(inside) < BLANK_CONTRAST
+
+    def turned(self, quarters: int) -> "Picture":
+        """Clockwise, by so many quarters of a turn (grey only)."""
+        pixels = b"".join(self._row(row) for row in range(self.height))
+        last = len(pixels) - self.width
+        turned = copy(self)
+        if quarters == 2:
+            turned._pixels = bytearray(pixels[::-1])
+        else:
+            columns = [slice(last + column, None, -self.width) for column in range(self.width)]
+            if quarters == 3:
+                columns = [slice(column, None, self.width) for column in reversed(range(self.width))]
+            turned._pixels = bytearray(b"".join(pixels[column] for column in columns))
+            turned.width, turned.height = self.height, self.width
+        turned._stride = turned.width
+        return turned
 
     def mark(self, boxes: Iterable[Box]) -> None:
         """Colours the boxes yellow, as a text marker does (RGB only)."""
