@@ -134,6 +134,26 @@ async def test_ligatures_of_fonts_that_are_pictures_are_letters(reader: PDFReade
     assert " ".join(await lines_of(reader, write, document)).split() == ["difficult", "häufig", "offer"]
 
 
+async def test_ligatures_with_names_of_their_own_are_letters(reader: PDFReader, write: Write) -> None:
+    """As pdfTeX writes fonts that were made for other programs."""
+    names = b"<</Type/Encoding/Differences[27/f_f/f_i/f_l/f_f_i/f_f_l]>>"
+    drawn = b"BT /F 10 Tf 72 700 Td (di\\036cult o\\033er \\034nd \\035ow a\\037uent) Tj ET"
+    document = one_page(stream(drawn)).replace(b"/WinAnsiEncoding", names)
+    assert await lines_of(reader, write, document) == ["difficult offer find flow affluent"]
+
+
+async def test_ligatures_that_macos_misnames_are_letters(reader: PDFReader, write: Write) -> None:
+    font, character_map = unicode_font(
+        {ord("A"): "\u21b5", ord("B"): "\x00", **{c: chr(c) for c in range(97, 123)}}
+    )
+    drawn = (
+        b"BT /F 10 Tf 72 700 Td (diAerent) Tj 80 0 Td (eBcient) Tj 80 0 Td (aBuent) Tj 80 0 Td (enterA) Tj ET"
+    )
+    document = one_page(stream(drawn), fonts=b"/F 7 0 R", more=[character_map, font])
+    (line,) = await lines_of(reader, write, document)
+    assert line.split() == ["different", "efficient", "affluent", "enter\u21b5"]
+
+
 def test_lines_begin_with_what_is_seen() -> None:
     """In fonts whose space has a place, `salinity5` and ` was measured` in the same row became one word."""
     text = "salinity\r\n5\r\n was measured \r\n \r\nand inter\u0002\r\npolated"

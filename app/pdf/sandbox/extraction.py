@@ -26,7 +26,7 @@ from app.pdf.sandbox.accents import with_accents
 from app.pdf.sandbox.engine import GARBLED, ILLEGIBLE, MOST_CHARACTERS_A_PAGE, PageText, garbage_share
 from app.pdf.sandbox.forms import CHECKED, Fields, comments_of, texts_of_fields
 from app.pdf.sandbox.layout import CELL_GAP, HYPHEN, RTL_LETTER, Span, around, lines_of, turning_back
-from app.pdf.sandbox.ligatures import OF_TEX, places_in
+from app.pdf.sandbox.ligatures import OF_CORK, OF_TEX, misnamed_in, places_in
 from app.pdf.sandbox.pictures import Picture, render
 from app.pdf.text import spelling
 
@@ -290,24 +290,29 @@ class _Extraction:
         return "".join([character for character, _ in characters])
 
     def _with_ligatures(self, text: str) -> str:
-        places = {place for place in places_in(text) if self._is_picture(place)}
-        if not places:
+        ligatures = misnamed_in(text)
+        ligatures |= {
+            place: OF_TEX[text[place]] for place in places_in(text) if self._is_ligature(text, place)
+        }
+        if not ligatures:
             return text
         return self._changed(
-            [
-                (one, place)
-                for place, old in enumerate(text)
-                for one in (OF_TEX[old] if place in places else old)
-            ]
+            [(one, place) for place, old in enumerate(text) for one in ligatures.get(place, old)]
         )
 
-    def _is_picture(self, place: int) -> bool:
-        """Is it a glyph of a Type 3 font, and of no known character?"""
-        index = self._at[place]
-        if raw.FPDFText_HasUnicodeMapError(self._raw, index) != 1:
+    def _is_ligature(self, text: str, place: int) -> bool:
+        """Is it of no known character, in a Type 3 font, or of the newer encoding in its neighbour's font?
+
+        A sign of another font is none: that of the copyright has the place of `fl`.
+        """
+        if raw.FPDFText_HasUnicodeMapError(self._raw, self._at[place]) != 1:
             return False
-        font = _font(_text_object(self._address, index))
-        return font is not None and not _name_of(font)
+        font, *fonts = [
+            _font(_text_object(self._address, self._at[one]))
+            for one in (place, place - 1, place + 1)
+            if 0 <= one < len(text) and (one == place or text[one].isalpha())
+        ]
+        return font is not None and (not _name_of(font) or (text[place] in OF_CORK and font in fonts))
 
     def _with_accents(self, text: str) -> str:
         whole = with_accents(
