@@ -57,6 +57,15 @@ async def test_lines_that_nobody_sees_are_known_one_by_one(reader: PDFReader, wr
     assert len(page.lines) == len(hidden) + len(PROSE) + 1
 
 
+async def test_letters_through_which_a_gradient_shows_are_seen(reader: PDFReader, write: Write) -> None:
+    """And those through which nothing does are not."""
+    clipped = b"q BT /F 24 Tf 7 Tr 72 %d Td (%b) Tj ET %b Q\n"
+    drawn = clipped % (600, b"Summer heading", b"0 g 0 590 612 60 re f") + clipped % (400, b"Nothing", b"")
+    (page,) = await read(reader, write(one_page(stream(shown(*PROSE) + drawn))))
+    assert [line.text for line in page.lines if line.is_hidden] == ["Nothing"]
+    assert "Summer heading" in [line.text for line in page.lines]
+
+
 async def test_a_scan_says_that_ocr_is_off(write: Write) -> None:
     reader = PDFReader(ocr_languages=None)
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))

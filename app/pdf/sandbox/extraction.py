@@ -62,7 +62,6 @@ _BOLD_NAME = re.compile(rb"bold|black|heavy|demi|cmbx|medi$", re.IGNORECASE)
 _FIXED_NAME = re.compile(
     rb"courier|mono(?!t)|consol|typewriter|cmtt|letter ?gothic|menlo|ocr-?[ab]", re.IGNORECASE
 )
-_UNSEEN_MODES = (raw.FPDF_TEXTRENDERMODE_INVISIBLE, raw.FPDF_TEXTRENDERMODE_CLIP)
 _RTL_RUN = re.compile(f"{RTL_LETTER}{{2,}}")
 _RTL_LINE = re.compile(f"[^\r\n]*{RTL_LETTER}[^\r\n]*")
 # Words without right-to-left letters, up to the last Latin one.
@@ -495,8 +494,10 @@ def _is_from_the_left(glyphs: Sequence[tuple[Box, str]]) -> bool:
 
 def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
     appearance = "field" if is_field else "shown"
-    if mode in _UNSEEN_MODES:
+    if mode == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
         appearance = "invisible"
+    elif mode == raw.FPDF_TEXTRENDERMODE_CLIP:  # a colour gradient is drawn through it, or nothing
+        appearance = "pale"
     elif colour:
         *rgb, alpha = struct.unpack("4I", colour)
         if min(rgb) >= PALE or alpha < 255 - PALE:
