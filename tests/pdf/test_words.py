@@ -164,3 +164,8 @@ def test_lines_begin_with_what_is_seen() -> None:
         ("and inter\u0002", 32),
         ("polated", 44),
     ]
+
+
+def test_beside_a_right_to_left_line_others_begin_with_what_is_seen() -> None:
+    text = "edge1\r\n of the pond\r\n \u05e9\u05dc"
+    assert lines_in(text) == [("edge1", 0), ("of the pond", 8), (" \u05e9\u05dc", 21)]

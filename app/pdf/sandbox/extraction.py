@@ -184,11 +184,11 @@ def lines_in(text: str) -> list[_Line]:
 
     They begin with what is seen: pdfium counts spaces in, and a word after a raised number would seem to be
     one with it. A space at the end stays: it holds the parts of a formula together, which are no columns. So
-    do both on pages with right-to-left lines, which pdfium has turned round.
+    do both in right-to-left lines, which pdfium has turned round.
     """
     lines, is_turned = [], _RTL_RUN.search(text) is not None
     for found in _LINE.finditer(text):
-        line = found[0] if is_turned else found[0].lstrip()
+        line = found[0] if is_turned and _RTL_LINE.match(found[0]) else found[0].lstrip()
         if line and not line.isspace():
             lines.append(_Line(line, found.end() - len(line)))
     return lines
