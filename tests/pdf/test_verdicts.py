@@ -66,6 +66,22 @@ async def test_letters_through_which_a_gradient_shows_are_seen(reader: PDFReader
     assert "Summer heading" in [line.text for line in page.lines]
 
 
+async def test_the_text_of_a_layer_that_is_off_is_hidden(reader: PDFReader, write: Write) -> None:
+    layers = b"".join(
+        b"/OC /%b BDC %b EMC\n" % (name, placed(name.decode() + " version", 72, bottom))
+        for name, bottom in ((b"English", 600), (b"French", 500))
+    )
+    content = one_page(
+        stream(shown(*PROSE) + layers),
+        resources=b"/Properties<</English 6 0 R/French 7 0 R>>",
+        catalog=b"/OCProperties<</OCGs[6 0 R 7 0 R]/D<</OFF[7 0 R]>>>>",
+        more=[b"<</Type/OCG/Name(English)>>", b"<</Type/OCG/Name(French)>>"],
+    )
+    (page,) = await read(reader, write(content))
+    assert [line.text for line in page.lines] == [*PROSE, "English version", "French version"]
+    assert [line.text for line in page.lines if line.is_hidden] == ["French version"]
+
+
 async def test_a_scan_says_that_ocr_is_off(write: Write) -> None:
     reader = PDFReader(ocr_languages=None)
     verdict = await verdict_of(reader, write(scan(LARGE_PROSE)))

@@ -42,6 +42,8 @@ PALE = 200
 # Of the line's height, on average; wider lines hold gaps.
 WIDEST_CHARACTER = 0.75
 LONGEST_FONT_NAME = 200
+# What marks the content of a layer, in UTF-16 with its end.
+_LAYER = "OC\0".encode("utf-16-le")
 # Characters of a page whose angles tell which way it is written: 15 us of the 5,000 that a page takes.
 ANGLES_ASKED = 16
 # Of a line, in points, where only the box around a note is known.
@@ -91,6 +93,9 @@ _get_character_box = _direct(raw.FPDFText_GetCharBox, _int, _pointer, _int, *4 *
 _character_angle = _direct(raw.FPDFText_GetCharAngle, ctypes.c_float, _pointer, _int)
 _get_loose_box = _direct(raw.FPDFText_GetLooseCharBox, _int, _pointer, _int, _pointer)
 _text_object = _direct(raw.FPDFText_GetTextObject, _pointer, _pointer, _int)
+_count_marks = _direct(raw.FPDFPageObj_CountMarks, _int, _pointer)
+_get_mark = _direct(raw.FPDFPageObj_GetMark, _pointer, _pointer, ctypes.c_ulong)
+_mark_name = _direct(raw.FPDFPageObjMark_GetName, _int, _pointer, _pointer, ctypes.c_ulong, _pointer)
 _render_mode = _direct(raw.FPDFTextObj_GetTextRenderMode, _int, _pointer)
 _fill_colour = _direct(raw.FPDFPageObj_GetFillColor, _int, *5 * (_pointer,))
 _font = _direct(raw.FPDFTextObj_GetFont, _pointer, _pointer)
@@ -107,17 +112,17 @@ def _array(kind: Any, length: int) -> Any:
     return (kind * (length // ARRAY_STEP * ARRAY_STEP + ARRAY_STEP))()
 
 
-def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None) -> PageText:
+def text_of(page: pypdfium2.PdfPage, fields: Fields | None = None, *, has_layers: bool = False) -> PageText:
     """`fields` when they were drawn into the page. Raises TooMuchText."""
     shown_at = page.get_rotation()
     with closing(page.get_textpage()) as text_page:
         upright_at = _upright_rotation(text_page)
         if upright_at in (None, shown_at):
-            return _Extraction(page, text_page, fields).page_text()
+            return _Extraction(page, text_page, fields, has_layers).page_text()
     page.set_rotation(upright_at)
     try:
         with closing(page.get_textpage()) as text_page:
-            found = _Extraction(page, text_page, fields).page_text()
+            found = _Extraction(page, text_page, fields, has_layers).page_text()
         back = turning_back((upright_at - shown_at) % 360, *page.get_size())
     finally:
         page.set_rotation(shown_at)
@@ -147,7 +152,9 @@ def _upright_rotation(text_page: pypdfium2.PdfTextPage) -> int | None:
 
 
 class _Look(NamedTuple):
-    """`appearance` is "shown", "field" (shown, if inside a field), "pale" or "invisible"."""
+    """`appearance` is "shown", "field" (shown, if inside a field), "layer" (shown, if the layer is),
+    "pale" or "invisible".
+    """
 
     appearance: str
     is_bold: bool
@@ -159,8 +166,8 @@ class _Look(NamedTuple):
         return self[:2] == other[:2]
 
 
-# Of a text object: its render mode, its colour, its font, and whether it is of a field.
-_Kind = tuple[int, bytes, int | None, bool]
+# Of a text object: its render mode, its colour, its font, and whether it is of a field, or of a layer.
+_Kind = tuple[int, bytes, int | None, bool, bool]
 
 
 class _Piece(NamedTuple):
@@ -198,7 +205,11 @@ class _Extraction:
     """Of one page."""
 
     def __init__(
-        self, page: pypdfium2.PdfPage, text_page: pypdfium2.PdfTextPage, fields: Fields | None
+        self,
+        page: pypdfium2.PdfPage,
+        text_page: pypdfium2.PdfTextPage,
+        fields: Fields | None,
+        has_layers: bool,
     ) -> None:
         self._page = page
         self._text_page = text_page
@@ -206,6 +217,7 @@ class _Extraction:
         self._address = ctypes.cast(text_page.raw, ctypes.c_void_p).value
         self._width, self._height = page.get_size()
         self._place = _placing(page)
+        self._has_layers = has_layers
         self._looks: dict[int | None, _Look] = {None: _Look("shown", False)}
         self._looks_of_kinds: dict[_Kind, _Look] = {}
         self._colour = (ctypes.c_uint * 4)()
@@ -450,7 +462,9 @@ class _Extraction:
     def _look_of(self, drawn_by: int) -> _Look:
         has_colour = _fill_colour(drawn_by, *self._colour_addresses)
         colour = bytes(self._colour) if has_colour else b""
-        kind = (_render_mode(drawn_by), colour, _font(drawn_by), drawn_by in self._field_texts)
+        is_of_layer = self._has_layers and _is_of_layer(drawn_by)
+        is_of_field = drawn_by in self._field_texts
+        kind = (_render_mode(drawn_by), colour, _font(drawn_by), is_of_field, is_of_layer)
         look = self._looks_of_kinds.get(kind)
         if look is None:
             look = self._looks_of_kinds[kind] = _look_of_kind(*kind)
@@ -460,7 +474,8 @@ class _Extraction:
     def _marked(self, spans: list[Span], appearances: list[str], is_ocr_layer: bool) -> list[Span]:
         """The spans, those marked that nobody sees: invisible, blank, outside the page or of their field."""
         picture: Picture | None = None
-        if "pale" in appearances and raw.FPDFPage_CountObjects(self._page.raw) <= MOST_OBJECTS_RENDERED:
+        is_asked = "pale" in appearances or "layer" in appearances
+        if is_asked and raw.FPDFPage_CountObjects(self._page.raw) <= MOST_OBJECTS_RENDERED:
             picture = render(self._page, 2.0, PICTURE_PIXELS)
         marked = []
         for span, appearance in zip(spans, appearances, strict=True):
@@ -468,6 +483,8 @@ class _Extraction:
             is_hidden = right < 0 or bottom < 0 or left > self._width or top > self._height
             if appearance == "pale":
                 is_hidden |= picture is None or picture.is_blank(span[1:5])
+            elif appearance == "layer":
+                is_hidden |= picture is not None and picture.is_blank(span[1:5])
             elif appearance == "invisible":
                 is_hidden |= not is_ocr_layer
             elif appearance == "field":
@@ -492,8 +509,8 @@ def _is_from_the_left(glyphs: Sequence[tuple[Box, str]]) -> bool:
     return onwards > sum(one[0] > other[0] and one[2] > other[2] for one, other in pairwise(boxes))
 
 
-def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) -> _Look:
-    appearance = "field" if is_field else "shown"
+def _look_of_kind(mode: int, colour: bytes, font: int | None, is_of_field: bool, is_of_layer: bool) -> _Look:
+    appearance = "field" if is_of_field else "layer" if is_of_layer else "shown"
     if mode == raw.FPDF_TEXTRENDERMODE_INVISIBLE:
         appearance = "invisible"
     elif mode == raw.FPDF_TEXTRENDERMODE_CLIP:  # a colour gradient is drawn through it, or nothing
@@ -504,6 +521,17 @@ def _look_of_kind(mode: int, colour: bytes, font: int | None, is_field: bool) ->
             appearance = "pale"
     name = b"" if font is None else _name_of(font)
     return _Look(appearance, _BOLD_NAME.search(name) is not None, _FIXED_NAME.search(name) is not None)
+
+
+def _is_of_layer(drawn: int) -> bool:
+    name, length = ctypes.create_string_buffer(len(_LAYER)), ctypes.c_ulong()
+    for number in range(_count_marks(drawn)):
+        written = _mark_name(
+            _get_mark(drawn, number), ctypes.addressof(name), len(_LAYER), ctypes.addressof(length)
+        )
+        if written and length.value == len(_LAYER) and name.raw == _LAYER:
+            return True
+    return False
 
 
 def _name_of(font: int) -> bytes:

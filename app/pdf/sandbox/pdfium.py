@@ -53,6 +53,8 @@ class Pdfium:
             raise _verdict(error.err_code, self._file) from error
         self._is_repaired = not raw.FPDF_DocumentHasValidCrossReferenceTable(self._document.raw)
         self._forms = Forms(self._document)
+        # Where it is compressed, all layers are read as if they were on.
+        self._has_layers = self._file.find(b"/OCProperties") >= 0
         self._pages_left = PAGES_OF_A_LOADING
 
     def _forget(self) -> None:
@@ -86,7 +88,7 @@ class Pdfium:
         try:
             self._forget()
             with closing(self._document[number - 1]) as page:
-                found = text_of(page)
+                found = text_of(page, has_layers=self._has_layers)
                 if not found.lines and self._is_repaired and raw.FPDFPage_CountObjects(page.raw) == 0:
                     raise PageError  # blank, or what was drawn on it is gone: pypdf can tell
                 comments = comment_lines(page, found.lines)
@@ -95,7 +97,7 @@ class Pdfium:
                     return found
             fields = self._forms.draw(number)
             with closing(self._document[number - 1]) as page:
-                filled_in = text_of(page, fields)
+                filled_in = text_of(page, fields, has_layers=self._has_layers)
         except pypdfium2.PdfiumError as error:
             raise PageError from error
         # A scan that was filled in stays one: its fields alone are not what is printed on it.
