@@ -7,12 +7,14 @@ from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     ColumnElement,
     Row,
     Select,
     TextClause,
     and_,
+    any_,
     case,
     cast,
     func,
@@ -233,7 +235,10 @@ async def find_original(connection: AsyncConnection, document_id: UUID, reach: R
 
 async def _in_reach(connection: AsyncConnection, reach: Reach) -> ColumnElement[bool] | TextClause:
     names = await find_names(connection, reach)
-    return reach.clause("documents") if names is None else Document.collection.in_(names)
+    if names is None:
+        return reach.clause("documents")
+    # As one parameter: to write a statement with 1,000 of them takes 11 ms.
+    return Document.collection == any_(literal(names, ARRAY(Document.collection.type)))
 
 
 def _there(row: Row[Any] | None) -> Row[Any]:

@@ -20,6 +20,12 @@ FIRST_PAGE_SHARE: Final = 0.1
 FIRST_PAGE_CHARACTERS: Final = 2_000  # chunks that begin within so many are the first page, at most 20
 FIRST_PAGE_CHUNKS: Final = 20
 
+# What `ingestions.rows_collection_id` becomes where it is needed. Of what is being moved at this moment the
+# run's row tells: that is read again when it is free.
+NUMBER: Final = """coalesce(rows_collection_id, (
+    SELECT collection_id FROM documents WHERE documents.id = document_id
+))"""
+
 # What to return of `ingestions` as the CTE `version`; :name is that of the file, in canonical form.
 VERSION: Final = f"""
     ingestions.id AS version_id, rows_collection_id AS collection_id, chunks, CAST(:name AS text) AS name,
@@ -56,8 +62,8 @@ async def count_words(connection: AsyncConnection, ingestion_id: UUID, name: str
             WITH document AS MATERIALIZED (
                 SELECT FROM documents WHERE live_ingestion_id = :id FOR KEY SHARE
             ), version AS (
-                UPDATE ingestions SET has_counted_words = true FROM document WHERE ingestions.id = :id
-                RETURNING {VERSION}
+                UPDATE ingestions SET has_counted_words = true, rows_collection_id = {NUMBER}
+                FROM document WHERE ingestions.id = :id RETURNING {VERSION}
             ), word (version_id, collection_id, lexeme, share, is_on_first_page) AS MATERIALIZED (
                 {_WORDS}
             ), gone AS (
@@ -65,7 +71,8 @@ async def count_words(connection: AsyncConnection, ingestion_id: UUID, name: str
                     AND NOT EXISTS (SELECT FROM word WHERE word.lexeme = old.lexeme)
             )
             {_INSERT} SELECT * FROM word ON CONFLICT (ingestion_id, lexeme) DO UPDATE
-                SET share = excluded.share, is_on_first_page = excluded.is_on_first_page, text_share = NULL
+                SET share = excluded.share, is_on_first_page = excluded.is_on_first_page, text_share = NULL,
+                    collection_id = excluded.collection_id
         """),
         {"id": ingestion_id, "name": name},
     )

@@ -100,7 +100,8 @@ class Ingestion(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     document_id: Mapped[UUID] = mapped_column(index=True)
-    # The document's collection, from when a worker begins: all its rows have it. A trigger follows moves.
+    # The document's collection, from when a worker begins, or the words of an older version are counted: all
+    # rows that are stored from then on have it. A trigger follows moves.
     rows_collection_id: Mapped[UUID | None]
     filename: Mapped[str]
     title: Mapped[str | None]

@@ -218,6 +218,55 @@ async def test_counting_the_words_of_a_version_that_is_replaced_meanwhile_leaves
     assert await rows(database, "SELECT lexeme, share FROM document_words") == {}
 
 
+NUMBERED = """
+    SELECT document.id, count(*) FILTER (WHERE name = document.collection), count(*)
+    FROM documents document JOIN {table} stored ON ingestion_id = live_ingestion_id
+        LEFT JOIN collections ON collections.id = stored.collection_id
+    GROUP BY document.id
+"""
+OF_WORDS, OF_CHUNKS = (NUMBERED.format(table=table) for table in ("document_words", "chunks"))
+
+
+async def test_words_that_are_counted_tell_the_collection_and_follow_their_document(
+    url: str, database: Database
+) -> None:
+    """Chunks and vectors of before are not written again: their documents are looked up."""
+    ids = [await add_old(database, [FRENCH] * 2) for _ in range(3)]
+    await run_alembic(url, command.upgrade, "head")
+    for _ in range(2):
+        await backfill(database, await duty(database), DocumentWords(database))
+        counted = await rows(database, OF_WORDS)
+        assert set(counted) == set(ids)
+        assert all(numbered == words > 2 for numbered, words in counted.values())
+        await move_to(database, ids[:1], f"moved-{uuid4()}")
+        assert await rows(database, OF_WORDS) == counted
+    assert await rows(database, OF_CHUNKS) == dict.fromkeys(ids, (0, 2))
+    async with database.transaction() as connection:  # as an earlier version counted them
+        await connection.execute(text("UPDATE document_words SET collection_id = NULL"))
+    await DocumentWords(database).fill(ids[0])
+    assert (await rows(database, OF_WORDS))[ids[0]] == counted[ids[0]]
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+async def test_words_that_are_counted_while_their_document_moves_tell_where_it_is_then(
+    url: str, database: Database, is_noted: bool
+) -> None:
+    old = await add_old(database, [FRENCH] * 2)
+    await run_alembic(url, command.upgrade, "head")
+    if is_noted:
+        await backfill(database)
+    async with database.transaction() as moving:
+        await moving.execute(
+            text("UPDATE documents SET collection = 'elsewhere' WHERE id = :id"), {"id": old}
+        )
+        counting = asyncio.create_task(DocumentWords(database).fill(old))
+        await asyncio.sleep(0.5)
+        assert counting.done() != is_noted, "the move was not waited for"
+    await asyncio.wait_for(counting, 60)
+    numbered, words = (await rows(database, OF_WORDS))[old]
+    assert numbered == (words if is_noted else 0)
+
+
 class Endless(TitleWords):
     """A duty that takes longer than who starts the service can wait."""
 

@@ -13,15 +13,11 @@ from app.pdf.pages import DocumentFacts
 from app.storage.canonical import canonical
 from app.storage.chunks import MOST_NUMBERED, Chunk, embeddings_table, without_chunks
 from app.storage.database import halfvecs
-from app.storage.document_words import INSERT_WORDS, VERSION
+from app.storage.document_words import INSERT_WORDS, NUMBER, VERSION
 from app.storage.languages import TextLanguage, chunk_vector
 from app.storage.runs.conditions import IS_OURS, NEW_LEASE
 from app.storage.runs.lease import Lease, Progress, StoredChunks, write, write_row
 
-# Of what is being moved at this moment the run's row tells: that is read again when it is free.
-_NUMBER: Final = """coalesce(rows_collection_id, (
-    SELECT collection_id FROM documents WHERE documents.id = document_id
-))"""
 _NUMBER_OF_VECTOR: Final = f"CASE WHEN vector_dims(embedding) <= {MOST_NUMBERED} THEN collection_id END"
 
 
@@ -39,7 +35,7 @@ async def begin(
         WITH lease AS (
             UPDATE ingestions SET lease_expires_at = {NEW_LEASE}, engine = :engine, title = :title,
                 pages_total = :pages_total, recipe = :recipe, revision = revision + 1,
-                rows_collection_id = {_NUMBER},
+                rows_collection_id = {NUMBER},
                 chunks = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN chunks ELSE 0 END,
                 tokens = CASE WHEN recipe = :recipe AND chunks_hash IS NOT NULL THEN tokens ELSE 0 END,
                 pages_done = CASE WHEN recipe = :recipe THEN pages_done ELSE 0 END
