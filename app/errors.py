@@ -225,7 +225,7 @@ class Interrupted(Temporary, code="worker_lost", owner="attempt"):
 
 class ReadingStalled(Interrupted):
     default_message = (
-        "Reading the PDF stood still each time: it got hardly any CPU time, or waited for something."
+        "Reading the PDF came to a standstill each time: it got hardly any CPU time, or waited for something."
     )
 
 

@@ -57,6 +57,7 @@ async def run_demo(console: Console) -> bool:
         console.print(Text(mistake, style="bold red"))
     if not mistakes:
         console.print("Every verdict and every hit is what it should be.", style="bold green")
+        console.print("One file is damaged and one is locked on purpose. Next: `make up` runs the service.")
     return not mistakes
 
 

@@ -55,7 +55,7 @@ class Bars:
 
     def end(self, bar: TaskID, verdict: Verdict) -> None:
         pages = verdict.pages or 1
-        counts = f"{verdict.pages} pages, {verdict.chunks} chunks"
+        counts = f"{_counted(pages, 'page')}, {_counted(verdict.chunks, 'chunk')}"
         self.progress.update(
             bar, completed=pages, total=pages, stage=counts if verdict.is_success else verdict.code
         )
@@ -125,6 +125,10 @@ def pdfs_in(paths: Sequence[Path]) -> list[Path]:
             else [path]
         )
     return found
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _not_ingested(path: Path, code: str, message: str, began: float) -> Verdict:

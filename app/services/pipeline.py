@@ -86,7 +86,7 @@ class Pipeline:
                     language = language or await self._language_of_new(lease, batch)
                     # Its last page may go on in the next batch.
                     done = replace(progress, pages_done=batch[-1].page_end - 1)
-                    with clock.stage("storing"):
+                    with clock.storing():
                         async with self.database.autocommit() as connection:
                             await runs.store(
                                 *(connection, lease, self.space_id, batch, vectors, done),

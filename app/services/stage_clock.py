@@ -27,10 +27,10 @@ class StageClock:
         self._seconds = {"embedding": 0.0, "storing": 0.0}
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def storing(self) -> Iterator[None]:
         started = time.monotonic()
         yield
-        self._seconds[name] += time.monotonic() - started
+        self._seconds["storing"] += time.monotonic() - started
 
     async def embedding(
         self, items: AsyncGenerator[tuple[list[Chunk], Embedded]]

@@ -270,7 +270,7 @@ _RETRY_FAILED: Final = f"""
             (id, document_id, filename, sha256, byte_size, storage_key, asked_by, queue, is_bulk, turn)
         SELECT new_id, document_id, filename, sha256, byte_size, storage_key, CAST(:asked_by AS text),
             collection, is_bulk,
-            {new_turn("paired.collection", "paired.is_bulk", "CAST(:asked_by AS text)", "queues_before")}
+            {new_turn("paired.collection", "paired.is_bulk", "queues_before")}
                 + behind * {turns_of("paired.is_bulk")}
         FROM paired
     ), keyless AS (

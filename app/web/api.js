@@ -24,7 +24,7 @@ export function headers(more = {}) {
   return key === null ? more : { ...more, Authorization: `Bearer ${key}` };
 }
 
-export const UNREACHABLE = "The service does not answer. It is asked again until it does.";
+export const UNREACHABLE = "The service does not answer. This page keeps asking.";
 
 export async function send(method, path, { json, signal, ...options } = {}) {
   const body = json === undefined ? options.body : JSON.stringify(json);
@@ -89,7 +89,7 @@ export function askForKey(used) {
   if (sessionStorage.getItem(KEY) !== used) return Promise.resolve();
   asking ??= new Promise((resolve) => {
     const input = h("input", { type: "password", id: "key", autocomplete: "off", spellcheck: "false", required: true });
-    const refused = used !== null && h("p", { class: "error", role: "alert" }, "This key is refused. Is it whole, and still in use?");
+    const refused = used !== null && h("p", { class: "error", role: "alert" }, "This key is refused. Is it complete, and still valid?");
     const box = dialog("Key", { class: "small", oncancel: (event) => event.preventDefault() },
       h("form", { method: "dialog" },
         h("h2", {}, "This service wants a key"),

@@ -174,7 +174,7 @@ class DocumentView extends HTMLElement {
   }
 
   #delete() {
-    const box = dialog("Delete", { class: "small" }, h("h2", {}, `Delete “${nameOf(this.document)}”?`), h("p", {}, "Its file and all that was read of it are removed."),
+    const box = dialog("Delete", { class: "small" }, h("h2", {}, `Delete “${nameOf(this.document)}”?`), h("p", {}, "Its file and everything that was read from it are removed."),
       h("div", { class: "row end" }, h("button", { type: "button", class: "quiet", onclick: () => box.close() }, "Keep it"),
         h("button", { type: "button", class: "danger", onclick: () => this.#work(async () => {
           await send("DELETE", `/documents/${this.id_}`);

@@ -67,7 +67,7 @@ class FilterForm extends HTMLElement {
     fill(this.field,
       keys.length > 0 && h("optgroup", { label: "Metadata" }, ...keys.map(({ key, documents }) =>
         h("option", { value: key || "metadata." }, `${key || "metadata."} (${count(documents)})`)),
-      hasMore && h("option", { disabled: true }, `The ${count(keys.length)} most frequent of more`)),
+      hasMore && h("option", { disabled: true }, `Only the ${count(keys.length)} most frequent`)),
       h("optgroup", { label: "Of each document" }, ...Object.entries(OWN).map(([value, [label]]) => h("option", { value }, label))));
     if ([...this.field.options].some((one) => one.value === before)) this.field.value = before;
   }

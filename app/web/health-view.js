@@ -28,7 +28,7 @@ class HealthView extends HTMLElement {
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       if (error.code === "scope_missing") {
-        fill(this.body, h("section", { class: "card wide" }, h("h2", {}, "For administrators"), h("p", {}, "How the whole service is doing is shown with a key that has the scope admin. Search, library and tasks work with yours.")));
+        fill(this.body, h("section", { class: "card wide" }, h("h2", {}, "For administrators"), h("p", {}, "Seeing how the whole service is doing takes a key with the scope admin. Search, library and tasks work with yours.")));
         clearInterval(this.timer);
         return;
       }

@@ -183,7 +183,7 @@ class LibraryView extends HTMLElement {
     reconcile(this.rows, shown, (one) => one.document_id, () => h("document-row", {}));
     const isFiltered = this.asked.name || this.asked.collection || this.asked.status;
     fill(this.end, ...(shown.length ? (this.next ? [h("p", { class: "muted center" }, "Loading more …")] : [])
-      : [h("div", { class: "empty" }, h("h2", {}, isFiltered ? "No document fits" : "No documents yet"),
+      : [h("div", { class: "empty" }, h("h2", {}, isFiltered ? "No document matches" : "No documents yet"),
         h("p", {}, isFiltered ? "Change the filters above." : "Drop PDFs or folders anywhere on this page."))]));
     this.#showNote();
   }

@@ -166,7 +166,7 @@ class SearchView extends HTMLElement {
       if (!(error instanceof Problem)) throw error;
       this.answer = null;
       this.found.textContent = "";
-      fill(this.results, h("div", { class: "empty" }, h("h2", {}, "The search could not be done"), h("p", {}, error.message),
+      fill(this.results, h("div", { class: "empty" }, h("h2", {}, "The search failed"), h("p", {}, error.message),
         h("button", { type: "button", class: "primary", onclick: () => this.#run() }, "Search again")));
       if (error.status === 0) this.retrying = setTimeout(() => asking === this.asking && this.#run(), 2000);
     } finally {

@@ -32,7 +32,7 @@ export function sentence(task) {
   switch (task.status) {
     case "queued": return task.queue_position ? `Queued, place ${count(task.queue_position)}` : "Queued";
     case "retrying": return task.next_attempt_at && new Date(task.next_attempt_at) > Date.now()
-      ? `Waits to be tried again in ${seconds((new Date(task.next_attempt_at) - Date.now()) / 1000)}` : "Is tried again";
+      ? `Will be tried again in ${seconds((new Date(task.next_attempt_at) - Date.now()) / 1000)}` : "About to be tried again";
     case "processing": return [STAGES[stage], total && `page ${count(done)} of ${count(total)}`, timeLeft(task)].filter(Boolean).join(" · ");
     case "success": return [counted(task.result.pages, "page"), counted(task.result.chunks, "passage"),
       task.result.pages_failed.length && `${counted(task.result.pages_failed.length, "page")} not readable`, ago(task.finished_at)].filter(Boolean).join(" · ");
@@ -74,7 +74,7 @@ class FileRow extends HTMLElement {
 
   #upload(one) {
     switch (one.state) {
-      case "waiting": return [`Waits to be sent · ${bytes(one.bytes)}`, 0, "open"];
+      case "waiting": return [`Waiting to be sent · ${bytes(one.bytes)}`, 0, "open"];
       case "sending": return [one.problem ? one.problem.message : `Sending · ${bytes(one.bytes * one.sent)} of ${bytes(one.bytes)}`, one.sent, "open"];
       case "duplicate": return ["This file is here already. Nothing was added.", undefined, "note"];
       default: return [one.problem.message, undefined, "failed"];
@@ -179,7 +179,7 @@ class TasksView extends HTMLElement {
   #waiting(items) {
     const isMany = items.filter((one) => one.status === "queued" || one.status === "retrying").length > 1;
     reconcile(this.lists.running.head, isMany ? ["cancel"] : [], String, () =>
-      button("Cancel all that wait", async () => toast(`${counted(await cancelWaiting(), "task")} cancelled.`)));
+      button("Cancel all waiting", async () => toast(`${counted(await cancelWaiting(), "task")} cancelled.`)));
   }
 }
 customElements.define("tasks-view", TasksView);

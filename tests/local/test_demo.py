@@ -29,6 +29,8 @@ async def test_the_samples_end_as_they_should(up: Up) -> None:
     async with Client(up.url) as client:
         assert await find_mistakes(client, Console(file=output, width=120), collection="demo") == []
     assert "annual-report.pdf, page 3" in output.getvalue()
+    assert "2 pages, 4 chunks" in output.getvalue()
+    assert "1 page, 2 chunks" in output.getvalue()
     assert "4,246" in output.getvalue()
 
 
@@ -79,6 +81,7 @@ def test_the_command_ends_well_and_leaves_nothing_behind(tmp_path: Path) -> None
         check=True,
     )
     assert "Every verdict and every hit is what it should be." in finished.stdout
+    assert "on purpose" in finished.stdout
     folders = [process.info["cwd"] or "" for process in psutil.process_iter(["cwd"])]
     assert not [folder for folder in folders if folder.startswith(str(tmp_path))]
     assert list(tmp_path.glob("pdf-ingest-demo-*")) == []

@@ -1,7 +1,6 @@
 """Collections on a real database: what the database notes by itself, renaming, and deleting in steps."""
 
 import asyncio
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,11 +15,6 @@ from app.storage.database import Database
 from app.storage.documents import Change
 from app.storage.doomed import IS_DOOMED
 from tests.services.workshop import Workshop, pdf
-
-
-@pytest.fixture
-def workshop(database: Database, space_id: int, tmp_path: Path) -> Workshop:
-    return Workshop(database, space_id, tmp_path / "files")
 
 
 @pytest.fixture

@@ -33,11 +33,6 @@ from app.storage.reach import EVERYTHING, Reach
 from tests.services.workshop import Workshop, pdf
 
 
-@pytest.fixture
-def workshop(database: Database, space_id: int, tmp_path: Path) -> Workshop:
-    return Workshop(database, space_id, tmp_path / "files")
-
-
 async def test_an_upload_is_a_queued_task_with_a_stored_file(workshop: Workshop):
     content = pdf()
     added = await workshop.add(content, metadata={"year": 2025})

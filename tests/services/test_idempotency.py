@@ -1,5 +1,4 @@
 import asyncio
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -7,14 +6,8 @@ import pytest
 
 from app.errors import IdempotencyKeyInWork, IdempotencyKeyReused, QueueFull
 from app.services.idempotency import Answer
-from app.storage.database import Database
 from app.storage.idempotency import CLAIM_SECONDS
 from tests.services.workshop import Workshop, in_parts, outcomes_as_answer, pdf
-
-
-@pytest.fixture
-def workshop(database: Database, space_id: int, tmp_path: Path) -> Workshop:
-    return Workshop(database, space_id, tmp_path / "files")
 
 
 @pytest.fixture

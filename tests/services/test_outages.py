@@ -113,6 +113,13 @@ async def degraded(services: Services) -> list[str]:
     return (await check_readiness(services.database, services.space_id, is_up)).degraded
 
 
+async def until_degraded(services: Services, names: list[str], seconds: float = 20) -> None:
+    async def is_so() -> bool:
+        return await degraded(services) == names
+
+    await eventually(is_so, seconds)
+
+
 async def search(services: Services, query: str = "the tide", **options: Any) -> tuple[int, tuple[str, ...]]:
     found = await services.rag.search(Search(query=query, limit=5, **options))
     return len(found.hits), found.degraded
@@ -168,10 +175,7 @@ async def test_readiness_and_metrics_say_why_and_since_when(services: Services, 
     await eventually(is_key_refused)
     stub.behaviour.failures = []
 
-    async def is_over() -> bool:
-        return await degraded(services) == []
-
-    await eventually(is_over)
+    await until_degraded(services, [])
     await asyncio.sleep(1)
     assert await outage_seconds(services) == 0
 
@@ -206,10 +210,7 @@ async def test_vectors_of_another_size_stop_all_work(settings: Settings, stub: E
         task_id = await upload(services)
         run = asyncio.create_task(services.rag.ingest_pdf("", task_id))
 
-        async def is_out() -> bool:
-            return await degraded(services) == ["embedder"]
-
-        await eventually(is_out)
+        await until_degraded(services, ["embedder"])
         stub.behaviour.dimensions = 64
         async with asyncio.timeout(30):
             assert await run > 0
@@ -306,10 +307,7 @@ async def test_a_file_store_that_is_away_fails_nothing(
     assert await degraded(services) == ["file_store"]
     shutil.move(tmp_path / "unmounted", tmp_path / "files")
 
-    async def is_over() -> bool:
-        return await degraded(services) == []
-
-    await eventually(is_over, 30)
+    await until_degraded(services, [], 30)
     assert await services.rag.ingest_pdf("", task_id) > 0
 
 
@@ -377,10 +375,7 @@ async def test_a_full_disk_of_the_store_charges_no_task_that_names_a_path(
         with pytest.raises(WorkHeld):
             await services.rag.ingest_pdf("", waiting)
 
-    async def is_over() -> bool:
-        return await degraded(services) == []
-
-    await eventually(is_over, 40)
+    await until_degraded(services, [], 40)
     assert await services.rag.ingest_pdf(str(path), task_id) > 0
     assert await services.rag.ingest_pdf("", waiting) > 0
     assert len(list((path.parent.parent / "files").iterdir())) == 2, "a probe has left its file"
@@ -435,10 +430,7 @@ async def test_a_folder_of_files_that_is_not_that_of_the_others_fails_nothing(
     files.rmdir()
     (tmp_path / "elsewhere").rename(files)
 
-    async def is_over() -> bool:
-        return await degraded(services) == []
-
-    await eventually(is_over, 30)
+    await until_degraded(services, [], 30)
     assert await services.rag.ingest_pdf("", task_ids[0]) > 0
 
 
@@ -458,10 +450,7 @@ async def test_a_time_limit_that_is_reached_in_an_outage_is_no_verdict(
     task_id = await upload(services)
     run = asyncio.create_task(services.rag.ingest_pdf("", task_id))
 
-    async def is_out() -> bool:
-        return await degraded(services) == ["embedder"]
-
-    await eventually(is_out)
+    await until_degraded(services, ["embedder"])
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run

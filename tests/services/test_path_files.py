@@ -25,11 +25,6 @@ from tests.services.workshop import Workshop, pdf
 
 
 @pytest.fixture
-def workshop(database: Database, space_id: int, tmp_path: Path) -> Workshop:
-    return Workshop(database, space_id, tmp_path / "files")
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """From which tasks may take files."""
     (tmp_path / "incoming").mkdir()

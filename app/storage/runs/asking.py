@@ -29,7 +29,7 @@ def insert_run(collection: str) -> str:
     SELECT CAST(:ingestion_id AS uuid), CAST(:document_id AS uuid), :filename, CAST(:sha256 AS bytea),
         CAST(:byte_size AS bigint), :storage_key, CAST(:password AS bytea), :request_id,
         CAST(:asked_by AS text), {collection},
-        CAST(:is_bulk AS bool), {new_turn(collection, "CAST(:is_bulk AS bool)", "CAST(:asked_by AS text)")}
+        CAST(:is_bulk AS bool), {new_turn(collection, "CAST(:is_bulk AS bool)")}
 """
 
 

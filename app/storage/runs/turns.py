@@ -47,12 +47,12 @@ NEXT = f"""
 """
 
 
-def new_turn(queue: str, is_bulk: str, account: str, queues_before: str = "0") -> str:
-    """The turn of what is asked for now; all are SQL. The next of all (`next_turn`) may be out of reach.
+def new_turn(queue: str, is_bulk: str, queues_before: str = "0") -> str:
+    """The turn of what `:asked_by` asks for now; all are SQL. The next (`next_turn`) may be out of reach.
 
     `queues_before` are those of the account that get work by the same statement, which does not see them.
     """
-    step = turns_of(is_bulk)
+    account, step = "CAST(:asked_by AS text)", turns_of(is_bulk)
     return f"""(
         SELECT greatest(
             (apart - 1) * {step},
