@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -84,6 +85,7 @@ class Stack:
         await asyncio.to_thread(self._stop_left_over)
         if not _port_is_free(self.port):
             raise ServerFailed(f"Port {self.port} is in use. Choose another one with --port.")
+        _check_locks()
         postgres = EmbeddedPostgres(self.data_dir / "postgres")
         valkey = EmbeddedValkey(self.data_dir / "valkey")
         await self._supervise(_server_program(postgres), _server_program(valkey))
@@ -243,6 +245,17 @@ def _server_program(server: EmbeddedServer) -> Program:
         prepare=server.prepare,
         is_ready=server.is_ready,
     )
+
+
+def _check_locks() -> None:
+    """Raises ServerFailed where no worker could start, which would be tried again for ever."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        raise ServerFailed(
+            f"The worker's processes cannot share locks: {error.strerror}. Linux keeps them in /dev/shm, "
+            "which root makes with: mkdir -p /dev/shm && mount -t tmpfs tmpfs /dev/shm"
+        ) from error
 
 
 def _port_is_free(port: int) -> bool:

@@ -102,6 +102,26 @@ def test_a_stack_with_two_api_processes_ends_whole_whether_told_to_or_killed(tmp
             assert third.has(document_id)
 
 
+def test_where_no_worker_could_start_that_is_said_instead_of_trying_for_ever(tmp_path: Path) -> None:
+    """Without a /dev/shm that can be written, the processes of a worker can share no locks."""
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+    read_only = "mount -t tmpfs -o ro tmpfs /dev/shm"
+    if subprocess.run([*own_mounts, read_only], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    up = f'{read_only} && exec "$0" -m app.local.cli up --port {free_port()} --data-dir "$1"'
+    refused = subprocess.run(
+        [*own_mounts, up, sys.executable, tmp_path],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "The worker's processes cannot share locks: Read-only file system." in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 def test_a_stack_that_cannot_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
     (tmp_path / "postgres").write_text("not a folder")
     refused = run_up("--port", str(free_port()), "--data-dir", str(tmp_path))
