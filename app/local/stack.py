@@ -21,7 +21,14 @@ from typing import IO, Self
 
 import psutil
 
-from app.local.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
+from app.local.embedded import (
+    EmbeddedPostgres,
+    EmbeddedServer,
+    EmbeddedValkey,
+    ServerFailed,
+    environment_for_own_postgres,
+    write_secret,
+)
 from app.local.supervisor import Program, Say, Supervisor
 
 PROJECT = Path(__file__).parents[2]
@@ -163,7 +170,7 @@ class Stack:
         """What our programs read their settings from; settings of no concern here keep their values."""
         files = self.data_dir / "files"
         files.mkdir(exist_ok=True, mode=0o700)
-        return os.environ | {
+        return environment_for_own_postgres() | {
             "DATABASE_URL": postgres.url("pdf_ingest"),
             "CELERY_BROKER_URL": valkey.url,
             "CELERY_RESULT_BACKEND": valkey.url,

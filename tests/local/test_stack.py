@@ -102,6 +102,19 @@ def test_a_stack_with_two_api_processes_ends_whole_whether_told_to_or_killed(tmp
             assert third.has(document_id)
 
 
+def test_what_the_environment_has_for_other_servers_and_programs_is_not_taken(tmp_path: Path) -> None:
+    for_others = {
+        "DATABASE_URL": "postgres://somebody@nowhere/x",
+        "CELERY_BROKER_URL": "kafka://nowhere",
+        "STORAGE_URL": "/nowhere",
+        "SECRET_KEY_FILE": str(tmp_path),
+        "PGSERVICE": "nowhere",
+        "PGSSLMODE": "verify-full",
+    }
+    with Up(tmp_path / "data", **for_others) as stack:
+        stack.ingest("wildbienen.pdf")
+
+
 def test_where_no_worker_could_start_that_is_said_instead_of_trying_for_ever(tmp_path: Path) -> None:
     """Without a /dev/shm that can be written, the processes of a worker can share no locks."""
     own_mounts = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
