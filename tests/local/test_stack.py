@@ -135,6 +135,21 @@ def test_where_no_worker_could_start_that_is_said_instead_of_trying_for_ever(tmp
     assert "Traceback" not in refused.stderr
 
 
+@pytest.mark.program("make")
+def test_make_is_not_led_astray_by_another_python(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ImportError('that of another')")
+    made = subprocess.run(
+        ["make", "-o", ".venv/installed", "up", "ARGS=--help", f"PYTHON={sys.executable}"],
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONHOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Run the whole service here" in made.stdout, made.stderr
+
+
 def test_a_stack_that_cannot_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
     (tmp_path / "postgres").write_text("not a folder")
     refused = run_up("--port", str(free_port()), "--data-dir", str(tmp_path))
