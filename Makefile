@@ -5,7 +5,10 @@
 	test-openapi audit screenshots lint compose-check lock
 
 # Our programs are started hundreds of times: with nothing compiled kept, each start compiles all anew.
-unexport PYTHONDONTWRITEBYTECODE
+# And the home of another Python does not hold the library of ours.
+unexport PYTHONDONTWRITEBYTECODE PYTHONHOME
+# What others have put there would be found before what we install; pip would even not install it.
+.venv/installed demo up: export PYTHONPATH :=
 
 PYTHON := .venv/bin/python
 CHROMIUM := chromium
@@ -114,6 +117,7 @@ lock: ## Pin the newest versions of all dependencies in all locks (needs uv)
 		--no-header --no-emit-index-url --constraint requirements.lock -o requirements-browser.lock
 
 # flit-core, which makes the program, comes from the lock as well, so nothing is ever installed that the lock does not name.
+# Our folder's path in app.pth is made relative: up to Python 3.12 no Python starts in LC_ALL=C with an umlaut in it.
 .venv/installed: requirements.lock pyproject.toml
 	@python=; for name in python3 python3.13 python3.12 python3.11 python; do \
 		if $$name -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
@@ -127,6 +131,7 @@ lock: ## Pin the newest versions of all dependencies in all locks (needs uv)
 	$$python -m venv .venv
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo ../../../.. | tee .venv/lib/python*/site-packages/app.pth >/dev/null
 	@touch .venv/installed
 
 # Beside the environment, not in it: what drives a browser is 40 MB that only these tests need.

@@ -350,10 +350,13 @@ def get_settings() -> Settings:
     return Settings()
 
 
-def settings_or_exit() -> Settings:
-    """Those of this process; what is wrong with them is said on stderr, and the exit code is 2."""
+def settings_or_exit(**given: Any) -> Settings:
+    """Those of this process; what is wrong with them is said on stderr, and the exit code is 2.
+
+    What is `given` counts, whatever the environment and `.env` say of it.
+    """
     try:
-        return get_settings()
+        return Settings(**given) if given else get_settings()
     except ValidationError as error:
         faults = ". ".join(map(_in_words, error.errors()))
     except (OSError, UnicodeError) as error:

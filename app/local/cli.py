@@ -64,6 +64,11 @@ BRING_ALONG_SECONDS = 60.0  # the service waits for `migrate`; a million chunks 
 DURATIONS = {"d": "days", "h": "hours", "m": "minutes"}
 Mode = Annotated[Literal["hybrid", "vector", "text"], typer.Option(help="By meaning, by words, or both.")]
 STATUS_LIMIT = 20
+# For its programs. What the environment has by these names may be meant for something else altogether.
+SET_BY_STACK = (
+    *("database_url", "celery_broker_url", "celery_result_backend"),
+    *("storage_url", "secret_key_file"),
+)
 
 
 def _duration(text: str) -> timedelta:
@@ -84,10 +89,9 @@ def up(
     workers: Annotated[int, typer.Option(min=1, help="Processes of the worker.")] = 2,
 ) -> None:
     """Run the whole service here: Postgres, Valkey, a worker and the API, until Ctrl-C."""
-    from app.config import settings_or_exit
     from app.local.stack import Stack
 
-    settings_or_exit()
+    _check_settings_of_stack()
     stack = Stack(data_dir, port=port, workers=workers, say=LogPrinter(console))
     _run(_serve(stack), hurry=stack.hurry)
 
@@ -95,10 +99,9 @@ def up(
 @cli.command()
 def demo() -> None:
     """Ingest sample PDFs on a stack of its own, search them, stop everything."""
-    from app.config import settings_or_exit
     from app.local.demo import run_demo
 
-    settings_or_exit()
+    _check_settings_of_stack()
     if not _run(run_demo(console)):
         raise typer.Exit(1)
 
@@ -401,6 +404,13 @@ def revoke_key(
 
 def main() -> None:
     cli(prog_name="pdf-ingest")
+
+
+def _check_settings_of_stack() -> None:
+    """Before anything is started."""
+    from app.config import Settings, settings_or_exit
+
+    settings_or_exit(**{name: Settings.model_fields[name].default for name in SET_BY_STACK})
 
 
 async def _serve(stack: "Stack") -> None:

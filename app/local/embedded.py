@@ -179,7 +179,7 @@ class EmbeddedPostgres(EmbeddedServer):
         finished = subprocess.run(
             [*command, "-v", f"name={name}", connection],
             input=statement,
-            env=os.environ | {"PGPASSWORD": self.password},
+            env=environment_for_own_postgres() | {"PGPASSWORD": self.password},
             capture_output=True,
             text=True,
             check=False,
@@ -305,6 +305,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def environment_for_own_postgres() -> dict[str, str]:
+    """Ours without what libpq and asyncpg read: PGSERVICE, PGSSLMODE and others are of another server."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -20,7 +21,14 @@ from typing import IO, Self
 
 import psutil
 
-from app.local.embedded import EmbeddedPostgres, EmbeddedServer, EmbeddedValkey, ServerFailed, write_secret
+from app.local.embedded import (
+    EmbeddedPostgres,
+    EmbeddedServer,
+    EmbeddedValkey,
+    ServerFailed,
+    environment_for_own_postgres,
+    write_secret,
+)
 from app.local.supervisor import Program, Say, Supervisor
 
 PROJECT = Path(__file__).parents[2]
@@ -84,6 +92,7 @@ class Stack:
         await asyncio.to_thread(self._stop_left_over)
         if not _port_is_free(self.port):
             raise ServerFailed(f"Port {self.port} is in use. Choose another one with --port.")
+        _check_locks()
         postgres = EmbeddedPostgres(self.data_dir / "postgres")
         valkey = EmbeddedValkey(self.data_dir / "valkey")
         await self._supervise(_server_program(postgres), _server_program(valkey))
@@ -161,7 +170,7 @@ class Stack:
         """What our programs read their settings from; settings of no concern here keep their values."""
         files = self.data_dir / "files"
         files.mkdir(exist_ok=True, mode=0o700)
-        return os.environ | {
+        return environment_for_own_postgres() | {
             "DATABASE_URL": postgres.url("pdf_ingest"),
             "CELERY_BROKER_URL": valkey.url,
             "CELERY_RESULT_BACKEND": valkey.url,
@@ -243,6 +252,17 @@ def _server_program(server: EmbeddedServer) -> Program:
         prepare=server.prepare,
         is_ready=server.is_ready,
     )
+
+
+def _check_locks() -> None:
+    """Raises ServerFailed where no worker could start, which would be tried again for ever."""
+    try:
+        multiprocessing.get_context("fork").Lock()
+    except OSError as error:
+        raise ServerFailed(
+            f"The worker's processes cannot share locks: {error.strerror}. Linux keeps them in /dev/shm, "
+            "which root makes with: mkdir -p /dev/shm && mount -t tmpfs tmpfs /dev/shm"
+        ) from error
 
 
 def _port_is_free(port: int) -> bool:

@@ -102,6 +102,54 @@ def test_a_stack_with_two_api_processes_ends_whole_whether_told_to_or_killed(tmp
             assert third.has(document_id)
 
 
+def test_what_the_environment_has_for_other_servers_and_programs_is_not_taken(tmp_path: Path) -> None:
+    for_others = {
+        "DATABASE_URL": "postgres://somebody@nowhere/x",
+        "CELERY_BROKER_URL": "kafka://nowhere",
+        "STORAGE_URL": "/nowhere",
+        "SECRET_KEY_FILE": str(tmp_path),
+        "PGSERVICE": "nowhere",
+        "PGSSLMODE": "verify-full",
+    }
+    with Up(tmp_path / "data", **for_others) as stack:
+        stack.ingest("wildbienen.pdf")
+
+
+def test_where_no_worker_could_start_that_is_said_instead_of_trying_for_ever(tmp_path: Path) -> None:
+    """Without a /dev/shm that can be written, the processes of a worker can share no locks."""
+    own_mounts = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+    read_only = "mount -t tmpfs -o ro tmpfs /dev/shm"
+    if subprocess.run([*own_mounts, read_only], capture_output=True, check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    up = f'{read_only} && exec "$0" -m app.local.cli up --port {free_port()} --data-dir "$1"'
+    refused = subprocess.run(
+        [*own_mounts, up, sys.executable, tmp_path],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "The worker's processes cannot share locks: Read-only file system." in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.program("make")
+def test_make_is_not_led_astray_by_another_python(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ImportError('that of another')")
+    made = subprocess.run(
+        ["make", "-o", ".venv/installed", "up", "ARGS=--help", f"PYTHON={sys.executable}"],
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONHOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Run the whole service here" in made.stdout, made.stderr
+
+
 def test_a_stack_that_cannot_start_says_why_and_leaves_nothing_running(tmp_path: Path) -> None:
     (tmp_path / "postgres").write_text("not a folder")
     refused = run_up("--port", str(free_port()), "--data-dir", str(tmp_path))
