@@ -27,6 +27,10 @@ FAIR_EVIDENCE: Final = 0.4  # with less in its best hit, only FEW_HITS are left 
 LEAST_EVIDENCE: Final = 0.25
 FEW_HITS: Final = 3
 
+# Words of a question by which documents and chunks are ranked, its rarest: 0.5 us a chunk each. With more no more
+# of 106 questions were answered, with ten one fewer.
+RANKED_WORDS: Final = 12
+
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
 FIRST_PAGE_WEIGHT: Final = 0.25  # of a word on the first page: it says what all of the document is about
 
@@ -108,13 +112,16 @@ class Ranking:
         self._space_id = space_id
         self._vector_weight = CONTEXTUAL_VECTOR if is_contextual else STATIC_VECTOR
         # words of more forms last: so there are fewer statements, of which the plans are kept
-        self._order = sorted(range(len(question.words)), key=lambda n: len(question.words[n].lexemes))
+        self._order = sorted(
+            range(len(question.words)), key=lambda n: (n >= RANKED_WORDS, len(question.words[n].lexemes))
+        )
         self._words = [question.words[n] for n in self._order]
-        self._numbers = range(len(self._words))
+        self._numbers = range(min(RANKED_WORDS, len(self._words)))
 
     @property
     def parameters(self) -> dict[str, Any]:
-        words = self._words
+        words = [self._words[n] for n in self._numbers]
+        lexemes = [(n, lexeme) for n, word in enumerate(words) for lexeme in word.lexemes]
         return self._visible.parameters | {
             **{f"lexeme_{n}_{m}": lexeme.tsquery for n, m, lexeme in self._lexemes()},
             **{f"rarity_{n}": word.rarity for n, word in enumerate(words)},
@@ -123,9 +130,9 @@ class Ranking:
             "candidates": self._question.quoted or self._question.candidates,
             "phrase": self._question.phrase,
             "asked": sum(self._rarity(word.documents) for word in words) or 1.0,
-            "lexemes": [lexeme.text for _, _, lexeme in self._lexemes()],
-            "numbers": [n for n, _, _ in self._lexemes()],
-            "rarities": [self._rarity(words[n].documents) for n, _, _ in self._lexemes()],
+            "lexemes": [lexeme.text for _, lexeme in lexemes],
+            "numbers": [n for n, _ in lexemes],
+            "rarities": [self._rarity(words[n].documents) for n, _ in lexemes],
         }
 
     def statement(self) -> str:

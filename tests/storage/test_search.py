@@ -18,12 +18,13 @@ from app.local.embedded import EmbeddedPostgres
 from app.storage.chunks import embeddings_table
 from app.storage.database import Database, halfvecs
 from app.storage.filters import Comparison, Compound, Containment, SearchFilter
+from app.storage.ranking import RANKED_WORDS
 from app.storage.search import Hit, search_hybrid, search_text, search_vector
 from app.storage.spaces import open_space
 from app.storage.visible import SHORT_LIST
 from app.storage.words import begin_question
 from tests.databases import migrated
-from tests.storage.library import SUBJECTS, Library, Shelf
+from tests.storage.library import SUBJECTS, VOCABULARY, Library, Shelf
 
 FAR = 39
 SHELVES = [
@@ -463,6 +464,20 @@ async def test_a_hit_knows_its_places_by_meaning_and_by_words(library: Library) 
 async def test_the_words_that_were_found_are_told(library: Library) -> None:
     hits = await matching(library, "the Dragons of a heading, and unicorns", EVERYTHING)
     assert {frozenset(hit.matched) for hit in hits} == {frozenset(("dragons", "heading"))}
+
+
+async def test_a_long_question_is_ranked_by_its_rarest_words_and_told_of_all(library: Library) -> None:
+    rare = [f"zither{letter}" for letter in "abcdefghijkl"]
+    assert len(rare) == RANKED_WORDS
+    document_id = await library.add_document(Shelf("music", 1, 4))
+    await say(library, document_id, ordinal=2, words=" ".join(rare))
+    (best, *_) = await matching(library, f"a heading of {VOCABULARY[0]}: {' '.join(rare)}", EVERYTHING)
+    (same, *_) = await matching(library, " ".join(rare), EVERYTHING)
+    assert (best.document_id, best.ordinal) == (document_id, 2)
+    assert {*rare, "heading"} <= {*best.matched}
+    assert best.explain is not None
+    assert same.explain is not None
+    assert best.explain["coverage"] == pytest.approx(same.explain["coverage"])
 
 
 async def test_a_document_about_a_question_comes_before_others_that_share_words_with_it(
