@@ -27,8 +27,8 @@ FAIR_EVIDENCE: Final = 0.4  # with less in its best hit, only FEW_HITS are left 
 LEAST_EVIDENCE: Final = 0.25
 FEW_HITS: Final = 3
 
-# Words of a question by which documents and chunks are ranked, its rarest: 0.5 us a chunk each. With more no more
-# of 106 questions were answered, with ten one fewer.
+# Words of a question by which documents and chunks are ranked, its rarest: 0.5 us a chunk each. More find no
+# more of 106 questions, ten one fewer.
 RANKED_WORDS: Final = 12
 
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
