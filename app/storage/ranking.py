@@ -27,8 +27,8 @@ FAIR_EVIDENCE: Final = 0.4  # with less in its best hit, only FEW_HITS are left 
 LEAST_EVIDENCE: Final = 0.25
 FEW_HITS: Final = 3
 
-# Words of a question by which documents and chunks are ranked, its rarest: 0.5 us a chunk each. More find no
-# more of 106 questions, ten one fewer.
+# Words of a question by which a long list is ranked, its rarest: 0.5 us a chunk each. More find no more
+# of 106 questions, ten one fewer. Within one document twelve find two of 166 fewer.
 RANKED_WORDS: Final = 12
 
 RANK_WEIGHTS: Final = "{0.1, 0.4, 0.4, 1.0}"  # of ts_rank: a word of the text .1, one of the heading (C) .4
@@ -111,12 +111,13 @@ class Ranking:
         self._visible = visible
         self._space_id = space_id
         self._vector_weight = CONTEXTUAL_VECTOR if is_contextual else STATIC_VECTOR
+        ranked = len(question.words) if visible.is_short else RANKED_WORDS
         # words of more forms last: so there are fewer statements, of which the plans are kept
         self._order = sorted(
-            range(len(question.words)), key=lambda n: (n >= RANKED_WORDS, len(question.words[n].lexemes))
+            range(len(question.words)), key=lambda n: (n >= ranked, len(question.words[n].lexemes))
         )
         self._words = [question.words[n] for n in self._order]
-        self._numbers = range(min(RANKED_WORDS, len(self._words)))
+        self._numbers = range(min(ranked, len(self._words)))
 
     @property
     def parameters(self) -> dict[str, Any]:
